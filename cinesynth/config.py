@@ -1,0 +1,464 @@
+"""Typed configuration shared by all jobs: pydantic models read from YAML, with `key=value` overrides.
+
+Every field is *identity* (it changes the result) or *runtime* (workers, strategy, resources, cadence,
+logging: declared with `runtime(...)`). The same run name with another identity is refused; runtime fields
+may change at any resume. Each job has `<Job>Settings` (what a pipeline step embeds) and `<Job>Config`
+(the same with the run's name, storage and Ray address).
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cinesynth.errors import ConfigError
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,79}$"
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".ts")
+
+
+def runtime(default: Any = ..., **kwargs: Any) -> Any:
+    """A field that may change when a run is continued: it does not change the result."""
+    return Field(default, json_schema_extra={"runtime": True}, **kwargs)
+
+
+def _window_frames(value: int) -> int:
+    if value < 5 or (value - 1) % 4:
+        raise ValueError("must be 4n+1 and at least 5 (5, 9, 13, 17, 33, 81, ...): the VAE codes 4 frames at a time")
+    return value
+
+
+def _side(value: int) -> int:
+    if value <= 0 or value % 16:
+        raise ValueError("must be a positive multiple of 16 (VAE stride 8 times patch size 2)")
+    return value
+
+
+WindowFrames = Annotated[int, AfterValidator(_window_frames)]
+Side = Annotated[int, AfterValidator(_side)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Settings(BaseModel):
+    """Base of all configuration: unknown keys are errors, values are immutable and never coerced from strings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, validate_default=True)
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that change the result, as plain JSON values."""
+        return _identity(self)
+
+    def check_inputs(self) -> None:
+        """Raise ConfigError for an input that is missing on this machine; needs no Ray."""
+
+
+class RaySettings(Settings):
+    """Which Ray cluster a job uses."""
+
+    address: str | None = Field(
+        None,
+        description="host:port of a running head, or 'local' for a private one; "
+        "default: the cluster that the job was submitted to (RAY_ADDRESS)",
+    )
+
+
+class JobConfig(Settings):
+    """What every job has: a run name, a storage location and a Ray address."""
+
+    kind: ClassVar[str]
+    name: str = runtime(pattern=NAME_PATTERN, description="run name: lower-case letters, digits, '.', '_', '-'")
+    storage: str = runtime("storage", description="local folder, s3:// or gs:// location")
+    ray: RaySettings = runtime(RaySettings())
+
+
+# --- prepare -------------------------------------------------------------------------------------------------
+
+
+class FootageSource(Settings):
+    """One folder (searched recursively) or one file of footage."""
+
+    path: str
+    domain: str = Field("default", pattern=NAME_PATTERN, description="free tag; splits are drawn within a domain")
+    caption: str | None = Field(None, max_length=2000, description="default for files without a sidecar caption")
+
+
+class WindowSettings(Settings):
+    """The windows that are cut out of each shot, and the pixels that they are brought to."""
+
+    num_frames: WindowFrames = 33
+    height: Side = 480
+    width: Side = 832
+    fps: Literal[16] = 16
+    stride: int = Field(33, ge=1, description="frames (at `fps`) between the starts of two windows of a shot")
+    max_per_shot: int | None = Field(None, ge=1, description="keep at most this many windows of a shot, from its start")
+
+
+class ShotSettings(Settings):
+    """Shot detection by PySceneDetect's content detector."""
+
+    detector: Literal["content", "none"] = "content"
+    threshold: Finite = Field(27.0, gt=0, description="content value above which a cut is set (PySceneDetect's scale)")
+    min_frames: int = Field(8, ge=1, description="shortest shot, in source frames")
+
+
+class SplitSettings(Settings):
+    """Shares of the groups that are held out; a group is assigned by a hash of its id within its domain."""
+
+    val: Finite = Field(0.1, ge=0, lt=1)
+    test: Finite = Field(0.1, ge=0, lt=1)
+    salt: str = ""
+
+    @model_validator(mode="after")
+    def _some_training(self) -> SplitSettings:
+        if self.val + self.test >= 1:
+            raise ValueError(f"val + test = {self.val + self.test} leaves nothing to train on; keep their sum below 1")
+        return self
+
+
+class PrepareSettings(Settings):
+    """Footage to a clips dataset."""
+
+    footage: list[FootageSource] = Field(min_length=1)
+    window: WindowSettings = WindowSettings()
+    shots: ShotSettings = ShotSettings()
+    split: SplitSettings = SplitSettings()
+    group_by: Literal["source", "shot"] = Field("source", description="what is never divided between splits")
+    caption: str = Field("a video", max_length=2000, description="where neither a sidecar nor the source has one")
+    trigger: str = Field("", max_length=200, description="phrase put before every caption")
+    encode_workers: int = runtime(1, ge=1)
+    encode_cpus: float = runtime(1.0, gt=0, description="CPUs of one encode worker")
+    encode_gpus: float = runtime(0.0, ge=0, description="GPUs of one encode worker")
+    shard_windows: int = runtime(64, ge=1, description="windows in a shard at most")
+
+    def check_inputs(self) -> None:
+        for i, source in enumerate(self.footage):
+            path = Path(source.path).expanduser()
+            if not path.exists():
+                raise ConfigError(f"footage.{i}.path: {source.path!r} does not exist; give a folder or a video file")
+            if path.is_dir() and not any(p.suffix.lower() in VIDEO_SUFFIXES for p in path.rglob("*")):
+                raise ConfigError(
+                    f"footage.{i}.path: {source.path!r} holds no video file ({', '.join(VIDEO_SUFFIXES)})"
+                )
+
+
+class PrepareConfig(JobConfig, PrepareSettings):
+    kind: ClassVar[str] = "prepare"
+    model: str = Field("nano", description="'nano', a hub id or a folder with a Wan image-to-video model")
+
+
+# --- train ---------------------------------------------------------------------------------------------------
+
+
+class LoraSettings(Settings):
+    """The adapter. arXiv 2510.27364 uses rank 8, alpha 16 on cross-attention."""
+
+    rank: int = Field(8, ge=1, le=1024)
+    alpha: Finite = Field(16.0, gt=0)
+    targets: Literal["cross_attention", "attention", "all"] = "cross_attention"
+
+
+class OptimizerSettings(Settings):
+    """AdamW with a cosine schedule after a linear warm-up."""
+
+    steps: int = Field(4000, ge=1)
+    lr: Finite = Field(3e-5, gt=0)
+    warmup: Finite = Field(0.05, ge=0, le=1, description="share of the steps")
+    betas: tuple[Finite, Finite] = (0.9, 0.999)
+    weight_decay: Finite = Field(0.01, ge=0)
+    batch_size: int = Field(4, ge=1, description="windows per optimiser step, over all workers")
+    max_grad_norm: Finite = Field(1.0, gt=0)
+
+
+class FlowSettings(Settings):
+    """Distribution of the noise level: u uniform or logit-normal, sigma = k u / (1 + (k - 1) u)."""
+
+    distribution: Literal["uniform", "logit_normal"] = "uniform"
+    shift: Finite = Field(3.0, gt=0, description="k: 3.0 at 480p, 5.0 at 720p (Wan2.1)")
+
+
+class ValidationSettings(Settings):
+    """Held-out loss at fixed noise levels and fixed noise."""
+
+    every: int = Field(250, ge=1, description="optimiser steps")
+    sigmas: list[Finite] = Field([0.2, 0.4, 0.6, 0.8], min_length=1)
+    max_windows: int = Field(32, ge=1)
+
+    @model_validator(mode="after")
+    def _in_range(self) -> ValidationSettings:
+        for sigma in self.sigmas:
+            if not 0 < sigma <= 1:
+                raise ValueError(f"sigmas holds {sigma}; every noise level lies in (0, 1]")
+        return self
+
+
+class AdapterRef(Settings):
+    """An adapter by folder or as `name@version` in the registry, and the factor it is applied with."""
+
+    ref: str = Field(min_length=1)
+    scale: Finite = 1.0
+
+
+class TrainSettings(Settings):
+    """One training stage."""
+
+    stage: Literal["style", "motion"] = "style"
+    lora: LoraSettings = LoraSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    flow: FlowSettings = FlowSettings()
+    parents: list[AdapterRef] = Field([], description="adapters merged into the frozen base, in order")
+    caption_dropout: Finite = Field(0.0, ge=0, le=1)
+    dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the device has it")
+    seed: int = Field(0, ge=0, lt=2**31)
+    validation: ValidationSettings = runtime(ValidationSettings())
+    strategy: Literal["auto", "replicate", "fsdp2"] = runtime("auto")
+    workers: int = runtime(1, ge=1)
+    cpus_per_worker: float = runtime(1.0, gt=0)
+    use_gpu: bool = runtime(False)
+    micro_batch: int = runtime(1, ge=1, description="windows per forward pass on one worker")
+    activation_checkpointing: bool = runtime(True)
+    checkpoint_every: int = runtime(250, ge=1, description="optimiser steps")
+    log_every: int = runtime(10, ge=1)
+    max_failures: int = runtime(3, ge=0, description="restarts of the worker group before the run fails")
+
+    @model_validator(mode="after")
+    def _divides(self) -> TrainSettings:
+        if self.optimizer.batch_size % self.workers:
+            raise ValueError(
+                f"optimizer.batch_size {self.optimizer.batch_size} does not divide by workers {self.workers}; "
+                "every worker takes the same number of windows"
+            )
+        return self
+
+
+class TrainConfig(JobConfig, TrainSettings):
+    kind: ClassVar[str] = "train"
+    model: str = "nano"
+    dataset: str = Field(min_length=1, description="name below <storage>/datasets, or a location")
+
+
+# --- generate ------------------------------------------------------------------------------------------------
+
+
+class SamplerSettings(Settings):
+    """How latents become a video."""
+
+    steps: int = Field(40, ge=1, le=1000)
+    guidance_scale: Finite = Field(5.0, ge=0, description="1 or less: no classifier-free guidance, half the time")
+    flow_shift: Finite | None = Field(None, gt=0, description="default: the model's own")
+    negative_prompt: str = Field("", max_length=2000)
+    seed: int = Field(0, ge=0, lt=2**31)
+
+
+class ShotRequest(Settings):
+    """One video to make: a first frame and what happens after it."""
+
+    image: str = Field(description="image file; cropped to the model's aspect and resized")
+    prompt: str = Field(min_length=1, max_length=10000)
+    num_frames: WindowFrames = 33
+    height: Side = 480
+    width: Side = 832
+
+
+class GenerateSettings(Settings):
+    """Either `shots` (images and prompts), or `split`: every held-out window of `dataset`, once without and once
+    with the adapters, for evaluation."""
+
+    adapters: list[AdapterRef] = []
+    sampler: SamplerSettings = SamplerSettings()
+    shots: list[ShotRequest] = []
+    split: Literal["val", "test"] | None = None
+    max_windows: int | None = Field(None, ge=1)
+    workers: int = runtime(1, ge=1)
+    cpus_per_worker: float = runtime(1.0, gt=0)
+    use_gpu: bool = runtime(False)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> GenerateSettings:
+        if bool(self.shots) == (self.split is not None):
+            raise ValueError("give either shots (image and prompt) or split (val or test), not both and not neither")
+        return self
+
+    def check_inputs(self) -> None:
+        for i, shot in enumerate(self.shots):
+            if not Path(shot.image).expanduser().is_file():
+                raise ConfigError(f"shots.{i}.image: {shot.image!r} does not exist; give a PNG, JPEG or WebP file")
+
+
+class GenerateConfig(JobConfig, GenerateSettings):
+    kind: ClassVar[str] = "generate"
+    model: str = "nano"
+    dataset: str | None = None
+
+    @model_validator(mode="after")
+    def _dataset_for_split(self) -> GenerateConfig:
+        if self.split is not None and not self.dataset:
+            raise ValueError(f"split: {self.split!r} needs dataset: the clips dataset whose windows are generated")
+        return self
+
+
+# --- evaluate ------------------------------------------------------------------------------------------------
+
+MetricName = Literal["fvd", "kvd", "lpips"]
+
+
+class EvaluateSettings(Settings):
+    """Which metrics, and how the videos are brought to the networks."""
+
+    metrics: list[MetricName] = Field(["fvd", "kvd", "lpips"], min_length=1)
+    weights: str | None = runtime(None, description="folder with the weight files; default: the cache, filled by pip")
+    batch_size: int = runtime(4, ge=1)
+    workers: int = runtime(1, ge=1)
+    cpus_per_worker: float = runtime(1.0, gt=0)
+    use_gpu: bool = runtime(False)
+
+
+class EvaluateConfig(JobConfig, EvaluateSettings):
+    """Compare folders of videos: `real` against each of `arms` (paired by file name where names match)."""
+
+    kind: ClassVar[str] = "evaluate"
+    real: str = Field(min_length=1, description="folder of reference videos")
+    arms: dict[str, str] = Field(min_length=1, description="arm name to folder of videos; differences are to the first")
+    groups: str | None = Field(None, description="CSV with columns video, group; default: every video its own group")
+
+
+# --- publish, pipeline ---------------------------------------------------------------------------------------
+
+
+class PublishSettings(Settings):
+    adapter_name: str = Field(pattern=NAME_PATTERN)
+    version: str | None = Field(None, pattern=NAME_PATTERN, description="default: first 12 digits of the content hash")
+    alias: str | None = Field("latest", pattern=NAME_PATTERN)
+
+
+class PublishConfig(JobConfig, PublishSettings):
+    kind: ClassVar[str] = "publish"
+    adapter: str = Field(min_length=1, description="adapter folder, or the name of a train run")
+
+
+class PipelineConfig(JobConfig):
+    """The whole path. Step S of pipeline P is the run `P-S`."""
+
+    kind: ClassVar[str] = "pipeline"
+    model: str = "nano"
+    prepare: PrepareSettings
+    style: TrainSettings
+    generate: GenerateSettings
+    evaluate: EvaluateSettings = EvaluateSettings()
+    publish: PublishSettings
+
+    def check_inputs(self) -> None:
+        try:
+            self.prepare.check_inputs()
+        except ConfigError as e:
+            raise ConfigError(f"prepare.{e}") from e
+
+
+# --- loading -------------------------------------------------------------------------------------------------
+
+Config = TypeVar("Config", bound=Settings)
+
+
+def load_config(cls: type[Config], path: str | None = None, overrides: list[str] | None = None) -> Config:
+    """Read a YAML file, apply `a.b=value` overrides and validate.
+
+    Raises ConfigError naming every bad key, its value and what is allowed. Inputs on disk are checked
+    separately, by `check_inputs`.
+    """
+    try:
+        merged = OmegaConf.create({})
+        if path is not None:
+            if not Path(path).is_file():
+                raise ConfigError(f"--config {path!r} does not exist; the shipped ones are under jobs/configs/")
+            loaded = OmegaConf.load(path)
+            if not OmegaConf.is_dict(loaded):
+                raise ConfigError(f"{path}: expected keys and values at the top level")
+            merged = OmegaConf.merge(merged, loaded)
+        for override in overrides or []:
+            if "=" not in override:
+                raise ConfigError(f"override {override!r} is not of the form key=value (e.g. optimizer.lr=1e-4)")
+        merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides or [])))
+        values = OmegaConf.to_container(merged, resolve=True)
+    except (OmegaConfBaseException, yaml.YAMLError) as e:
+        raise ConfigError(f"{path or 'overrides'}: {e}") from e
+    return parse_config(cls, values, where=path or "configuration")
+
+
+def parse_config(cls: type[Config], values: Any, where: str = "configuration") -> Config:
+    """Validate plain values as `cls`; raises ConfigError with one line per bad key."""
+    try:
+        return cls.model_validate(values)
+    except ValidationError as e:
+        lines = [_explain(cls, error) for error in e.errors()]
+        head = f"{where}: {lines[0]}" if len(lines) == 1 else f"{where}: {len(lines)} problems: " + "; ".join(lines)
+        raise ConfigError(head) from None
+
+
+def _explain(cls: type[BaseModel], error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"]) or "(top level)"
+    if error["type"] == "extra_forbidden":
+        known = _fields_at(cls, error["loc"][:-1])
+        close = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"allowed here: {', '.join(sorted(known))}"
+        return f"{key}: unknown key; {hint}"
+    if error["type"] == "missing":
+        return f"{key}: is required"
+    message = error["msg"].removeprefix("Value error, ")
+    value = error["input"]
+    shown = "" if isinstance(value, dict | BaseModel) else f" = {value!r}"
+    return f"{key}{shown}: {message[0].lower()}{message[1:]}"
+
+
+def _fields_at(cls: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    current: Any = cls
+    for part in location:
+        if isinstance(part, str) and part in getattr(current, "model_fields", {}):
+            current = _model_in(current.model_fields[part].annotation)
+    return list(getattr(current, "model_fields", {}))
+
+
+def _model_in(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if typing.get_origin(annotation) in (list, dict, tuple, typing.Union, types.UnionType, Annotated):
+        for argument in typing.get_args(annotation):
+            if (found := _model_in(argument)) is not None:
+                return found
+    return None
+
+
+def _identity(settings: BaseModel) -> dict[str, Any]:
+    plain = settings.model_dump(mode="json")
+    result: dict[str, Any] = {}
+    for name, field in type(settings).model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and extra.get("runtime"):
+            continue
+        value = getattr(settings, name)
+        result[name] = _identity(value) if isinstance(value, BaseModel) else plain[name]
+    return result
+
+
+def to_yaml(settings: BaseModel) -> str:
+    """The resolved configuration as YAML, in declaration order."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+
+
+def differences(recorded: dict[str, Any], given: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys whose values differ, as 'key: recorded X, given Y'."""
+    lines: list[str] = []
+    for key in sorted({*recorded, *given}):
+        a, b = recorded.get(key), given.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += differences(a, b, f"{prefix}{key}.")
+        elif a != b and not (isinstance(a, float) and isinstance(b, float) and math.isclose(a, b, rel_tol=0)):
+            lines.append(f"{prefix}{key}: recorded {a!r}, given {b!r}")
+    return lines

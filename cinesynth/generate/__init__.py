@@ -1,0 +1,1 @@
+"""Denoising and decoding: first frame, prompt and adapters to a video."""

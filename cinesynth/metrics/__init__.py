@@ -1,0 +1,1 @@
+"""Video metrics, their weights, statistics and records. Knows nothing of Ray."""

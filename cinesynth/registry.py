@@ -1,0 +1,121 @@
+"""Published adapters: immutable `name@version`, and aliases that move.
+
+Below `<storage>/registry/<name>/`: the files under `files/<content hash>/` (so two publishers never mix theirs),
+`versions/<version>.json` written once, last, which commits them, and `aliases/<alias>.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cinesynth.config import NAME_PATTERN
+from cinesynth.errors import AdapterError
+from cinesynth.storage import Storage, sha256_file, sha256_json
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published adapter version."""
+
+    name: str
+    version: str
+    sha256: str
+    """Hash over the names and contents of its files."""
+    files: dict[str, str]
+    """File name to sha256."""
+    card: dict[str, Any]
+
+    @property
+    def ref(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+class Registry:
+    """The registry of a storage location."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.folder = storage.child("registry")
+
+    def publish(
+        self, adapter: str | os.PathLike[str], name: str, version: str | None = None, alias: str | None = None
+    ) -> Published:
+        """Copy an adapter folder in and commit it as `name@version`; then move `alias` to it.
+
+        Publishing the same content again is no error. The default version is the first 12 digits of the content
+        hash, so publishers of different content never meet.
+
+        Raises:
+            AdapterError: no adapter in the folder, a bad name, or the version is taken by other content.
+        """
+        root = Path(adapter)
+        if not (root / "card.json").is_file():
+            raise AdapterError(f"{root} is not an adapter folder: card.json is missing")
+        for label, value in (("name", name), ("version", version), ("alias", alias)):
+            if value is not None and not re.match(NAME_PATTERN, value):
+                raise AdapterError(f"adapter {label} {value!r}: use lower-case letters, digits, '.', '_' and '-'")
+        files = {p.relative_to(root).as_posix(): sha256_file(p) for p in sorted(root.rglob("*")) if p.is_file()}
+        content = sha256_json(files)
+        version = version or content[:12]
+        entry = {"schema": 1, "version": version, "sha256": content, "files": files}
+        home = self.folder.child(name)
+        for file in files:
+            home.upload(root / file, f"files/{content}/{file}")
+        home.write_new(f"versions/{version}.json", (json.dumps(entry, indent=2, sort_keys=True) + "\n").encode())
+        standing = home.read_json(f"versions/{version}.json")
+        if standing["sha256"] != content:
+            raise AdapterError(
+                f"{name}@{version} is already published with other content ({standing['sha256'][:12]}); "
+                "versions are immutable: choose another"
+            )
+        if alias:
+            home.write_json(f"aliases/{alias}.json", {"version": version})
+        return self.resolve(f"{name}@{version}")
+
+    def resolve(self, ref: str) -> Published:
+        """The entry that `name@version` or `name@alias` names; plain `name` means `name@latest`.
+
+        Raises AdapterError, listing what there is, when nothing has that name.
+        """
+        name, _, label = ref.partition("@")
+        label = label or "latest"
+        home = self.folder.child(name) if re.match(NAME_PATTERN, name) and re.match(NAME_PATTERN, label) else None
+        if home is None or not home.exists():
+            raise AdapterError(f"adapter {ref!r} is not published; there are: {', '.join(self.names()) or 'none'}")
+        version = label
+        if home.exists(f"aliases/{label}.json"):
+            version = home.read_json(f"aliases/{label}.json")["version"]
+        if not home.exists(f"versions/{version}.json"):
+            raise AdapterError(f"adapter {ref!r}: {name} has the versions {', '.join(self.versions(name)) or 'none'}")
+        entry = home.read_json(f"versions/{version}.json")
+        card = home.read_json(f"files/{entry['sha256']}/card.json")
+        return Published(name, version, entry["sha256"], entry["files"], card)
+
+    def fetch(self, ref: str, cache: str | os.PathLike[str]) -> Path:
+        """A local folder with the adapter's files, each checked against its sha256.
+
+        Raises AdapterError when a file is missing or differs.
+        """
+        entry = self.resolve(ref)
+        target = Path(cache) / entry.sha256
+        home = self.folder.child(entry.name)
+        for file, digest in entry.files.items():
+            path = target / file
+            if not path.is_file() or sha256_file(path) != digest:
+                home.download(f"files/{entry.sha256}/{file}", path)
+            if sha256_file(path) != digest:
+                raise AdapterError(f"{entry.ref}: {file} does not match its sha256; publish the adapter again")
+        return target
+
+    def names(self) -> list[str]:
+        """Names with at least one version."""
+        return [name for name in self.folder.folders() if self.versions(name)]
+
+    def versions(self, name: str) -> list[str]:
+        """Versions of an adapter, sorted."""
+        listed = self.folder.child(name).list("versions")
+        return [n.removeprefix("versions/").removesuffix(".json") for n in listed if n.endswith(".json")]

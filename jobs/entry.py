@@ -1,0 +1,72 @@
+"""What every job's command line does: read the configuration, check it before Ray starts, run, report.
+
+Exit codes: 0 done, 2 the user can fix it (the reason is the last line), 1 anything else (with a traceback).
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from cinesynth.config import JobConfig, load_config
+from cinesynth.errors import CinesynthError, ConfigError
+
+Config = TypeVar("Config", bound=JobConfig)
+
+
+def run_job(cls: type[Config], job: Callable[[Config], dict[str, Any]], argv: list[str] | None = None) -> None:
+    """Run `job` with the configuration on the command line; ends the process with its exit code."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m jobs.{cls.kind}",
+        description=(job.__doc__ or "").strip(),
+        epilog="Overrides: key=value, nested with dots, e.g. optimizer.lr=1e-4",
+    )
+    parser.add_argument("--config", help="YAML file; the shipped ones are under jobs/configs/")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    arguments = parser.parse_intermixed_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
+    # Hubs are asked for files by our own code only; these libraries' chatter hides the job's lines.
+    for chatty in ("httpx", "httpcore", "urllib3", "PIL", "matplotlib"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        config = load_config(cls, arguments.config, arguments.overrides)
+        config.check_inputs()
+        result = job(config)
+    except CinesynthError as e:
+        sys.stdout.flush()
+        print(f"error: {e}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
+    for key, value in sorted(result["figures"].items()):
+        print(f"  {key}: {value}")
+    for key, value in sorted(result["outputs"].items()):
+        print(f"  {key}: {value}")
+    print(f"{cls.kind} {config.name}: complete", flush=True)
+
+
+@contextmanager
+def ray_session(config: JobConfig) -> Any:
+    """Connect to the cluster that the configuration names, for as long as the block runs.
+
+    Raises ConfigError when no address is known: a fresh head is never started behind the user's back.
+    """
+    import ray
+
+    address = config.ray.address or os.environ.get("RAY_ADDRESS")
+    if not address:
+        raise ConfigError(
+            "ray.address: no Ray cluster is known; submit with `ray job submit --working-dir . -- python -m "
+            f"jobs.{config.kind} ...`, or set ray.address=HOST:PORT, or ray.address=local for a private one"
+        )
+    already = ray.is_initialized()
+    if not already:
+        ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
+    try:
+        yield ray
+    finally:
+        if not already:
+            ray.shutdown()
