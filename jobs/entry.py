@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Callable
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from cinesynth.config import JobConfig, load_config
-from cinesynth.errors import CinesynthError, ConfigError
+from cinesynth.errors import CinesynthError
+from cinesynth.session import ray_session
+
+__all__ = ["ray_session", "run_job"]
 
 Config = TypeVar("Config", bound=JobConfig)
 
@@ -46,27 +47,3 @@ def run_job(cls: type[Config], job: Callable[[Config], dict[str, Any]], argv: li
     for key, value in sorted(result["outputs"].items()):
         print(f"  {key}: {value}")
     print(f"{cls.kind} {config.name}: complete", flush=True)
-
-
-@contextmanager
-def ray_session(config: JobConfig) -> Any:
-    """Connect to the cluster that the configuration names, for as long as the block runs.
-
-    Raises ConfigError when no address is known: a fresh head is never started behind the user's back.
-    """
-    import ray
-
-    address = config.ray.address or os.environ.get("RAY_ADDRESS")
-    if not address:
-        raise ConfigError(
-            "ray.address: no Ray cluster is known; submit with `ray job submit --working-dir . -- python -m "
-            f"jobs.{config.kind} ...`, or set ray.address=HOST:PORT, or ray.address=local for a private one"
-        )
-    already = ray.is_initialized()
-    if not already:
-        ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
-    try:
-        yield ray
-    finally:
-        if not already:
-            ray.shutdown()

@@ -1,0 +1,194 @@
+"""First frame, prompt and adapters to frames: the denoising loop and the decode.
+
+The same inputs and seed give what `WanImageToVideoPipeline` gives; the loop is ours so that it can report
+progress, be cancelled between steps and (later) be split over ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan, SchedulerMixin, WanTransformer3DModel
+from PIL import Image
+
+import cinesynth
+from cinesynth.config import SamplerSettings
+from cinesynth.data.video import Frames
+from cinesynth.wan.adapter import Parent, load_adapters
+from cinesynth.wan.condition import ConditionEncoder, crop_to, latent_statistics, model_input, pad_prompt
+from cinesynth.wan.load import base_hash, load_scheduler, load_transformer, load_vae, model_hash, model_shapes
+
+OnStep = Callable[[int, int], None]
+
+FPS = 16
+"""Wan2.1's frame rate."""
+
+
+@dataclass(frozen=True)
+class GeneratedVideo:
+    """A video and what made it."""
+
+    frames: Frames
+    """uint8 RGB [T, H, W, 3]"""
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a video is conditioned on, in the shapes of the model's encoders (no batch dimension)."""
+
+    condition_latents: torch.Tensor
+    """[C, F, h, w]: normalised latents of [frame 0, zeros...]"""
+    image_embeds: torch.Tensor
+    """[N, D]"""
+    prompt_embeds: torch.Tensor
+    """[L, D], true length"""
+    negative_embeds: torch.Tensor | None = None
+    """[L, D]; needed when guidance_scale is above 1"""
+
+
+class Generator:
+    """A loaded model that makes videos, one at a time.
+
+    Args:
+        model: 'nano', a folder or a hub id.
+        device: torch device. The transformer runs in bf16 on CUDA, fp32 elsewhere; the VAE in fp32.
+    """
+
+    fps = FPS
+
+    def __init__(self, model: str, device: str = "cpu") -> None:
+        self.model = model
+        self.device = device
+        self.dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+        self.transformer = load_transformer(model, self.dtype, device)
+        self.vae = load_vae(model, device)
+        self.shapes = model_shapes(model)
+        self._hashes = {"model": model_hash(model), "base": base_hash(model)}
+        self._adapters: list[Parent] = []
+        self._encoder: ConditionEncoder | None = None
+
+    @property
+    def encoder(self) -> ConditionEncoder:
+        """The condition encoders; loaded on first use, as generation from a dataset does not need them."""
+        if self._encoder is None:
+            self._encoder = ConditionEncoder(self.model, self.device, vae=self.vae)
+        return self._encoder
+
+    def load_adapters(self, adapters: list[tuple[Path, float]]) -> None:
+        """Replace what is loaded by these (folder, scale) pairs, in order; [] is the base model.
+
+        Raises AdapterError as `cinesynth.wan.adapter.load_adapters` does; then the former ones stay.
+        """
+        self._adapters = load_adapters(self.transformer, adapters, self._hashes["base"])
+
+    def generate(
+        self,
+        image: Image.Image,
+        prompt: str,
+        num_frames: int,
+        height: int,
+        width: int,
+        sampler: SamplerSettings,
+        on_step: OnStep | None = None,
+    ) -> GeneratedVideo:
+        """A video that starts at `image`, centre-cropped and resized to `height` x `width`.
+
+        Args:
+            image: any size.
+            prompt: up to 512 tokens; more are cut off, as the model's own pipeline does.
+            num_frames: 4n+1.
+            height, width: pixels, multiples of 16.
+            sampler: steps, guidance, shift, seed.
+            on_step: called with (step, total) after each denoising step; raise in it to cancel.
+        """
+        frame = crop_to(image, height, width)
+        guided = sampler.guidance_scale > 1
+        conditions = Conditions(
+            condition_latents=self.encoder.condition_latents(frame, num_frames),
+            image_embeds=self.encoder.image_embeds(frame),
+            prompt_embeds=self.encoder.prompt_embeds(prompt),
+            negative_embeds=self.encoder.prompt_embeds(sampler.negative_prompt) if guided else None,
+        )
+        video = self.generate_from(conditions, sampler, on_step)
+        video.provenance["prompt"] = prompt
+        return video
+
+    def generate_from(
+        self, conditions: Conditions, sampler: SamplerSettings, on_step: OnStep | None = None
+    ) -> GeneratedVideo:
+        """A video from encoded conditions; shape and length are those of the condition latents."""
+        scheduler = load_scheduler(self.model, sampler.flow_shift)
+        latents = denoise(self.transformer, scheduler, conditions, sampler, self.device, self.dtype, on_step)
+        provenance = {
+            "generator": f"cinesynth {cinesynth.__version__}",
+            "model": self.model,
+            "model_sha256": self._hashes["model"],
+            "adapters": [a.model_dump() for a in self._adapters],
+            "sampler": {**sampler.model_dump(), "scheduler": type(scheduler).__name__},
+        }
+        return GeneratedVideo(decode(self.vae, latents), provenance)
+
+
+def initial_noise(shape_CFhw: tuple[int, ...], seed: int) -> torch.Tensor:
+    """Standard normal [1, C, F, h, w] drawn on the CPU, so that a seed means the same on every device."""
+    return torch.randn((1, *shape_CFhw), generator=torch.Generator().manual_seed(seed))
+
+
+@torch.inference_mode()
+def denoise(
+    transformer: WanTransformer3DModel,
+    scheduler: SchedulerMixin,
+    conditions: Conditions,
+    sampler: SamplerSettings,
+    device: str,
+    dtype: torch.dtype,
+    on_step: OnStep | None = None,
+) -> torch.Tensor:
+    """Integrate from noise to latents: fp32 [1, C, F, h, w].
+
+    Classifier-free guidance is v_uncond + g (v_cond - v_uncond), skipped for g of 1 or less.
+    """
+    condition = conditions.condition_latents[None].to(device, torch.float32)
+    image_embeds = conditions.image_embeds[None].to(device, dtype)
+    prompt = pad_prompt(conditions.prompt_embeds)[None].to(device, dtype)
+    negative = conditions.negative_embeds
+    guided = sampler.guidance_scale > 1
+    if guided and negative is None:
+        raise ValueError(f"guidance_scale {sampler.guidance_scale} needs the negative prompt's embedding")
+    unconditional = pad_prompt(negative)[None].to(device, dtype) if guided and negative is not None else None
+    latents = initial_noise(tuple(condition.shape[1:]), sampler.seed).to(device)
+    scheduler.set_timesteps(sampler.steps, device=device)
+
+    def velocity(text: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        return transformer(
+            hidden_states=model_input(latents, condition).to(dtype),
+            timestep=timestep.expand(1),
+            encoder_hidden_states=text,
+            encoder_hidden_states_image=image_embeds,
+            return_dict=False,
+        )[0]
+
+    for step, timestep in enumerate(scheduler.timesteps):
+        prediction = velocity(prompt, timestep)
+        if unconditional is not None:
+            without = velocity(unconditional, timestep)
+            prediction = without + sampler.guidance_scale * (prediction - without)
+        latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
+        if on_step is not None:
+            on_step(step + 1, len(scheduler.timesteps))
+    return latents
+
+
+@torch.inference_mode()
+def decode(vae: AutoencoderKLWan, latents_BCFhw: torch.Tensor) -> Frames:
+    """Latents of one video to uint8 RGB [T, H, W, 3], T = 4 (F - 1) + 1."""
+    mean, std = latent_statistics(vae)
+    video_BCTHW = vae.decode(latents_BCFhw.to(vae.device, vae.dtype) * std + mean, return_dict=False)[0]
+    video_THWC = (video_BCTHW[0].permute(1, 2, 3, 0).float() / 2 + 0.5).clamp(0, 1)
+    return (video_THWC * 255).round().to(torch.uint8).cpu().numpy().astype(np.uint8, copy=False)

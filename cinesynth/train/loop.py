@@ -1,0 +1,214 @@
+"""The training loop: LoRA on a frozen Wan transformer by flow matching. Knows nothing of Ray.
+
+It runs under plain torch (`LocalCheckpoints`) and inside a Ray Train worker (`driver`) alike. The same seed gives
+the same losses, a stopped and continued run those of an uninterrupted one, with any number of workers.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from cinesynth.config import OptimizerSettings, TrainSettings
+from cinesynth.train.batch import Clips, collate
+from cinesynth.train.checkpoint import collect_state, read_state, restore_state
+from cinesynth.train.randomness import drops_caption, generator, noise, sample_index
+from cinesynth.train.strategy import Strategy, World, sum_gradients
+from cinesynth.train.validation import held_out_loss
+from cinesynth.wan.adapter import add_lora, adapter_state
+from cinesynth.wan.flow import flow_loss, sample_sigma
+
+log = logging.getLogger("cinesynth.train")
+
+Event = dict[str, Any]
+
+
+class Checkpoints(Protocol):
+    """Where the loop's state goes. `save` is called by every worker."""
+
+    def latest(self) -> Path | None: ...
+
+    def save(self, state: dict[str, torch.Tensor], step: int, figures: dict[str, float]) -> None: ...
+
+
+def learning_rate(step: int, settings: OptimizerSettings) -> float:
+    """Linear warm-up over the first share of the steps, then a cosine to zero at the end; `step` counts from 0."""
+    warmup = round(settings.warmup * settings.steps)
+    if step < warmup:
+        return settings.lr * (step + 1) / warmup
+    progress = (step - warmup) / max(1, settings.steps - warmup)
+    return settings.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class TrainLoop:
+    """One training stage on this worker.
+
+    Args:
+        settings: the stage's configuration.
+        transformer: frozen, with parents merged; the adapter is added here.
+        train: windows to train on.
+        held_out: windows for the validation loss; may be empty.
+        empty_prompt: [L, D] embedding of the empty prompt, for caption dropout.
+        strategy: where the base lies.
+        checkpoints: where the state goes, and where it is found again.
+        write_events: takes (first step of the segment, events); called before each checkpoint, on rank 0 only.
+        world: this worker among all.
+        dtype: of the transformer's inputs and weights.
+    """
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        transformer: Any,
+        train: Clips,
+        held_out: Clips,
+        empty_prompt: torch.Tensor,
+        strategy: Strategy,
+        checkpoints: Checkpoints,
+        write_events: Callable[[int, list[Event]], None],
+        world: World | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.settings = settings
+        self.train, self.held_out, self.empty_prompt = train, held_out, empty_prompt
+        self.checkpoints, self.write_events = checkpoints, write_events
+        self.world = world or World()
+        self.dtype = dtype
+        self.transformer = transformer
+        lora = settings.lora
+        add_lora(transformer, lora.rank, lora.alpha, lora.targets, settings.seed)
+        if settings.activation_checkpointing:
+            transformer.enable_gradient_checkpointing()
+        strategy.prepare(transformer)
+        transformer.train()
+        self.parameters = {n: p for n, p in transformer.named_parameters() if p.requires_grad}
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(),
+            lr=settings.optimizer.lr,
+            betas=settings.optimizer.betas,
+            weight_decay=settings.optimizer.weight_decay,
+        )
+        self.step = 0
+        self.figures: dict[str, float] = {}
+        self._events: list[Event] = []
+        self._segment = 0
+        self._restore()
+
+    def run(self, stop_at: int | None = None) -> dict[str, float]:
+        """Train to the last step (or to `stop_at`, as if interrupted there); returns the last figures."""
+        total = self.settings.optimizer.steps
+        started, first = time.monotonic(), self.step
+        if self.step == 0:
+            self.validate()
+        while self.step < (total if stop_at is None else min(stop_at, total)):
+            event = self.train_step(self.step)
+            self.step += 1
+            self._events.append(event)
+            self.figures |= {"loss": event["loss"], "grad_norm": event["grad_norm"]}
+            if self.step % self.settings.log_every == 0 or self.step == total:
+                self._log_progress(event, (time.monotonic() - started) / (self.step - first))
+            if self.step % self.settings.validation.every == 0 or self.step == total:
+                self.validate()
+            if self.step % self.settings.checkpoint_every == 0 or self.step == total:
+                self.checkpoint()
+        return self.figures
+
+    def train_step(self, step: int) -> Event:
+        """One optimiser step over this worker's share of the global batch; the event holds global figures."""
+        rate = learning_rate(step, self.settings.optimizer)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), dtype=torch.float64, device=self.world.device)
+        for indices in self._micro_batches(step):
+            loss = self.forward(step, indices).sum() / self.settings.optimizer.batch_size
+            loss.backward()
+            total += loss.detach()
+        sum_gradients(self.parameters.values(), self.world)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.optimizer.max_grad_norm)
+        loss_value = self.world.sum(total).item()
+        if not math.isfinite(loss_value) or not math.isfinite(norm.item()):
+            raise FloatingPointError(f"step {step}: loss {loss_value}, gradient norm {norm.item()}; lower the lr")
+        self.optimizer.step()
+        return {"step": step + 1, "loss": loss_value, "lr": rate, "grad_norm": norm.item()}
+
+    def forward(self, step: int, indices: list[int]) -> torch.Tensor:
+        """Loss of each sample [B]; `indices` are places in the global batch of this step."""
+        s = self.settings
+        windows = [self.train[self._window(step, i)] for i in indices]
+        dropped = {
+            place: self.empty_prompt
+            for place, i in enumerate(indices)
+            if drops_caption(s.seed, step, i, s.caption_dropout)
+        }
+        batch = collate(windows, self.world.device, dropped)
+        shape = tuple(batch["latents"].shape[1:])
+        sigma = torch.stack(
+            [sample_sigma(generator(s.seed, "sigma", step, i), s.flow.distribution, s.flow.shift) for i in indices]
+        )
+        noises = torch.stack([noise(s.seed, step, i, shape) for i in indices])
+        device = self.world.device
+        return flow_loss(self.transformer, batch, noises.to(device), sigma.to(device), self.dtype)
+
+    def validate(self) -> None:
+        """Record the held-out loss, if anything is held out."""
+        if not len(self.held_out):
+            return
+        v = self.settings.validation
+        losses = held_out_loss(self.transformer, self.held_out, v.sigmas, v.max_windows, self.dtype, self.world)
+        self._events.append({"step": self.step, **losses})
+        self.figures |= losses
+        if self.world.rank == 0:
+            log.info("step %d: held-out loss %.5f", self.step, losses["val_loss"])
+
+    def checkpoint(self) -> None:
+        """Write events and state; the state commits both."""
+        if self.world.rank == 0:
+            self.write_events(self._segment, self._events)
+        self.checkpoints.save(collect_state(self.parameters, self.optimizer), self.step, self.figures)
+        self._events, self._segment = [], self.step
+
+    def adapter(self) -> dict[str, torch.Tensor]:
+        """The adapter's tensors on the CPU."""
+        return adapter_state(self.transformer)
+
+    def _restore(self) -> None:
+        folder = self.checkpoints.latest()
+        if folder is None:
+            return
+        state, self.step = read_state(folder)
+        restore_state(state, self.parameters, self.optimizer)
+        self._segment = self.step
+        if self.world.rank == 0:
+            log.info("continuing after step %d", self.step)
+
+    def _window(self, step: int, index: int) -> int:
+        return sample_index(self.settings.seed, step, index, self.settings.optimizer.batch_size, len(self.train))
+
+    def _micro_batches(self, step: int) -> Iterator[list[int]]:
+        """This worker's places in the global batch, in runs of one shape of at most `micro_batch`."""
+        mine = range(self.world.rank, self.settings.optimizer.batch_size, self.world.size)
+        run: list[int] = []
+        shape = None
+        for index in mine:
+            window_shape = tuple(self.train[self._window(step, index)]["latents"].shape)
+            if run and (window_shape != shape or len(run) == self.settings.micro_batch):
+                yield run
+                run = []
+            run.append(index)
+            shape = window_shape
+        yield run
+
+    def _log_progress(self, event: Event, seconds: float) -> None:
+        if self.world.rank == 0:
+            total = self.settings.optimizer.steps
+            log.info(
+                "step %d/%d  loss %.4f  lr %.2e  grad %.3f  %.2f s/step  ETA %.0f s",
+                self.step, total, event["loss"], event["lr"], event["grad_norm"], seconds, seconds * (total - self.step),
+            )  # fmt: skip

@@ -1,0 +1,45 @@
+"""Order, noise level, noise and caption dropout as pure functions of (seed, step, index in the global batch).
+
+No generator has a state that outlives a call, so one worker, four workers and a resumed run draw the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from typing import Literal
+
+import torch
+
+Draw = Literal["order", "sigma", "noise", "dropout", "validation"]
+
+
+def generator(seed: int, draw: Draw, *position: int) -> torch.Generator:
+    """A fresh CPU generator for one draw at one position; different draws never share a stream."""
+    key = ":".join([str(seed), draw, *map(str, position)])
+    value = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
+    return torch.Generator().manual_seed(value)
+
+
+@lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, size: int) -> tuple[int, ...]:
+    return tuple(torch.randperm(size, generator=generator(seed, "order", epoch)).tolist())
+
+
+def sample_index(seed: int, step: int, index: int, batch_size: int, dataset_size: int) -> int:
+    """Which window is number `index` (0 <= index < batch_size) of optimiser step `step` (from 0).
+
+    Every epoch is a new permutation of all windows; batches run on across its end, so none is dropped.
+    """
+    epoch, place = divmod(step * batch_size + index, dataset_size)
+    return _permutation(seed, epoch, dataset_size)[place]
+
+
+def noise(seed: int, step: int, index: int, shape: tuple[int, ...]) -> torch.Tensor:
+    """Standard normal noise of one sample, fp32, drawn on the CPU."""
+    return torch.randn(shape, generator=generator(seed, "noise", step, index))
+
+
+def drops_caption(seed: int, step: int, index: int, probability: float) -> bool:
+    """Whether this sample is trained with the empty prompt."""
+    return probability > 0 and torch.rand((), generator=generator(seed, "dropout", step, index)).item() < probability

@@ -1,0 +1,38 @@
+"""Held-out loss at fixed noise levels and fixed noise: comparable between steps, runs and workers."""
+
+from __future__ import annotations
+
+import torch
+
+from cinesynth.train.batch import Clips, collate
+from cinesynth.train.randomness import generator
+from cinesynth.train.strategy import World
+from cinesynth.wan.flow import flow_loss
+
+
+@torch.no_grad()
+def held_out_loss(
+    transformer: torch.nn.Module, clips: Clips, sigmas: list[float], max_windows: int, dtype: torch.dtype, world: World
+) -> dict[str, float]:
+    """Mean flow loss over windows, for each noise level (`val_loss/0.4`) and over all (`val_loss`).
+
+    The noise of a window depends on its place and the noise level only. Collective: every worker runs the same
+    number of forward passes, and all get the same result.
+    """
+    count = min(len(clips), max_windows)
+    sums = torch.zeros(len(sigmas), dtype=torch.float64)
+    transformer.eval()
+    for start in range(0, count, world.size):
+        index = min(start + world.rank, count - 1)
+        counts = start + world.rank < count
+        batch = collate([clips[index]], device=world.device)
+        for place, sigma in enumerate(sigmas):
+            noise = torch.randn(batch["latents"].shape, generator=generator(0, "validation", index, place))
+            level = torch.tensor([sigma], device=world.device)
+            loss = flow_loss(transformer, batch, noise.to(world.device), level, dtype)
+            if counts:
+                sums[place] += loss.item()
+    transformer.train()
+    means = (world.sum(sums.to(world.device)) / count).tolist()
+    named = {f"val_loss/{sigma:g}": mean for sigma, mean in zip(sigmas, means, strict=True)}
+    return {"val_loss": sum(means) / len(means), **named}

@@ -1,0 +1,232 @@
+"""LoRA adapters on a Wan transformer: add, save, load, merge.
+
+An adapter folder holds `pytorch_lora_weights.safetensors` (what `pipe.load_lora_weights` takes),
+PEFT's `adapter_model.safetensors` with `adapter_config.json`, and `card.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import WanImageToVideoPipeline, WanTransformer3DModel
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+import cinesynth
+from cinesynth.errors import AdapterError
+from cinesynth.storage import sha256_file, sha256_json
+
+Targets = Literal["cross_attention", "attention", "all"]
+
+_SUFFIXES: dict[str, tuple[str, ...]] = {
+    "cross_attention": tuple(
+        f"attn2.{p}" for p in ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj")
+    ),
+    "self_attention": tuple(f"attn1.{p}" for p in ("to_q", "to_k", "to_v", "to_out.0")),
+    "feed_forward": ("ffn.net.0.proj", "ffn.net.2"),
+}
+_GROUPS: dict[str, tuple[str, ...]] = {
+    "cross_attention": ("cross_attention",),
+    "attention": ("cross_attention", "self_attention"),
+    "all": ("cross_attention", "self_attention", "feed_forward"),
+}
+_PEFT_PREFIX = "base_model.model."
+DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
+PEFT_FILE = "adapter_model.safetensors"
+
+
+class Parent(BaseModel):
+    """An adapter that was merged into the base before training."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    sha256: str
+    scale: float
+
+
+class AdapterCard(BaseModel):
+    """Provenance of an adapter."""
+
+    model_config = ConfigDict(extra="forbid")
+    schema_version: Literal[1] = 1
+    base_model: str
+    base_sha256: str
+    """Hash of the transformer's files, without parents."""
+    base_revision: str | None = None
+    parents: list[Parent] = []
+    stage: str
+    dataset: str
+    dataset_sha256: str
+    config: dict[str, Any]
+    metrics: dict[str, float] = {}
+    step: int
+    sha256: str = ""
+    """Of `pytorch_lora_weights.safetensors`; filled in by `save_adapter`."""
+    code_version: str = cinesynth.__version__
+
+    @property
+    def trained_on(self) -> str:
+        """Hash of the base as it was during training: the transformer with its parents merged."""
+        return merged_base_hash(self.base_sha256, self.parents)
+
+
+def merged_base_hash(base_sha256: str, parents: list[Parent]) -> str:
+    """The recorded base: unchanged without parents, else a hash over the base and the ordered parents."""
+    if not parents:
+        return base_sha256
+    return sha256_json([base_sha256, [[p.sha256, p.scale] for p in parents]])
+
+
+def target_modules(transformer: WanTransformer3DModel, targets: Targets) -> list[str]:
+    """Full names of the linear layers that an adapter is put on."""
+    suffixes = tuple(s for group in _GROUPS[targets] for s in _SUFFIXES[group])
+    return [n for n, m in transformer.named_modules() if isinstance(m, torch.nn.Linear) and n.endswith(suffixes)]
+
+
+def add_lora(
+    transformer: WanTransformer3DModel, rank: int, alpha: float, targets: Targets, seed: int, name: str = "default"
+) -> None:
+    """Put a fresh, trainable adapter on the transformer: A drawn from `seed`, B zero, both fp32.
+
+    The output does not change until B does.
+    """
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=target_modules(transformer, targets))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer.add_adapter(config, adapter_name=name)
+    for parameter_name, parameter in transformer.named_parameters():
+        if f".{name}." in parameter_name and "lora_" in parameter_name:
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_(True)
+
+
+def adapter_state(transformer: torch.nn.Module, name: str = "default") -> dict[str, torch.Tensor]:
+    """The adapter's tensors on the CPU, under PEFT's names (`blocks.0.attn2.to_q.lora_A.weight`)."""
+    state = get_peft_model_state_dict(transformer, adapter_name=name)
+    return {k: v.detach().cpu().contiguous() for k, v in state.items()}
+
+
+def save_adapter(
+    folder: str | os.PathLike[str], state: dict[str, torch.Tensor], config: LoraConfig, card: AdapterCard
+) -> AdapterCard:
+    """Write an adapter folder; returns the card with the file's hash."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    metadata = {k: v for k, v in config.to_dict().items() if v is not None}
+    metadata["target_modules"] = sorted(metadata["target_modules"])
+    WanImageToVideoPipeline.save_lora_weights(
+        folder, transformer_lora_layers=state, transformer_lora_adapter_metadata=_plain(metadata)
+    )
+    save_file({_PEFT_PREFIX + k: v for k, v in state.items()}, folder / PEFT_FILE, metadata={"format": "pt"})
+    config.save_pretrained(os.fspath(folder))
+    card = card.model_copy(update={"sha256": sha256_file(folder / DIFFUSERS_FILE)})
+    (folder / "card.json").write_text(card.model_dump_json(indent=2) + "\n")
+    return card
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=lambda v: sorted(v) if isinstance(v, set) else str(v)))
+
+
+def read_card(folder: str | os.PathLike[str]) -> AdapterCard:
+    """The adapter's card, with its weights' hash checked. Raises AdapterError naming what is wrong."""
+    folder = Path(folder)
+    for file in ("card.json", DIFFUSERS_FILE, PEFT_FILE, "adapter_config.json"):
+        if not (folder / file).is_file():
+            raise AdapterError(f"adapter {folder}: {file} is missing")
+    try:
+        card = AdapterCard.model_validate_json((folder / "card.json").read_text())
+    except ValueError as e:
+        raise AdapterError(f"adapter {folder}: card.json cannot be read: {e}") from e
+    if sha256_file(folder / DIFFUSERS_FILE) != card.sha256:
+        raise AdapterError(f"adapter {folder}: {DIFFUSERS_FILE} does not match the sha256 on its card; copy it again")
+    return card
+
+
+def _read(folder: Path) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
+    try:
+        config = LoraConfig.from_pretrained(os.fspath(folder))
+        state = load_file(folder / PEFT_FILE)
+    except (OSError, ValueError, TypeError, SafetensorError) as e:
+        raise AdapterError(f"adapter {folder} cannot be read: {e}") from e
+    state = {k.removeprefix(_PEFT_PREFIX): v for k, v in state.items()}
+    if not any("lora_B" in k and bool(v.any()) for k, v in state.items()):
+        raise AdapterError(f"adapter {folder} changes nothing: it has no non-zero lora_B weight")
+    return config, state
+
+
+def check_base(card: AdapterCard, base_sha256: str, applied: list[Parent], folder: Path) -> None:
+    """Raise AdapterError unless the adapter fits the base and the adapters applied before it.
+
+    An adapter with parents needs exactly these, in order, before it; one without may follow any others.
+    """
+    if card.base_sha256 != base_sha256:
+        raise AdapterError(
+            f"adapter {folder} was trained on base {card.base_model} ({card.base_sha256[:12]}), "
+            f"not on this one ({base_sha256[:12]})"
+        )
+    if card.parents and card.parents != applied:
+        wanted = ", ".join(f"{p.sha256[:12]} x {p.scale}" for p in card.parents)
+        given = ", ".join(f"{p.sha256[:12]} x {p.scale}" for p in applied) or "none"
+        raise AdapterError(f"adapter {folder} was trained on top of [{wanted}]; before it comes [{given}]")
+
+
+def load_adapters(
+    transformer: WanTransformer3DModel, adapters: list[tuple[Path, float]], base_sha256: str
+) -> list[Parent]:
+    """Replace the transformer's adapters by these, in order; returns their hashes and scales.
+
+    Raises:
+        AdapterError: a file is missing or damaged, made for another base or other parents, names modules that
+            this transformer does not have, or changes nothing.
+    """
+    applied: list[Parent] = []
+    loaded = []
+    for folder, scale in adapters:
+        card = read_card(folder)
+        check_base(card, base_sha256, applied, folder)
+        loaded.append(_read(folder))
+        _check_modules(transformer, loaded[-1][1], folder)
+        applied.append(Parent(sha256=card.sha256, scale=scale))
+    for name in list(getattr(transformer, "peft_config", {})):
+        transformer.delete_adapters(name)
+    names = [f"adapter_{i}" for i in range(len(adapters))]
+    for name, (config, state) in zip(names, loaded, strict=True):
+        transformer.add_adapter(config, adapter_name=name)
+        set_peft_model_state_dict(transformer, state, adapter_name=name)
+    if names:
+        transformer.set_adapters(names, [scale for _, scale in adapters])
+    transformer.requires_grad_(False)
+    return applied
+
+
+def _check_modules(transformer: WanTransformer3DModel, state: dict[str, torch.Tensor], folder: Path) -> None:
+    modules = {n.replace(".base_layer", "") for n, m in transformer.named_modules() if isinstance(m, torch.nn.Linear)}
+    foreign = sorted({k.split(".lora_")[0] for k in state} - modules)
+    if foreign:
+        raise AdapterError(f"adapter {folder} names {len(foreign)} modules that the model lacks, such as {foreign[0]}")
+
+
+@torch.no_grad()
+def merge_adapters(
+    transformer: WanTransformer3DModel, adapters: list[tuple[Path, float]], base_sha256: str
+) -> list[Parent]:
+    """Merge adapters into the weights, in fp32, in order; returns them as parents for the next card.
+
+    Raises AdapterError as `load_adapters` does.
+    """
+    parents = load_adapters(transformer, adapters, base_sha256)
+    for module in transformer.modules():
+        if isinstance(module, LoraLayer):
+            base = module.get_base_layer()
+            delta = sum(module.get_delta_weight(name).float() for name in module.active_adapters)
+            base.weight.copy_((base.weight.float() + delta).to(base.weight.dtype))
+    if adapters:
+        transformer.unload_lora()
+    return parents

@@ -1,0 +1,128 @@
+"""What the transformer is conditioned on, built exactly as `WanImageToVideoPipeline` builds it.
+
+Shape letters: B batch, T frames, H height, W width, C channels, F latent frames, h/w latent sides, N image
+tokens, L text tokens, D features. A test ties every part to the pipeline, to 1e-5.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan
+from diffusers.pipelines.wan.pipeline_wan_i2v import prompt_clean
+from PIL import Image
+
+from cinesynth.data.video import Frames
+from cinesynth.errors import MediaError
+from cinesynth.wan.load import encoder_hash, load_image_encoder, load_text_encoder, load_vae
+
+TEXT_TOKENS = 512
+"""Fixed by diffusers' transformer: it splits image from text tokens 512 from the end."""
+
+
+class ConditionEncoder:
+    """The three encoders of a model, for `prepare` and for generation.
+
+    Args:
+        model: 'nano', a folder or a hub id.
+        device: torch device of all three. The VAE and CLIP run in fp32; text in bf16 on CUDA.
+    """
+
+    def __init__(self, model: str, device: str = "cpu", vae: AutoencoderKLWan | None = None) -> None:
+        self.device = device
+        self.encoder_hash = encoder_hash(model)
+        self.vae = vae if vae is not None else load_vae(model, device)
+        self._tokenizer, self._text = load_text_encoder(model, device)
+        self._processor, self._image = load_image_encoder(model, device)
+        self.prompt_embeds = lru_cache(maxsize=256)(self._prompt_embeds)
+
+    def latents(self, frames_THWC: Frames) -> torch.Tensor:
+        """Normalised posterior mean of a video: uint8 [T, H, W, 3] to float32 [C, F, h, w]; T is 4n+1."""
+        return self._encode(to_unit_range(frames_THWC))
+
+    def condition_latents(self, frame_HWC: Frames, num_frames: int) -> torch.Tensor:
+        """Latents of the clip [frame 0, zeros...] in [-1, 1] (zeros are grey): float32 [C, F, h, w]."""
+        first_THWC = to_unit_range(frame_HWC[None])
+        rest = first_THWC.new_zeros(num_frames - 1, *first_THWC.shape[1:])
+        return self._encode(torch.cat([first_THWC, rest]))
+
+    @torch.no_grad()
+    def image_embeds(self, frame_HWC: Frames) -> torch.Tensor:
+        """CLIP's penultimate block on the frame, through the pipeline's own image processor: float32 [N, D]."""
+        pixels = self._processor(images=Image.fromarray(frame_HWC), return_tensors="pt").to(self.device)
+        return self._image(**pixels, output_hidden_states=True).hidden_states[-2][0].float().cpu()
+
+    @torch.no_grad()
+    def _prompt_embeds(self, prompt: str) -> torch.Tensor:
+        """UMT5 states of the cleaned prompt at its true length: float32 [L, D], L up to 512.
+
+        Padded as the pipeline pads before encoding, then trimmed: `pad_prompt` restores the model's input.
+        """
+        tokens = self._tokenizer(
+            [prompt_clean(prompt)],
+            padding="max_length",
+            max_length=TEXT_TOKENS,
+            truncation=True,
+            add_special_tokens=True,
+            return_attention_mask=True,
+            return_tensors="pt",
+        ).to(self.device)
+        states = self._text(tokens.input_ids, tokens.attention_mask).last_hidden_state
+        return states[0, : int(tokens.attention_mask.sum())].float().cpu()
+
+    @torch.no_grad()
+    def _encode(self, video_THWC: torch.Tensor) -> torch.Tensor:
+        if (len(video_THWC) - 1) % 4:
+            raise MediaError(f"{len(video_THWC)} frames: a video to encode has 4n+1 frames")
+        video_BCTHW = video_THWC.permute(3, 0, 1, 2)[None].to(self.device)
+        mu = self.vae.encode(video_BCTHW).latent_dist.mode()
+        mean, std = latent_statistics(self.vae)
+        return ((mu - mean) / std)[0].cpu()
+
+
+def latent_statistics(vae: AutoencoderKLWan) -> tuple[torch.Tensor, torch.Tensor]:
+    """(mean, std) of the VAE's latents from its configuration, each [1, C, 1, 1, 1] in fp32."""
+    shape = (1, vae.config.z_dim, 1, 1, 1)
+    mean = torch.tensor(vae.config.latents_mean, device=vae.device).view(shape)
+    std = torch.tensor(vae.config.latents_std, device=vae.device).view(shape)
+    return mean, std
+
+
+def to_unit_range(frames: Frames) -> torch.Tensor:
+    """uint8 in [0, 255] to float32 in [-1, 1], same shape."""
+    return torch.tensor(np.ascontiguousarray(frames)).float() / 127.5 - 1
+
+
+def first_frame_mask(condition_BCFhw: torch.Tensor) -> torch.Tensor:
+    """[B, 4, F, h, w]: all four channels are 1 at latent frame 0, else 0."""
+    batch, _, frames, height, width = condition_BCFhw.shape
+    mask = condition_BCFhw.new_zeros(batch, 4, frames, height, width)
+    mask[:, :, 0] = 1
+    return mask
+
+
+def model_input(noisy_BCFhw: torch.Tensor, condition_BCFhw: torch.Tensor) -> torch.Tensor:
+    """The transformer's 36 input channels: 16 noisy, 4 mask, 16 condition, in that order."""
+    return torch.cat([noisy_BCFhw, first_frame_mask(condition_BCFhw), condition_BCFhw], dim=1)
+
+
+def pad_prompt(embeds_LD: torch.Tensor) -> torch.Tensor:
+    """Zero-fill [L, D] to [512, D]: there is no cross-attention mask, so the zeros are part of the input."""
+    padded = embeds_LD.new_zeros(TEXT_TOKENS, embeds_LD.shape[1])
+    padded[: len(embeds_LD)] = embeds_LD
+    return padded
+
+
+def crop_to(image: Image.Image, height: int, width: int) -> Frames:
+    """Centre-crop to the target's aspect, then resize (Lanczos): RGB uint8 [H, W, 3].
+
+    The same pixels go to CLIP and to the VAE, in training as in generation.
+    """
+    image = image.convert("RGB")
+    scale = min(image.width / width, image.height / height)
+    crop_width, crop_height = round(width * scale), round(height * scale)
+    left, top = (image.width - crop_width) // 2, (image.height - crop_height) // 2
+    cropped = image.crop((left, top, left + crop_width, top + crop_height))
+    return np.asarray(cropped.resize((width, height), Image.Resampling.LANCZOS))

@@ -1,0 +1,208 @@
+"""Adapters: fresh ones change nothing, trained ones load everywhere, wrong ones are refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import WanImageToVideoPipeline, WanTransformer3DModel
+from peft import PeftModel
+from PIL import Image
+
+from cinesynth.config import SamplerSettings
+from cinesynth.errors import AdapterError
+from cinesynth.generate.sampler import Generator
+from cinesynth.wan.adapter import (
+    AdapterCard,
+    Parent,
+    add_lora,
+    adapter_state,
+    load_adapters,
+    merge_adapters,
+    save_adapter,
+    target_modules,
+)
+from cinesynth.wan.load import base_hash, load_transformer, model_folder
+from tests.nano_clips import FRAMES, HEIGHT, WIDTH, encoded_clips
+
+SAMPLER = SamplerSettings(steps=3, guidance_scale=1.0, seed=7)
+
+
+def inputs() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "hidden_states": torch.randn(1, 36, 3, 8, 12, generator=generator),
+        "timestep": torch.tensor([500.0]),
+        "encoder_hidden_states": torch.randn(1, 512, 64, generator=generator),
+        "encoder_hidden_states_image": torch.randn(1, 17, 64, generator=generator),
+    }
+
+
+def output(transformer: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return transformer(**inputs(), return_dict=False)[0]
+
+
+def card(parents: list[Parent] | None = None) -> AdapterCard:
+    return AdapterCard(
+        base_model="nano",
+        base_sha256=base_hash("nano"),
+        parents=parents or [],
+        stage="style",
+        dataset="d",
+        dataset_sha256="0" * 64,
+        config={},
+        step=1,
+    )
+
+
+def make_adapter(folder: Path, seed: int, parents: list[Parent] | None = None) -> Path:
+    """An adapter whose B matrices are not zero."""
+    transformer = load_transformer("nano")
+    add_lora(transformer, rank=4, alpha=8, targets="cross_attention", seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    state = adapter_state(transformer)
+    for key, value in state.items():
+        if "lora_B" in key:
+            value.copy_(torch.randn(value.shape, generator=generator) * 0.3)
+    save_adapter(folder, state, transformer.peft_config["default"], card(parents))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_adapter(tmp_path_factory.mktemp("adapter") / "a", seed=1)
+
+
+@pytest.fixture(scope="module")
+def base_output() -> torch.Tensor:
+    return output(load_transformer("nano"))
+
+
+def test_cross_attention_includes_the_image_branch() -> None:
+    names = target_modules(load_transformer("nano"), "cross_attention")
+    assert len(names) == 8 * 6
+    assert {n.split(".", 2)[2] for n in names} == {
+        f"attn2.{p}" for p in ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj")
+    }
+    assert len(target_modules(load_transformer("nano"), "all")) == 8 * 12
+
+
+def test_a_fresh_adapter_changes_nothing_at_all(base_output: torch.Tensor) -> None:
+    transformer = load_transformer("nano")
+    add_lora(transformer, rank=8, alpha=16, targets="all", seed=0)
+    assert torch.equal(output(transformer), base_output)
+    trainable = [p for p in transformer.parameters() if p.requires_grad]
+    assert sum(p.numel() for p in trainable) == sum(v.numel() for v in adapter_state(transformer).values())
+
+
+def test_a_loaded_adapter_changes_the_output_and_unloading_restores_it(
+    adapter: Path, base_output: torch.Tensor
+) -> None:
+    transformer = load_transformer("nano")
+    load_adapters(transformer, [(adapter, 1.0)], base_hash("nano"))
+    changed = output(transformer)
+    assert (changed - base_output).abs().max() > 1e-3
+    load_adapters(transformer, [(adapter, 0.0)], base_hash("nano"))
+    torch.testing.assert_close(output(transformer), base_output)
+    load_adapters(transformer, [], base_hash("nano"))
+    assert torch.equal(output(transformer), base_output)
+
+
+def test_peft_loads_the_same_adapter(adapter: Path) -> None:
+    ours = load_transformer("nano")
+    load_adapters(ours, [(adapter, 1.0)], base_hash("nano"))
+    theirs = PeftModel.from_pretrained(load_transformer("nano"), str(adapter))
+    torch.testing.assert_close(output(theirs), output(ours))
+
+
+def test_the_pipeline_loads_the_adapter_and_gives_our_frames(adapter: Path) -> None:
+    clip = encoded_clips()[0]
+    image = Image.fromarray(clip["frame"])
+    generator = Generator("nano")
+    base = generator.generate(image, clip["caption"], FRAMES, HEIGHT, WIDTH, SAMPLER).frames
+    generator.load_adapters([(adapter, 0.5)])
+    ours = generator.generate(image, clip["caption"], FRAMES, HEIGHT, WIDTH, SAMPLER).frames
+
+    pipeline = WanImageToVideoPipeline.from_pretrained(model_folder("nano"), torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.load_lora_weights(adapter, adapter_name="a")
+    pipeline.set_adapters(["a"], [0.5])
+    theirs = pipeline(
+        image,
+        clip["caption"],
+        height=HEIGHT,
+        width=WIDTH,
+        num_frames=FRAMES,
+        num_inference_steps=SAMPLER.steps,
+        guidance_scale=1.0,
+        generator=torch.Generator().manual_seed(SAMPLER.seed),
+        output_type="np",
+    ).frames[0]
+    difference = np.abs((theirs * 255).round() - ours.astype(np.float32))
+    assert difference.max() <= 1  # one grey level: the two round in another order
+    assert np.abs(ours.astype(np.float32) - base).mean() > 0.5
+
+
+def test_merging_equals_loading_and_is_recorded_as_another_base(adapter: Path, tmp_path: Path) -> None:
+    second = make_adapter(tmp_path / "b", seed=2)
+    loaded, merged = load_transformer("nano"), load_transformer("nano")
+    stack = [(adapter, 1.0), (second, 0.5)]
+    load_adapters(loaded, stack, base_hash("nano"))
+    parents = merge_adapters(merged, stack, base_hash("nano"))
+    torch.testing.assert_close(output(merged), output(loaded), atol=1e-5, rtol=1e-4)
+    assert not any("lora" in name for name, _ in merged.named_parameters())
+    assert [p.scale for p in parents] == [1.0, 0.5]
+    assert card(parents).trained_on not in (base_hash("nano"), card(parents[::-1]).trained_on)
+
+
+def test_an_adapter_with_parents_needs_exactly_these_before_it(adapter: Path, tmp_path: Path) -> None:
+    parent = Parent(sha256=json.loads((adapter / "card.json").read_text())["sha256"], scale=1.0)
+    child = make_adapter(tmp_path / "child", seed=3, parents=[parent])
+    transformer = load_transformer("nano")
+    load_adapters(transformer, [(adapter, 1.0), (child, 1.0)], base_hash("nano"))
+    for stack in ([(child, 1.0)], [(adapter, 0.7), (child, 1.0)]):
+        with pytest.raises(AdapterError, match="was trained on top of"):
+            load_adapters(transformer, stack, base_hash("nano"))
+
+
+def test_an_adapter_of_another_base_is_refused_and_the_loaded_one_stays(
+    adapter: Path, base_output: torch.Tensor
+) -> None:
+    transformer = load_transformer("nano")
+    load_adapters(transformer, [(adapter, 1.0)], base_hash("nano"))
+    before = output(transformer)
+    with pytest.raises(AdapterError, match="was trained on base"):
+        load_adapters(transformer, [(adapter, 1.0)], "0" * 64)
+    assert torch.equal(output(transformer), before)
+
+
+def _zero_b(folder: Path) -> None:
+    transformer: WanTransformer3DModel = load_transformer("nano")
+    add_lora(transformer, rank=4, alpha=8, targets="cross_attention", seed=0)
+    save_adapter(folder, adapter_state(transformer), transformer.peft_config["default"], card())
+
+
+def test_damaged_and_empty_adapters_are_refused(adapter: Path, tmp_path: Path) -> None:
+    transformer = load_transformer("nano")
+
+    def refused(folder: Path, message: str) -> None:
+        with pytest.raises(AdapterError, match=message):
+            load_adapters(transformer, [(folder, 1.0)], base_hash("nano"))
+
+    _zero_b(tmp_path / "zero")
+    refused(tmp_path / "zero", "changes nothing")
+    missing = Path(shutil.copytree(adapter, tmp_path / "missing"))
+    (missing / "adapter_config.json").unlink()
+    refused(missing, r"adapter_config\.json is missing")
+    flipped = Path(shutil.copytree(adapter, tmp_path / "flipped"))
+    weights = flipped / "pytorch_lora_weights.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 0xFF
+    weights.write_bytes(data)
+    refused(flipped, "does not match the sha256")
+    refused(tmp_path / "nowhere", r"card\.json is missing")

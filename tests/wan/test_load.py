@@ -1,0 +1,90 @@
+"""Loading a model by name, folder or hub id; damaged and foreign ones are named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from cinesynth.errors import ModelError
+from cinesynth.wan.load import (
+    base_hash,
+    encoder_hash,
+    load_scheduler,
+    load_transformer,
+    model_folder,
+    model_hash,
+    model_shapes,
+)
+from cinesynth.wan.nano import build_nano
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(model_folder("nano"), tmp_path / "a model"))
+
+
+def test_nano_has_wans_shape_within_its_budget() -> None:
+    shapes = model_shapes("nano")
+    assert shapes.heads % 4 == 0
+    assert shapes.latent_shape(33, 64, 96) == (16, 9, 8, 12)
+    folder = model_folder("nano")
+    assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) < 24e6
+    transformer = load_transformer("nano")
+    assert transformer.config.in_channels == 36
+    assert 2e6 <= sum(p.numel() for p in transformer.parameters()) <= 4e6
+
+
+def test_building_nano_again_gives_the_same_weights(tmp_path: Path) -> None:
+    build_nano(tmp_path / "again")
+    assert model_hash(str(tmp_path / "again")) == model_hash("nano")
+
+
+def test_hashes_tell_transformer_and_encoders_apart(copy: Path) -> None:
+    assert (model_hash(str(copy)), base_hash(str(copy))) == (model_hash("nano"), base_hash("nano"))
+    (copy / "vae" / "config.json").write_text((copy / "vae" / "config.json").read_text() + " ")
+    assert base_hash(str(copy)) == base_hash("nano")
+    assert encoder_hash(str(copy)) != encoder_hash("nano")
+    assert model_hash(str(copy)) != model_hash("nano")
+
+
+def test_a_truncated_weight_file_is_named(copy: Path) -> None:
+    weights = copy / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100_000])
+    with pytest.raises(ModelError, match="component 'transformer'"):
+        load_transformer(str(copy))
+
+
+def test_a_missing_component_is_named(copy: Path) -> None:
+    shutil.rmtree(copy / "image_encoder")
+    with pytest.raises(ModelError, match="'image_encoder' is missing"):
+        model_folder(str(copy))
+
+
+def test_a_text_to_video_transformer_is_refused(copy: Path) -> None:
+    path = copy / "transformer" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"in_channels": 16, "image_dim": None}))
+    with pytest.raises(ModelError, match="not a Wan2.1 image-to-video transformer"):
+        model_folder(str(copy))
+
+
+def test_a_folder_that_is_no_model_and_an_unknown_id_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no model_index\.json"):
+        model_folder(str(tmp_path))
+    with pytest.raises(ModelError, match="neither 'nano', nor an existing folder, nor a hub id"):
+        model_folder("nanoo")
+    with pytest.raises(ModelError, match="not in the hub cache"):
+        model_folder("cinesynth-tests/does-not-exist")
+
+
+def test_flow_shift_overrides_the_models_own() -> None:
+    default, shifted = load_scheduler("nano"), load_scheduler("nano", 5.0)
+    default.set_timesteps(4)
+    shifted.set_timesteps(4)
+    assert not torch.equal(default.sigmas, shifted.sigmas)
+    # sigma' = k s / (1 + (k - 1) s) at the second of four steps of the unshifted schedule
+    s = default.sigmas[1] / (3 - 2 * default.sigmas[1])  # undo shift 3
+    assert shifted.sigmas[1].item() == pytest.approx((5 * s / (1 + 4 * s)).item(), abs=1e-4)
