@@ -86,7 +86,7 @@ class JobConfig(Settings):
 class FootageSource(Settings):
     """One folder (searched recursively) or one file of footage."""
 
-    path: str
+    path: str = Field(description="local path, or `package:MODULE/PATH`: inside an installed Python package")
     domain: str = Field("default", pattern=NAME_PATTERN, description="free tag; splits are drawn within a domain")
     caption: str | None = Field(None, max_length=2000, description="default for files without a sidecar caption")
 
@@ -140,8 +140,10 @@ class PrepareSettings(Settings):
     shard_windows: int = runtime(64, ge=1, description="windows in a shard at most")
 
     def check_inputs(self) -> None:
+        from cinesynth.data.samples import resolve_footage
+
         for i, source in enumerate(self.footage):
-            path = Path(source.path).expanduser()
+            path = resolve_footage(source.path)
             if not path.exists():
                 raise ConfigError(f"footage.{i}.path: {source.path!r} does not exist; give a folder or a video file")
             if path.is_dir() and not any(p.suffix.lower() in VIDEO_SUFFIXES for p in path.rglob("*")):
@@ -314,9 +316,11 @@ class EvaluateSettings(Settings):
     """Which metrics, and how the videos are brought to the networks."""
 
     metrics: list[MetricName] = Field(["fvd", "kvd", "lpips"], min_length=1)
+    lpips_net: Literal["alex", "vgg"] = "alex"
+    frames: int | None = Field(None, ge=1, description="first frames of every video; default: all, equally many")
     weights: str | None = runtime(None, description="folder with the weight files; default: the cache, filled by pip")
     batch_size: int = runtime(4, ge=1)
-    workers: int = runtime(1, ge=1)
+    workers: int = runtime(1, ge=1, description="Ray actors, where a Ray cluster is used")
     cpus_per_worker: float = runtime(1.0, gt=0)
     use_gpu: bool = runtime(False)
 
@@ -326,8 +330,20 @@ class EvaluateConfig(JobConfig, EvaluateSettings):
 
     kind: ClassVar[str] = "evaluate"
     real: str = Field(min_length=1, description="folder of reference videos")
-    arms: dict[str, str] = Field(min_length=1, description="arm name to folder of videos; differences are to the first")
+    arms: dict[Annotated[str, Field(pattern=NAME_PATTERN)], str] = Field(
+        min_length=1, description="arm name to folder of videos; differences are to the first"
+    )
     groups: str | None = Field(None, description="CSV with columns video, group; default: every video its own group")
+
+    def check_inputs(self) -> None:
+        folders = {"real": self.real, **{f"arms.{name}": folder for name, folder in self.arms.items()}}
+        for key, folder in folders.items():
+            if "://" not in folder and not Path(folder).expanduser().is_dir():
+                raise ConfigError(f"{key}: {folder!r} is not a folder; give a folder of videos")
+        if self.groups and "://" not in self.groups and not Path(self.groups).expanduser().is_file():
+            raise ConfigError(f"groups: {self.groups!r} does not exist; give a CSV file with columns video, group")
+        if self.weights and not Path(self.weights).expanduser().is_dir():
+            raise ConfigError(f"weights: {self.weights!r} is not a folder; give one, or leave it unset")
 
 
 # --- publish, pipeline ---------------------------------------------------------------------------------------
@@ -374,7 +390,7 @@ def load_config(cls: type[Config], path: str | None = None, overrides: list[str]
     separately, by `check_inputs`.
     """
     try:
-        merged = OmegaConf.create({})
+        merged: Any = OmegaConf.create({})
         if path is not None:
             if not Path(path).is_file():
                 raise ConfigError(f"--config {path!r} does not exist; the shipped ones are under jobs/configs/")
@@ -383,9 +399,10 @@ def load_config(cls: type[Config], path: str | None = None, overrides: list[str]
                 raise ConfigError(f"{path}: expected keys and values at the top level")
             merged = OmegaConf.merge(merged, loaded)
         for override in overrides or []:
-            if "=" not in override:
+            key, separator, value = override.partition("=")
+            if not separator:
                 raise ConfigError(f"override {override!r} is not of the form key=value (e.g. optimizer.lr=1e-4)")
-        merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides or [])))
+            OmegaConf.update(merged, key, OmegaConf.from_dotlist([f"value={value}"])["value"], merge=True)
         values = OmegaConf.to_container(merged, resolve=True)
     except (OmegaConfBaseException, yaml.YAMLError) as e:
         raise ConfigError(f"{path or 'overrides'}: {e}") from e

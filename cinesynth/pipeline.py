@@ -25,6 +25,7 @@ from cinesynth.publish import publish
 from cinesynth.report.pipeline import write_report
 from cinesynth.runs import Run
 from cinesynth.session import ray_session
+from cinesynth.storage import Storage
 from cinesynth.train.driver import train
 
 log = logging.getLogger("cinesynth.pipeline")
@@ -36,7 +37,10 @@ def steps(config: PipelineConfig) -> list[Step]:
     """(name, configuration class, job, settings, fields that tie it to the steps before), in order."""
     base = config.name
     model = {"model": config.model}
-    videos = f"{config.storage.rstrip('/')}/runs/{base}-generate"
+
+    def made(*parts: str) -> str:
+        return Storage.below(config.storage, "runs", f"{base}-generate", *parts)
+
     trained = [{"ref": f"{base}-style", "scale": 1.0}]
     return [
         ("prepare", PrepareConfig, prepare, config.prepare, model),
@@ -54,9 +58,9 @@ def steps(config: PipelineConfig) -> list[Step]:
             evaluate,
             config.evaluate,
             {
-                "real": f"{videos}/videos/real",
-                "arms": {"base": f"{videos}/videos/base", "adapter": f"{videos}/videos/adapter"},
-                "groups": f"{videos}/groups.csv",
+                "real": made("videos", "real"),
+                "arms": {arm: made("videos", arm) for arm in ("base", "adapter")},
+                "groups": made("groups.csv"),
             },
         ),
         ("publish", PublishConfig, publish, config.publish, {"adapter": f"{base}-style"}),

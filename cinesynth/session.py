@@ -27,7 +27,9 @@ def ray_session(config: JobConfig) -> Iterator[None]:
         )
     already = ray.is_initialized()
     if not already:
-        ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
+        # Workers say what a reader of the job's log needs; Ray's own state transitions are in its log files.
+        quiet = ray.LoggingConfig(encoding="TEXT", log_level="WARNING")
+        ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING, logging_config=quiet)
     try:
         yield
     finally:

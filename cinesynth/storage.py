@@ -7,6 +7,7 @@ with its reason, on an object store.
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import json
 import os
@@ -83,9 +84,19 @@ class Storage:
     def __repr__(self) -> str:
         return f"Storage({self.uri!r})"
 
+    def reference(self) -> tuple[pafs.FileSystem, str, str]:
+        """What `Storage(*reference)` makes the same location of, in another process too."""
+        return self.filesystem, self.path, self.scheme
+
     def child(self, *parts: str) -> Storage:
         """The location below this one."""
         return Storage(self.filesystem, "/".join([self.path.rstrip("/"), *parts]), self.scheme)
+
+    @staticmethod
+    def below(uri: str, *parts: str) -> str:
+        """The URI of a location below `uri`, with its query options kept."""
+        path, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
+        return "/".join([path.rstrip("/"), *parts]) + mark + query
 
     def posix_path(self, purpose: str) -> Path:
         """This location as a local path. Raises StorageError, naming the purpose, on an object store."""
@@ -115,7 +126,7 @@ class Storage:
         names = [i.path[prefix:] for i in infos if i.type == pafs.FileType.File]
         return sorted(n for n in names if not n.rsplit("/", 1)[-1].startswith(".tmp-"))
 
-    def folders(self, folder: str = "") -> list[str]:
+    def folders(self, folder: str = "") -> builtins.list[str]:
         """Names of the folders directly below `folder`, sorted."""
         selector = pafs.FileSelector(self._at(folder), allow_not_found=True)
         infos = self.filesystem.get_file_info(selector)
@@ -220,7 +231,7 @@ class Storage:
             os.replace(temporary, target)
         return target
 
-    def upload_folder(self, folder: str | os.PathLike[str], name: str = "") -> list[str]:
+    def upload_folder(self, folder: str | os.PathLike[str], name: str = "") -> builtins.list[str]:
         """Copy every file of a local folder below `name`; returns the object names."""
         root = Path(folder)
         names = []

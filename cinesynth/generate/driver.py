@@ -73,13 +73,13 @@ def _shot_tasks(config: GenerateConfig) -> list[dict[str, Any]]:
 
 def _window_tasks(config: GenerateConfig, dataset: ClipsDataset, run: Run) -> list[dict[str, Any]]:
     """One task a window and arm. Copies the real windows and writes the groups beside them."""
-    windows = dataset.windows(str(config.split))[: config.max_windows]
+    windows = dataset.windows(config.split)[: config.max_windows]
     if not windows:
         raise DatasetError(f"dataset {config.dataset!r} has no window in its {config.split} split; add footage")
     for window in windows:
         name = f"{window.window_id}.mkv"
         if not run.folder.exists(f"videos/real/{name}"):
-            run.folder.write_bytes(f"videos/real/{name}", dataset.location.read_bytes(f"pixels/{name}"))
+            run.folder.write_bytes(f"videos/real/{name}", dataset.storage.read_bytes(f"pixels/{name}"))
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(["video", "group", "caption"])
@@ -102,23 +102,21 @@ def _map(
 ) -> None:
     import ray.data
 
-    resources = {"num_cpus": config.cpus_per_worker, **({"num_gpus": 1} if config.use_gpu else {})}
-    place = None if dataset is None else (dataset.location.filesystem, dataset.location.path, dataset.location.scheme)
     made = ray.data.from_items(tasks, override_num_blocks=min(len(tasks), 4 * config.workers)).map_batches(
         GenerateWorker,
         fn_constructor_kwargs={
             "config": config.model_dump(mode="json"),
             "adapters": [(str(path), scale) for path, scale in adapters],
-            "dataset": place,
-            "run": (run.folder.filesystem, run.folder.path, run.folder.scheme),
+            "dataset": None if dataset is None else dataset.storage.reference(),
+            "run": run.folder.reference(),
         },
-        concurrency=config.workers,
+        compute=ray.data.ActorPoolStrategy(size=config.workers),
         batch_size=1,
-        **resources,
+        num_cpus=config.cpus_per_worker,
+        num_gpus=1 if config.use_gpu else None,
     )
-    started, count = time.monotonic(), 0
-    for _ in made.iter_rows():
-        count += 1
+    started = time.monotonic()
+    for count, _ in enumerate(made.iter_rows(), start=1):
         if count % 8 == 0 or count == len(tasks):
             rate = (time.monotonic() - started) / count
             log.info("%d/%d videos  %.2f s each  ETA %.0f s", count, len(tasks), rate, rate * (len(tasks) - count))
@@ -139,8 +137,8 @@ class GenerateWorker:
         if dataset is not None:
             clips = ClipsDataset.open(Storage(*dataset))
             cache = Path(tempfile.gettempdir()) / "cinesynth-shards" / clips.manifest_sha256
-            staged = clips.stage(cache, str(self.config.split))
-            self.windows = {w.window_id: i for i, w in enumerate(clips.windows(str(self.config.split)))}
+            staged = clips.stage(cache, self.config.split)
+            self.windows = {w.window_id: i for i, w in enumerate(clips.windows(self.config.split))}
             self.staged = staged
             self.empty_prompt = torch.as_tensor(clips.empty_prompt_embeds())
 

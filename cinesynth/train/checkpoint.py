@@ -52,9 +52,7 @@ def restore_state(
         moments = {m: state[f"{m}/{name}"].clone() for m in _MOMENTS if f"{m}/{name}" in state}
         if moments:
             # AdamW keeps its step counter on the CPU and its moments beside the parameter.
-            optimizer.state[parameter] = {
-                m: v if m == "step" else v.to(parameter.device) for m, v in moments.items()
-            }
+            optimizer.state[parameter] = {m: v if m == "step" else v.to(parameter.device) for m, v in moments.items()}
 
 
 class LocalCheckpoints:

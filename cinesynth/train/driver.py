@@ -14,6 +14,7 @@ from cinesynth.config import TrainConfig, parse_config
 from cinesynth.data.shards import ClipsDataset
 from cinesynth.errors import ConfigError, DatasetError
 from cinesynth.registry import Registry
+from cinesynth.report.training import write_train_report
 from cinesynth.runs import Run, read_result
 from cinesynth.session import ray_session
 from cinesynth.storage import Storage
@@ -50,10 +51,9 @@ def locate_adapter(storage: Storage, ref: str, cache: Path | None = None) -> Pat
         return Path(ref).expanduser()
     cache = cache or Path(tempfile.gettempdir()) / "cinesynth-adapters"
     if "@" not in ref and storage.exists(f"runs/{ref}/result.json"):
-        outputs = read_result(storage, ref)["outputs"]
-        if "adapter" not in outputs:
+        if "adapter" not in read_result(storage, ref)["outputs"]:
             raise ConfigError(f"adapter {ref!r}: that run made no adapter")
-        folder = Storage.open(outputs["adapter"])
+        folder = storage.child("runs", ref, "adapter")
         if folder.is_local:
             return Path(folder.path)
         return folder.download_folder("", cache / folder.sha256(DIFFUSERS_FILE))
@@ -86,8 +86,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
         return done
     with ray_session(config):
         figures = _fit(plan)
-    adapter = plan.run.folder.child("adapter")
-    return plan.run.finish({"adapter": adapter.uri}, figures)
+    outputs = {"adapter": plan.run.folder.child("adapter").uri, "report": write_train_report(config, plan.run)}
+    return plan.run.finish(outputs, figures)
 
 
 def _fit(plan: Plan) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def _fit(plan: Plan) -> dict[str, Any]:
         train_loop_config={
             "config": config.model_dump(mode="json"),
             "inputs": plan.run.inputs,
-            "dataset": _location(plan.dataset.location),
+            "dataset": plan.dataset.storage.reference(),
             "parents": [(str(path), scale) for path, scale in plan.parents],
         },
         scaling_config=ScalingConfig(
@@ -123,10 +123,6 @@ def _fit(plan: Plan) -> dict[str, Any]:
     return {**ends, "loss_last": card.metrics["loss"], "steps": card.step, "adapter_sha256": card.sha256}
 
 
-def _location(storage: Storage) -> tuple[str, Any]:
-    return storage.path, storage.filesystem
-
-
 def _worker(task: dict[str, Any]) -> None:
     """One rank of the worker group."""
     import ray.train
@@ -137,15 +133,12 @@ def _worker(task: dict[str, Any]) -> None:
     device = str(get_device()) if torch.cuda.is_available() else "cpu"
     world = World(context.get_world_rank(), context.get_world_size(), device)
     config = parse_config(TrainConfig, task["config"])
-    path, filesystem = task["dataset"]
-    dataset = ClipsDataset.open(Storage(filesystem, path, "" if filesystem.type_name == "local" else "s3"))
+    dataset = ClipsDataset.open(Storage(*task["dataset"]))
     run = Run(Storage.open(config.storage).child("runs", config.name), config.name, config.kind, task["inputs"])
 
     dtype = torch.bfloat16 if config.dtype == "bf16" or (config.dtype == "auto" and device != "cpu") else torch.float32
     transformer = load_transformer(config.model, dtype)
-    parents = merge_adapters(
-        transformer, [(Path(p), scale) for p, scale in task["parents"]], task["inputs"]["base"]
-    )
+    parents = merge_adapters(transformer, [(Path(p), scale) for p, scale in task["parents"]], task["inputs"]["base"])
     weight_bytes = sum(p.numel() * p.element_size() for p in transformer.parameters())
     name, reason = choose_strategy(config.strategy, weight_bytes, _device_bytes(device), world.size)
     if world.rank == 0:
@@ -215,5 +208,3 @@ class RayCheckpoints:
                 write_state(folder, state, step)
                 checkpoint = ray.train.Checkpoint.from_directory(folder)
             ray.train.report({"step": step, **figures}, checkpoint=checkpoint)
-
-

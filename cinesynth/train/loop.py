@@ -21,7 +21,7 @@ from cinesynth.train.checkpoint import collect_state, read_state, restore_state
 from cinesynth.train.randomness import drops_caption, generator, noise, sample_index
 from cinesynth.train.strategy import Strategy, World, sum_gradients
 from cinesynth.train.validation import held_out_loss
-from cinesynth.wan.adapter import add_lora, adapter_state
+from cinesynth.wan.adapter import adapter_state, add_lora
 from cinesynth.wan.flow import flow_loss, sample_sigma
 
 log = logging.getLogger("cinesynth.train")
@@ -208,7 +208,6 @@ class TrainLoop:
     def _log_progress(self, event: Event, seconds: float) -> None:
         if self.world.rank == 0:
             total = self.settings.optimizer.steps
-            log.info(
-                "step %d/%d  loss %.4f  lr %.2e  grad %.3f  %.2f s/step  ETA %.0f s",
-                self.step, total, event["loss"], event["lr"], event["grad_norm"], seconds, seconds * (total - self.step),
-            )  # fmt: skip
+            figures = f"loss {event['loss']:.4f}  lr {event['lr']:.2e}  grad {event['grad_norm']:.3f}"
+            eta = seconds * (total - self.step)
+            log.info("step %d/%d  %s  %.2f s/step  ETA %.0f s", self.step, total, figures, seconds, eta)

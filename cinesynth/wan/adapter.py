@@ -26,9 +26,7 @@ from cinesynth.storage import sha256_file, sha256_json
 Targets = Literal["cross_attention", "attention", "all"]
 
 _SUFFIXES: dict[str, tuple[str, ...]] = {
-    "cross_attention": tuple(
-        f"attn2.{p}" for p in ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj")
-    ),
+    "cross_attention": tuple(f"attn2.{p}" for p in ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj")),
     "self_attention": tuple(f"attn1.{p}" for p in ("to_q", "to_k", "to_v", "to_out.0")),
     "feed_forward": ("ffn.net.0.proj", "ffn.net.2"),
 }

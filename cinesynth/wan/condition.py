@@ -49,6 +49,18 @@ class ConditionEncoder:
         return self._encode(torch.cat([first_THWC, rest]))
 
     @torch.no_grad()
+    def window_latents(self, frames_THWC: Frames) -> tuple[torch.Tensor, torch.Tensor]:
+        """`latents` and `condition_latents` of a window in one pass, equal to both apart.
+
+        On a CPU a batch of two takes a quarter of the time of two batches of one: for those of one PyTorch passes
+        over oneDNN's convolutions.
+        """
+        video_THWC = to_unit_range(frames_THWC)
+        condition_THWC = torch.cat([video_THWC[:1], torch.zeros_like(video_THWC[1:])])
+        latents, condition = self._encode_batch(torch.stack([video_THWC, condition_THWC]))
+        return latents, condition
+
+    @torch.no_grad()
     def image_embeds(self, frame_HWC: Frames) -> torch.Tensor:
         """CLIP's penultimate block on the frame, through the pipeline's own image processor: float32 [N, D]."""
         pixels = self._processor(images=Image.fromarray(frame_HWC), return_tensors="pt").to(self.device)
@@ -72,14 +84,18 @@ class ConditionEncoder:
         states = self._text(tokens.input_ids, tokens.attention_mask).last_hidden_state
         return states[0, : int(tokens.attention_mask.sum())].float().cpu()
 
-    @torch.no_grad()
     def _encode(self, video_THWC: torch.Tensor) -> torch.Tensor:
-        if (len(video_THWC) - 1) % 4:
-            raise MediaError(f"{len(video_THWC)} frames: a video to encode has 4n+1 frames")
-        video_BCTHW = video_THWC.permute(3, 0, 1, 2)[None].to(self.device)
+        return self._encode_batch(video_THWC[None])[0]
+
+    @torch.no_grad()
+    def _encode_batch(self, video_BTHWC: torch.Tensor) -> torch.Tensor:
+        if (video_BTHWC.shape[1] - 1) % 4:
+            raise MediaError(f"{video_BTHWC.shape[1]} frames: a video to encode has 4n+1 frames")
+        # A permuted view: channels last in memory, the faster layout of a CPU's convolutions.
+        video_BCTHW = video_BTHWC.permute(0, 4, 1, 2, 3).to(self.device)
         mu = self.vae.encode(video_BCTHW).latent_dist.mode()
         mean, std = latent_statistics(self.vae)
-        return ((mu - mean) / std)[0].cpu()
+        return ((mu - mean) / std).cpu()
 
 
 def latent_statistics(vae: AutoencoderKLWan) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from diffusers import AutoencoderKLWan, SchedulerMixin, WanTransformer3DModel
 
 from cinesynth.errors import ModelError
@@ -201,6 +202,7 @@ def load_scheduler(model: str, flow_shift: float | None = None) -> SchedulerMixi
 
 def _load(loader: Any, model: str, component: str, **kwargs: Any) -> Any:
     folder = model_folder(model)
+    transformers.utils.logging.disable_progress_bar()  # a job's log has our lines, not bars
     if "torch_dtype" in kwargs and loader.__module__.startswith("transformers"):
         kwargs["dtype"] = kwargs.pop("torch_dtype")
     try:

@@ -19,8 +19,8 @@ from cinesynth.generate.sampler import Generator
 from cinesynth.wan.adapter import (
     AdapterCard,
     Parent,
-    add_lora,
     adapter_state,
+    add_lora,
     load_adapters,
     merge_adapters,
     save_adapter,

@@ -67,7 +67,7 @@ def test_a_missing_component_is_named(copy: Path) -> None:
 def test_a_text_to_video_transformer_is_refused(copy: Path) -> None:
     path = copy / "transformer" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"in_channels": 16, "image_dim": None}))
-    with pytest.raises(ModelError, match="not a Wan2.1 image-to-video transformer"):
+    with pytest.raises(ModelError, match=r"not a Wan2\.1 image-to-video transformer"):
         model_folder(str(copy))
 
 

@@ -1,0 +1,105 @@
+"""Metric networks on Ray actors. The only file of this package that imports Ray, and only when it is used."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cinesynth.config import EvaluateConfig, EvaluateSettings
+from cinesynth.data.video import Frames
+from cinesynth.metrics.features import (
+    Batch,
+    Executor,
+    LocalExecutor,
+    Network,
+    Networks,
+    device_name,
+    pick_device,
+)
+from cinesynth.session import ray_session
+
+_QUEUED = 2  # batches per actor: one that runs and one that waits, so decoding overlaps
+
+
+@contextmanager
+def executor_for(config: EvaluateConfig) -> Iterator[type[Executor]]:
+    """Ray actors where this process is connected, a cluster is named, or more than one worker is asked for; else
+    this process, without Ray.
+
+    Raises ConfigError when workers are asked for and no cluster is known.
+    """
+    connected = "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    if not (connected or config.workers > 1 or config.ray.address or os.environ.get("RAY_ADDRESS")):
+        yield LocalExecutor
+        return
+    if connected:
+        yield RayExecutor
+        return
+    with ray_session(config):
+        yield RayExecutor
+
+
+class RayExecutor:
+    """Runs batches on `settings.workers` actors. The caller decodes, so files need not be visible to other nodes.
+
+    An actor that dies is restarted and its batches are run again, up to three times.
+    """
+
+    def __init__(self, networks: Networks, settings: EvaluateSettings) -> None:
+        import ray
+
+        self._ray = ray
+        actor = ray.remote(
+            num_cpus=settings.cpus_per_worker,
+            num_gpus=1 if settings.use_gpu else 0,
+            max_restarts=3,
+            max_task_retries=3,
+        )(_Worker)
+        shared = ray.put(networks)
+        arguments = (shared, settings.use_gpu, settings.cpus_per_worker)
+        self._actors: list[Any] = [actor.remote(*arguments) for _ in range(settings.workers)]
+        self.device = str(ray.get(self._actors[0].device.remote()))
+
+    def run(self, batches: Sequence[Batch]) -> Iterator[NDArray[np.float64]]:
+        """The output of every batch, in order; at most two per actor are in flight."""
+        ray = self._ray
+        running: dict[Any, tuple[int, Any]] = {}
+        finished: dict[int, NDArray[np.float64]] = {}
+        idle = [actor for _ in range(_QUEUED) for actor in self._actors]
+        given = 0
+        for wanted in range(len(batches)):
+            while wanted not in finished:
+                while idle and given < len(batches):
+                    actor = idle.pop(0)
+                    running[actor.run.remote(batches[given].network, batches[given].read())] = (given, actor)
+                    given += 1
+                (ready, *_), _ = ray.wait(list(running))
+                index, actor = running.pop(ready)
+                finished[index] = ray.get(ready)
+                idle.append(actor)
+            yield finished.pop(wanted)
+
+    def close(self) -> None:
+        """Give the actors' resources back."""
+        for actor in self._actors:
+            self._ray.kill(actor)
+
+
+class _Worker:
+    def __init__(self, networks: Networks, use_gpu: bool, cpus: float) -> None:
+        import torch
+
+        torch.set_num_threads(max(1, int(cpus)))
+        self._networks = networks.to(pick_device(use_gpu))
+
+    def device(self) -> str:
+        return device_name(self._networks.device)
+
+    def run(self, network: Network, items: list[tuple[Frames, ...]]) -> NDArray[np.float64]:
+        return self._networks.run(network, items)

@@ -1,0 +1,101 @@
+"""LPIPS v0.1 (Zhang et al., arXiv 1801.03924): perceptual distance of two images, lower is closer.
+
+Network code and linear heads are those of the `lpips` package; the trunk (AlexNet or VGG-16, trained on ImageNet),
+which that package would download from a hub, comes from our checked weights.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import lpips
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from cinesynth.data.video import Frames
+from cinesynth.errors import MediaError
+from cinesynth.metrics import weights
+from cinesynth.storage import sha256_file
+
+Net = Literal["alex", "vgg"]
+PREPROCESSING: dict[str, Any] = {"input": "uint8 RGB, all pixels, no resize", "range": "x / 127.5 - 1"}
+MIN_SIDE = 32
+_PIXELS_AT_ONCE = 1 << 20  # VGG's first activations take 256 bytes a pixel
+_TRUNKS = {"alex": "AlexNet_0", "vgg": "VGG16_0"}
+
+
+def load_lpips(net: Net = "alex", folder: str | None = None, device: str | torch.device = "cpu") -> nn.Module:
+    """The LPIPS network, in evaluation mode, float32: two batches [B, 3, H, W] in [-1, 1] to distances [B, 1, 1, 1].
+
+    Args:
+        net: the trunk.
+        folder: folder that holds the weight file; default: the cache (see `weights.locate`).
+        device: torch device.
+
+    Raises:
+        WeightsUnavailable: see `weights.locate`.
+    """
+    arrays = weights.load(f"lpips-{net}", folder)[_TRUNKS[net]]
+    with warnings.catch_warnings(), _NoInitialisation():
+        warnings.simplefilter("ignore")  # `lpips` calls torchvision by its older argument names
+        model = lpips.LPIPS(net=net, version="0.1", pnet_rand=True, verbose=False)
+    convolutions = [m for m in model.net.modules() if isinstance(m, nn.Conv2d)]
+    with torch.no_grad():
+        for i, convolution in enumerate(convolutions):
+            convolution.weight.copy_(torch.from_numpy(arrays[f"Conv_{i}"]["kernel"].transpose(3, 2, 0, 1).copy()))
+            assert convolution.bias is not None
+            convolution.bias.copy_(torch.from_numpy(arrays[f"Conv_{i}"]["bias"].reshape(-1).copy()))
+    return model.eval().requires_grad_(False).to(device)
+
+
+def head_sha256(net: Net = "alex") -> str:
+    """Sha256 of the linear heads that the installed `lpips` package carries."""
+    return sha256_file(Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth")
+
+
+def frame_distances(model: nn.Module, a_THWC: Frames, b_THWC: Frames) -> NDArray[np.float64]:
+    """LPIPS of each pair of frames.
+
+    Args:
+        model: from `load_lpips`.
+        a_THWC: uint8 RGB frames [T, H, W, 3], sides of at least 32.
+        b_THWC: frames of the same shape.
+
+    Returns:
+        Distances [T], float64.
+
+    Raises:
+        MediaError: unequal shapes, or sides below 32.
+    """
+    if a_THWC.shape != b_THWC.shape:
+        raise MediaError(f"LPIPS compares frames of one shape, not {a_THWC.shape} and {b_THWC.shape}")
+    if min(a_THWC.shape[1:3]) < MIN_SIDE:
+        raise MediaError(f"LPIPS needs sides of at least {MIN_SIDE}, not {a_THWC.shape[2]}x{a_THWC.shape[1]}")
+    device = next(model.parameters()).device
+    chunk = max(1, _PIXELS_AT_ONCE // (a_THWC.shape[1] * a_THWC.shape[2]))
+    values = []
+    with torch.inference_mode():
+        for start in range(0, len(a_THWC), chunk):
+            a, b = (_to_input(x[start : start + chunk]).to(device) for x in (a_THWC, b_THWC))
+            values.append(model(a, b).flatten().double().cpu())
+    return torch.cat(values).numpy()
+
+
+def _to_input(frames_THWC: Frames) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(frames_THWC)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Leaves parameters unset that are loaded right after: filling VGG's 138 million would take seconds."""
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)

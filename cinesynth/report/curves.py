@@ -1,0 +1,158 @@
+"""Training curves as inline SVG that follows the page's colours, light and dark.
+
+Matplotlib draws with marker colours, which then become the page's CSS variables. Text stays text, so it takes the
+page's font and can be searched.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+_INK, _SOFT, _LINE, _ACCENT = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04"
+_VARIABLES = {_INK: "var(--ink)", _SOFT: "var(--soft)", _LINE: "var(--line)", _ACCENT: "var(--accent)"}
+_WIDTH, _HEIGHT = 7.4, 4.1  # inches; 72 units each
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["Arial", "DejaVu Sans"],
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": _LINE,
+    "axes.labelcolor": _SOFT,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": _LINE,
+    "grid.linewidth": 0.6,
+    "text.color": _INK,
+    "xtick.color": _LINE,
+    "ytick.color": _LINE,
+    "xtick.labelcolor": _SOFT,
+    "ytick.labelcolor": _SOFT,
+    "lines.solid_capstyle": "round",
+}
+_MAX_POINTS = 2000
+
+
+def loss_curve(steps: Sequence[int], losses: Sequence[float], rates: Sequence[float]) -> Markup:
+    """Training loss of each step, its running mean (`smoothing_window` steps), and the learning rate below."""
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": "loss"}):
+        figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
+        window = smoothing_window(len(losses))
+        stride = -(-len(steps) // _MAX_POINTS)
+        top.plot(steps[::stride], losses[::stride], color=_SOFT, alpha=0.45, linewidth=0.9, label="each step")
+        top.plot(
+            steps[::stride],
+            running_mean(losses, window)[::stride],
+            color=_ACCENT,
+            linewidth=2.2,
+            label=f"mean of the last {window} steps",
+        )
+        top.set_ylabel("training loss")
+        top.legend(frameon=False, loc="upper right", fontsize=10, labelcolor=_SOFT)
+        bottom.plot(steps[::stride], rates[::stride], color=_INK, linewidth=1.4)
+        bottom.set_ylim(0, max(rates) * 1.15 or 1)
+        bottom.set_yticks([0, max(rates)], ["0", f"{max(rates):.2g}"])
+        bottom.set_ylabel("lr")
+        _step_axis(bottom)
+        figure.align_ylabels()
+        return _themed(figure)
+
+
+def held_out_curve(steps: Sequence[int], mean: Sequence[float], by_sigma: Mapping[str, Sequence[float]]) -> Markup:
+    """Held-out loss as a change against its first value, in percent: one line a noise level, and their mean.
+
+    Args:
+        steps: optimiser steps of the validations; the first is what the others are compared with.
+        mean: loss over all noise levels, at each of them.
+        by_sigma: loss by noise level, fainter for the smaller ones.
+    """
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": "held-out"}):
+        figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
+        axes = figure.subplots()
+        axes.axhline(0, color=_SOFT, linewidth=0.9)
+        ends = []
+        for place, (sigma, losses) in enumerate(sorted(by_sigma.items(), key=lambda item: float(item[0]))):
+            change = _percent(losses)
+            strength = 0.3 + 0.5 * (place + 1) / len(by_sigma)
+            axes.plot(steps, change, color=_ACCENT, alpha=strength, linewidth=1.5, marker="o", markersize=3)
+            ends.append((float(change[-1]), f"σ {sigma}", _SOFT))
+        change = _percent(mean)
+        axes.plot(steps, change, color=_INK, linewidth=2.4, marker="o", markersize=4)
+        ends.append((float(change[-1]), "mean", _INK))
+        axes.set_ylabel("held-out loss, change in %")
+        axes.margins(x=0.02)
+        _step_axis(axes)
+        _label_ends(axes, steps[-1], ends)
+        return _themed(figure)
+
+
+def smoothing_window(steps: int) -> int:
+    """Steps that the running mean covers: a twentieth of the run, at least 5."""
+    return max(5, steps // 20)
+
+
+def running_mean(values: Sequence[float], window: int) -> list[float]:
+    """Mean of the last `window` values at every place, of as many as there are at the start."""
+    sums = np.concatenate([[0.0], np.cumsum(np.asarray(values, np.float64))])
+    ends = np.arange(1, len(sums))
+    starts = np.maximum(0, ends - window)
+    return [float(mean) for mean in (sums[ends] - sums[starts]) / (ends - starts)]
+
+
+def _percent(losses: Sequence[float]) -> np.ndarray:
+    values = np.asarray(losses, np.float64)
+    return 100 * (values / values[0] - 1)
+
+
+def _step_axis(axes: Axes) -> None:
+    axes.set_xlabel("optimiser step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _label_ends(axes: Axes, x: float, ends: list[tuple[float, str, str]]) -> None:
+    """Names beside the last points, moved apart where they would overlap."""
+    low, high = axes.get_ylim()
+    gap = (high - low) * 0.062
+    places: list[float] = []
+    for value, _, _ in sorted(ends):
+        places.append(max(value, places[-1] + gap) if places else value)
+    shift = max(0.0, places[-1] - (high - gap / 2))
+    for place, (_, name, colour) in zip(places, sorted(ends), strict=True):
+        axes.annotate(
+            name,
+            (x, place - shift),
+            xytext=(9, 0),
+            textcoords="offset points",
+            va="center",
+            color=colour,
+            fontsize=10,
+            fontweight="bold" if name == "mean" else "normal",
+            annotation_clip=False,
+        )
+
+
+def _themed(figure: Figure) -> Markup:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<svg [^>]*?(viewBox="[^"]+")[^>]*>', r'<svg \1 aria-hidden="true">', svg, count=1)
+    svg = svg.replace("xlink:href", "href")
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # it would apply to the whole page
+    svg = re.sub(r'font-family: [^;"]*', "font-family: inherit", svg)
+    for marker, variable in _VARIABLES.items():
+        svg = svg.replace(marker, variable)
+    return Markup(svg)

@@ -1,0 +1,71 @@
+"""Pages: each one self-contained HTML file under 5 MB that needs no network, rendered from this package's templates.
+
+Everything that a template prints is escaped, since captions come from outside; only `curves` hands over markup.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from functools import cache
+from typing import Any
+
+import jinja2
+
+from cinesynth.storage import Storage
+
+log = logging.getLogger("cinesynth.report")
+
+MAX_BYTES = 5_000_000
+
+
+def write_page(folder: Storage, name: str, template: str, **values: Any) -> str:
+    """Render `template` with `values` into the object `name`; returns its uri."""
+    html = render_page(template, **values)
+    if len(html.encode()) > MAX_BYTES:
+        log.warning("%s/%s has %.1f MB, more than a page should", folder.uri, name, len(html.encode()) / 1e6)
+    folder.write_text(name, html)
+    return f"{folder.uri}/{name}"
+
+
+def render_page(template: str, **values: Any) -> str:
+    """A template of this package as HTML. Raises jinja2.UndefinedError when it needs a value that is not given."""
+    return _environment().get_template(template).render(**values)
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number with this many significant digits, zeros included, and a true minus sign; a dash for none."""
+    if value is None:
+        return "–"
+    if not math.isfinite(value):
+        return str(value)
+    return f"{value:#.{digits}g}".removesuffix(".").replace("-", "−")
+
+
+def span(interval: Any) -> str:
+    """An interval (anything with `low` and `high`) as `[low, high]`; a dash for none."""
+    return "–" if interval is None else f"[{number(interval.low)}, {number(interval.high)}]"
+
+
+def signed(value: float | None, digits: int = 4) -> str:
+    """As `number`, with a plus sign where it is positive."""
+    return number(value, digits) if value is None or value <= 0 else f"+{number(value, digits)}"
+
+
+def count(n: int, noun: str) -> str:
+    """`1 window`, `2 windows`."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("cinesynth.report", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "span": span, "signed": signed}
+    environment.globals["count"] = count
+    return environment

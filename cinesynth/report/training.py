@@ -1,0 +1,95 @@
+"""What a page shows of a training stage: its curves, the held-out loss by noise level, its settings.
+
+`write_train_report` makes a page of one train run from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from cinesynth.config import TrainConfig, TrainSettings
+from cinesynth.report.curves import held_out_curve, loss_curve
+from cinesynth.report.page import write_page
+from cinesynth.runs import Run, read_events
+from cinesynth.storage import Storage
+
+
+@dataclass(frozen=True)
+class Training:
+    """The events of a training stage, in the order of steps."""
+
+    settings: TrainSettings
+    steps: list[dict[str, Any]]
+    """`step`, `loss`, `lr`, `grad_norm` of every optimiser step."""
+    held_out: list[dict[str, Any]]
+    """`step`, `val_loss`, and `val_loss/<sigma>` of every validation; empty where nothing is held out."""
+
+    @classmethod
+    def read(cls, settings: TrainSettings, folder: Storage) -> Training:
+        """From a train run's folder; of a step that was run again after a kill, the last record counts."""
+        events = read_events(folder)
+        steps = {event["step"]: event for event in events if "loss" in event}
+        held_out = {event["step"]: event for event in events if "val_loss" in event}
+        return cls(settings, [steps[k] for k in sorted(steps)], [held_out[k] for k in sorted(held_out)])
+
+    @property
+    def sigmas(self) -> list[str]:
+        """Noise levels of the held-out loss, ascending."""
+        names = {key.partition("/")[2] for event in self.held_out for key in event if key.startswith("val_loss/")}
+        return sorted(names, key=float)
+
+    def loss_svg(self) -> Markup | None:
+        """Chart of training loss and learning rate."""
+        if not self.steps:
+            return None
+        columns = [[event[key] for event in self.steps] for key in ("step", "loss", "lr")]
+        return loss_curve(*columns)
+
+    def held_out_svg(self) -> Markup | None:
+        """Chart of the held-out loss; none with fewer than two validations."""
+        if len(self.held_out) < 2:
+            return None
+        by_sigma = {sigma: [event[f"val_loss/{sigma}"] for event in self.held_out] for sigma in self.sigmas}
+        steps, mean = ([event[key] for event in self.held_out] for key in ("step", "val_loss"))
+        return held_out_curve(steps, mean, by_sigma)
+
+    def held_out_rows(self) -> list[tuple[str, float, float]]:
+        """(name, first, last) of the held-out loss by noise level, then over all."""
+        if not self.held_out:
+            return []
+        keys = [(f"σ {sigma}", f"val_loss/{sigma}") for sigma in self.sigmas] + [("mean", "val_loss")]
+        return [(name, self.held_out[0][key], self.held_out[-1][key]) for name, key in keys]
+
+    def facts(self) -> list[tuple[str, str]]:
+        """The settings that decide the result, as (name, value)."""
+        s, o = self.settings, self.settings.optimizer
+        parents = ", ".join(f"{parent.ref} × {parent.scale:g}" for parent in s.parents)
+        return [
+            ("stage", s.stage),
+            ("rank, alpha", f"{s.lora.rank}, {s.lora.alpha:g}"),
+            ("adapted layers", s.lora.targets.replace("_", " ")),
+            ("steps", f"{o.steps:,}"),
+            ("windows per step", str(o.batch_size)),
+            ("learning rate", f"{o.lr:g}, cosine to 0 after {100 * o.warmup:g} % warm-up"),
+            ("optimiser", f"AdamW, betas {o.betas[0]:g} and {o.betas[1]:g}, weight decay {o.weight_decay:g}"),
+            ("gradient norm at most", f"{o.max_grad_norm:g}"),
+            ("noise level", f"{s.flow.distribution.replace('_', '-')}, shift {s.flow.shift:g}"),
+            ("caption dropout", f"{s.caption_dropout:g}"),
+            ("merged parents", parents or "none"),
+            ("seed", str(s.seed)),
+        ]
+
+
+def write_train_report(config: TrainConfig, run: Run) -> str:
+    """Write `report.html` of one train run into its folder; returns its uri. Needs the events only."""
+    return write_page(
+        run.folder,
+        "report.html",
+        "train.html.j2",
+        config=config,
+        run=run,
+        training=Training.read(config, run.folder),
+    )

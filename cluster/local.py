@@ -1,0 +1,173 @@
+"""A local Ray head of our own: token auth, dashboard on loopback, free ports, its own temp folder.
+
+`python -m cluster.local` keeps one until Ctrl-C and prints how to use it. It runs beside any other Ray on the host,
+and stopping it ends its own processes only.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import psutil
+
+
+class HeadError(RuntimeError):
+    """The head did not start."""
+
+
+def free_ports(count: int) -> list[int]:
+    """Distinct loopback ports that nothing listens on at this moment."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for s in sockets:
+            s.bind(("127.0.0.1", 0))
+        return [int(s.getsockname()[1]) for s in sockets]
+    finally:
+        for s in sockets:
+            s.close()
+
+
+class LocalHead:
+    """A Ray head as a child process; use it as a context manager.
+
+    Args:
+        num_cpus: logical CPUs that tasks and actors are scheduled on.
+        object_store_bytes: size of the shared-memory object store.
+        log: file that the head's own output goes to.
+        timeout_s: how long to wait for the dashboard to answer.
+    """
+
+    def __init__(
+        self, num_cpus: int = 4, object_store_bytes: int = 500_000_000, log: Path | None = None, timeout_s: float = 90
+    ) -> None:
+        self.num_cpus = num_cpus
+        self.object_store_bytes = object_store_bytes
+        self.log = log
+        self.timeout_s = timeout_s
+        self.token = secrets.token_hex(32)
+        gcs, dashboard = free_ports(2)
+        self.address = f"127.0.0.1:{gcs}"
+        self.dashboard = f"http://127.0.0.1:{dashboard}"
+        self._folder: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._output: IO[bytes] | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a client process needs: token, addresses, and this interpreter first on the path."""
+        return {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.token,
+            "RAY_ADDRESS": self.address,
+            "RAY_API_SERVER_ADDRESS": self.dashboard,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+            "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+        }
+
+    def __enter__(self) -> LocalHead:
+        # Unix sockets live below this folder, and their paths are limited to 107 characters.
+        self._folder = Path(tempfile.mkdtemp(prefix="cs-", dir="/tmp"))
+        gcs, dashboard = self.address.rsplit(":", 1)[1], self.dashboard.rsplit(":", 1)[1]
+        client, agent, metrics, runtime_env = free_ports(4)
+        command = [
+            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+            *("--node-ip-address=127.0.0.1", f"--port={gcs}", f"--temp-dir={self._folder / 'ray'}"),
+            *("--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
+            *(f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"),
+            *(f"--metrics-export-port={metrics}", f"--runtime-env-agent-port={runtime_env}"),
+            *(f"--num-cpus={self.num_cpus}", f"--object-store-memory={self.object_store_bytes}"),
+            "--disable-usage-stats",
+        ]
+        # The record of the host's newest cluster goes below this folder too: another head's stays as it is.
+        environment = {**self.environment, "RAY_TMPDIR": str(self._folder)}
+        environment.pop("RAY_ADDRESS")
+        self._output = open(self.log or os.devnull, "wb")
+        self._process = subprocess.Popen(
+            command, env=environment, stdout=self._output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            self._wait()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _wait(self) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + self.timeout_s
+        request = urllib.request.Request(
+            f"{self.dashboard}/api/jobs/", headers={"Authorization": f"Bearer {self.token}"}
+        )
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise HeadError(f"the Ray head ended with code {self._process.returncode}; its log: {self.log}")
+            try:
+                with urllib.request.urlopen(request, timeout=5):
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.25)
+        raise HeadError(f"the Ray dashboard did not answer within {self.timeout_s:.0f} s; its log: {self.log}")
+
+    def stop(self) -> None:
+        """End the head and every process that it started; no other."""
+        process, self._process = self._process, None
+        if process is not None:
+            ours = [psutil.Process(process.pid)] if psutil.pid_exists(process.pid) else []
+            ours += [child for parent in list(ours) for child in parent.children(recursive=True)]
+            process.send_signal(signal.SIGTERM)
+            _, alive = psutil.wait_procs(ours, timeout=15)
+            for straggler in alive:
+                straggler.kill()
+            psutil.wait_procs(alive, timeout=5)
+            process.wait()
+        if self._output is not None:
+            self._output.close()
+            self._output = None
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+
+def main() -> None:
+    """Keep a head until Ctrl-C."""
+    with LocalHead() as head:
+        print("A Ray head is running; Ctrl-C stops it. In another terminal:")
+        for key in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+            print(f"  export {key}={head.environment[key]}")
+        print("  ray job submit --working-dir . -- python -m jobs.pipeline --config jobs/configs/nano/pipeline.yaml")
+        print(f"Dashboard: {head.dashboard} (it asks for the token above)", flush=True)
+        try:
+            signal.pause()
+        except KeyboardInterrupt:
+            print("Stopping.")
+
+
+def end_on_sigterm() -> None:
+    """Treat SIGTERM as Ctrl-C, so that context managers run."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.default_int_handler(signal.SIGINT, None))
+
+
+if __name__ == "__main__":
+    end_on_sigterm()
+    main()

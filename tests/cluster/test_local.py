@@ -1,0 +1,28 @@
+"""Our local head: protected, beside another one, and gone without a trace when stopped."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster.local import LocalHead
+from tests.conftest import Head
+
+
+@pytest.mark.slow
+def test_a_head_starts_beside_another_refuses_strangers_and_stops_only_itself(ray_head: Head, tmp_path: Path) -> None:
+    import ray
+
+    before = {p.pid for p in psutil.process_iter()}
+    with LocalHead(num_cpus=1, log=tmp_path / "head.log") as head:
+        started = {p.pid for p in psutil.process_iter()} - before
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{head.dashboard}/api/jobs/", timeout=5)
+        assert refused.value.code == 401
+        assert head.address != ray_head.address
+    assert not [p for p in started if psutil.pid_exists(p) and "ray" in " ".join(psutil.Process(p).cmdline())]
+    assert ray.get(ray.put(1)) == 1  # the other head still works

@@ -1,0 +1,224 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from cinesynth.config import EvaluateConfig, EvaluateSettings, parse_config
+from cinesynth.data.video import write_video
+from cinesynth.errors import ConfigError, DatasetError, IdentityError, MediaError, StorageError
+from cinesynth.metrics.distributed import RayExecutor
+from cinesynth.metrics.evaluate import compare, evaluate
+from cinesynth.metrics.features import list_videos, open_sets, parse_groups
+from cinesynth.metrics.record import MetricsRecord
+from jobs.evaluate import overrides_of
+
+IDS = ["w0", "w1", "w2", "w3"]
+GROUPS = {"w0": "g0", "w1": "g0", "w2": "g1", "w3": "g2"}
+LPIPS = EvaluateSettings(metrics=["lpips"])
+
+
+def _clip(seed, noise=0, frames=10, size=(32, 48)):
+    rng = np.random.default_rng(seed)
+    (a, b, c), (y, x) = rng.uniform(0.05, 0.4, 3), np.mgrid[: size[0], : size[1]]
+    waves = np.stack([np.sin(a * x + b * y + c * t) for t in range(frames)])[..., None]
+    video = 127 + 90 * waves * rng.uniform(0.5, 1, 3) + noise * rng.normal(size=(frames, *size, 3))
+    return video.clip(0, 255).astype(np.uint8)
+
+
+def _write(folder, noise=0, ids=IDS, **kwargs):
+    for i, key in enumerate(ids):
+        write_video(folder / f"{key}.mkv", _clip(i, noise, **kwargs), codec="ffv1")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("videos")
+    return {name: _write(root / name, noise) for name, noise in (("real", 0), ("base", 60), ("adapter", 10))}
+
+
+@pytest.fixture(scope="module")
+def record(folders):
+    arms = {"base": folders["base"], "adapter": folders["adapter"]}
+    return compare(folders["real"], arms, GROUPS)
+
+
+def test_every_number_carries_what_could_change_it(record):
+    for metric in ("fvd", "kvd", "lpips", "lpips_late"):
+        definition = record.definitions[metric]
+        assert all(len(sha) == 64 for sha in definition.weights.values())
+        assert definition.decoder.startswith("PyAV")
+        assert definition.device == "cpu"
+        for arm in ("base", "adapter"):
+            value = record.value(metric, arm)
+            assert (value.n_real, value.n, value.groups) == (4, 4, 3)
+            assert np.isfinite(value.value)
+            assert value.interval is None if metric == "fvd" else value.interval.low < value.value < value.interval.high
+    assert record.definitions["fvd"].ddof == 0
+    assert record.definitions["fvd"].d == 400
+    assert record.definitions["lpips"].frames.startswith("1 to 9")
+    assert record.definitions["lpips_late"].frames == "8 to 9"
+
+
+def test_fvd_says_that_it_is_small_and_shows_its_floor(record):
+    floor = record.value("fvd", "base").floor
+    assert floor.value > 0
+    assert floor.n == 2
+    assert any("FVD below 400" in w for w in record.warnings)
+    assert "no valid interval" in record.comparison("fvd", "adapter").reason
+
+
+def test_the_closer_arm_wins_by_lpips_and_the_interval_shows_it(record):
+    difference = record.comparison("lpips", "adapter")
+    assert difference.difference < 0
+    assert difference.excludes_zero is True
+    assert difference.interval.degrees_of_freedom == 2
+    table = record.table()
+    assert "adapter - base" in table
+    assert "differs" in table
+
+
+def test_the_record_survives_json_and_another_schema_is_refused(record, tmp_path):
+    path = tmp_path / "metrics.json"
+    path.write_text(json.dumps(record.to_json()))
+    assert MetricsRecord.read(path) == record
+    path.write_text(json.dumps({**record.to_json(), "schema": 2}))
+    with pytest.raises(StorageError, match="schema 2"):
+        MetricsRecord.read(path)
+
+
+def test_batch_size_does_not_change_the_numbers(folders, record):
+    settings = EvaluateSettings(batch_size=3)
+    _same(compare(folders["real"], {"base": folders["base"]}, GROUPS, settings), record)
+
+
+def test_two_ray_workers_give_the_same_numbers(folders, record, ray_head):
+    settings = EvaluateSettings(workers=2, batch_size=2)
+    _same(compare(folders["real"], {"base": folders["base"]}, GROUPS, settings, RayExecutor), record)
+
+
+def _same(found, record):
+    assert {v.metric for v in found.values} == {"fvd", "kvd", "lpips", "lpips_late"}
+    for value in found.values:
+        assert value.value == pytest.approx(record.value(value.metric, "base").value, rel=1e-4)
+
+
+def test_identical_folders_give_zero_and_an_interval_that_holds_it(folders):
+    record = compare(folders["base"], {"a": folders["base"], "b": folders["base"]}, GROUPS, LPIPS)
+    assert record.value("lpips", "a").value == 0
+    difference = record.comparison("lpips", "b")
+    assert difference.interval.low <= 0 <= difference.interval.high
+    assert difference.excludes_zero is False
+
+
+def test_unpaired_names_leave_lpips_out_with_the_reason(folders, tmp_path):
+    other = _write(tmp_path / "other", ids=["x", "y"])
+    record = compare(folders["real"], {"other": other}, settings=LPIPS)
+    value = record.value("lpips", "other")
+    assert value.value is None
+    assert "no video name" in value.reason
+
+
+def test_unequal_sizes_leave_lpips_out_and_name_the_files(folders, tmp_path):
+    other = _write(tmp_path / "other", size=(48, 48))
+    value = compare(folders["real"], {"other": other}, settings=LPIPS).value("lpips", "other")
+    assert value.value is None
+    assert "w0.mkv is 48x32" in value.reason
+
+
+def test_another_length_names_both_files_and_the_way_out(folders, tmp_path):
+    other = _write(tmp_path / "other", ids=["w0"], frames=14)
+    with pytest.raises(DatasetError, match=r"w0\.mkv has 14 frames, .*real.w0\.mkv has 10.*frames=10"):
+        compare(folders["real"], {"other": other}, settings=LPIPS)
+    settings = EvaluateSettings(metrics=["lpips"], frames=10)
+    assert compare(folders["real"], {"other": other}, settings=settings).value("lpips", "other").value == 0
+    with pytest.raises(MediaError, match="fewer than frames=12"):
+        open_sets({"real": folders["real"]}, 12)
+
+
+def test_too_short_videos_are_refused_before_any_weights_are_read(tmp_path):
+    short = _write(tmp_path / "short", ids=["a"], frames=5)
+    settings = EvaluateSettings(weights=str(tmp_path))
+    with pytest.raises(DatasetError, match="at least 10 frames a video, these have 5"):
+        compare(short, {"short": short}, settings=settings)
+
+
+def test_codec_and_rate_differences_are_warned_of(folders, tmp_path):
+    for i, key in enumerate(IDS):
+        write_video(tmp_path / f"{key}.mp4", _clip(i), fps=8)
+    record = compare(folders["real"], {"h264": tmp_path}, settings=LPIPS)
+    assert any("8 fps, real 16" in w for w in record.warnings)
+    assert any("h264 is h264, real ffv1" in w for w in record.warnings)
+
+
+def test_groups_come_from_csv_and_must_be_complete(folders):
+    parsed = parse_groups("video,group,note\nw0.mkv,a,x\nw1,b,\n", "groups.csv")
+    assert parsed == {"w0": "a", "w1": "b"}
+    with pytest.raises(ConfigError, match=r"no group is given for w2, w3;"):
+        compare(folders["real"], {"base": folders["base"]}, parsed, LPIPS)
+    with pytest.raises(ConfigError, match="columns video, group"):
+        parse_groups("name,group\n", "groups.csv")
+    with pytest.raises(ConfigError, match="'a' and 'b'"):
+        parse_groups("video,group\nw0,a\nw0.mkv,b\n", "groups.csv")
+
+
+def test_folders_without_videos_or_with_double_names_are_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(DatasetError, match="holds no video file"):
+        list_videos("real", tmp_path)
+    for name in ("a.mkv", "a.mp4"):
+        (tmp_path / name).touch()
+    with pytest.raises(DatasetError, match="one name"):
+        list_videos("real", tmp_path)
+
+
+def test_the_job_writes_its_record_and_does_not_repeat_itself(folders, tmp_path, capsys):
+    arms = {name: str(folders[name]) for name in ("base", "adapter")}
+    values = {"name": "ev", "storage": str(tmp_path), "real": str(folders["real"]), "arms": arms, "metrics": ["lpips"]}
+    result = evaluate(parse_config(EvaluateConfig, values))
+    assert result["figures"]["lpips/adapter-base"] < 0
+    record = MetricsRecord.read(result["outputs"]["metrics"])
+    assert record.value("lpips", "base").value == result["figures"]["lpips/base"]
+    assert "adapter - base" in capsys.readouterr().out
+    written = (tmp_path / "runs" / "ev" / "metrics.json").stat().st_mtime_ns
+    assert evaluate(parse_config(EvaluateConfig, {**values, "batch_size": 1})) == result
+    assert (tmp_path / "runs" / "ev" / "metrics.json").stat().st_mtime_ns == written
+    changed = {**arms, "adapter": str(_write(tmp_path / "changed", 20))}
+    with pytest.raises(IdentityError, match=r"inputs\.adapter"):
+        evaluate(parse_config(EvaluateConfig, {**values, "arms": changed}))
+
+
+def test_the_command_line_takes_any_two_folders_without_ray(folders, tmp_path):
+    command = [sys.executable, "-m", "jobs.evaluate", "--real", str(folders["real"]), "--fake", str(folders["base"])]
+    command += ["--storage", str(tmp_path / "with space"), "--name", "two", "metrics=[lpips]"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "evaluate two: complete" in done.stdout
+    assert (tmp_path / "with space" / "runs" / "two" / "result.json").is_file()
+
+
+def test_flags_become_overrides(tmp_path):
+    (tmp_path / "a=b").mkdir()
+    argv = ["--real", "r", "--fake", "base=x", "--fake", str(tmp_path / "a=b"), "workers=2", "--groups", "g.csv"]
+    found = overrides_of([*argv, "--name", "n"])
+    assert found == [
+        "workers=2",
+        'real="r"',
+        'groups="g.csv"',
+        'name="n"',
+        'arms.base="x"',
+        f'arms.fake2="{tmp_path}/a=b"',
+    ]
+    assert any(item.startswith('name="evaluate-') for item in overrides_of(argv))
+
+
+def test_bad_inputs_are_named_by_their_key(tmp_path):
+    values = {"name": "ev", "real": str(tmp_path), "arms": {"base": str(tmp_path / "none")}}
+    with pytest.raises(ConfigError, match=r"arms\.base: .*is not a folder"):
+        parse_config(EvaluateConfig, values).check_inputs()
+    with pytest.raises(ConfigError, match="arms"):
+        parse_config(EvaluateConfig, {**values, "arms": {"a/b": "x"}})
+    with pytest.raises(ConfigError, match="frames = 0"):
+        parse_config(EvaluateConfig, {**values, "frames": 0})

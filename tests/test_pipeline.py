@@ -1,0 +1,139 @@
+"""The whole path as a job on a real Ray head: done, skipped when complete, or failed with the reason."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cinesynth.config import PipelineConfig, load_config
+from cinesynth.data.scripted import write_scripted_clips
+from cinesynth.errors import IdentityError
+from cinesynth.pipeline import run_pipeline
+from cinesynth.registry import Registry
+from cinesynth.runs import read_events, read_result
+from cinesynth.storage import Storage
+from tests.conftest import REPOSITORY, Head
+
+CONFIG = """
+name: tiny
+model: nano
+prepare:
+  footage: [{path: "FOOTAGE", domain: scripted}]
+  window: {num_frames: 13, height: 64, width: 96, stride: 13, max_per_shot: 1}
+  split: {val: 0.2, test: 0.4, salt: tiny}
+style:
+  lora: {rank: 4, alpha: 8}
+  optimizer: {steps: 4, lr: 1e-2, batch_size: 2}
+  validation: {every: 4, sigmas: [0.5], max_windows: 2}
+  checkpoint_every: 2
+generate: {split: test, sampler: {steps: 2, guidance_scale: 1.0}, max_windows: 6}
+evaluate: {metrics: [fvd, kvd, lpips]}
+publish: {adapter_name: tiny}
+"""
+
+
+@dataclass
+class Job:
+    status: str
+    log: str
+
+    @property
+    def last_line(self) -> str:
+        return self.log.strip().splitlines()[-1]
+
+
+def submit(head: Head, *overrides: str) -> Job:
+    """Submit the pipeline as `ray job submit --working-dir .` does, and wait for its end."""
+    from ray.job_submission import JobSubmissionClient
+
+    client = JobSubmissionClient(head.dashboard)
+    command = shlex.join([sys.executable, "-m", "jobs.pipeline", *overrides])
+    job = client.submit_job(entrypoint=command, runtime_env={"working_dir": str(REPOSITORY)})
+
+    async def drain() -> None:
+        async for _ in client.tail_job_logs(job):
+            pass
+
+    asyncio.run(asyncio.wait_for(drain(), timeout=280))
+    deadline = time.monotonic() + 20
+    while not client.get_job_status(job).is_terminal() and time.monotonic() < deadline:
+        time.sleep(0.1)  # the log ends a moment before the status is set
+    return Job(client.get_job_status(job).value, client.get_job_logs(job))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pipeline with a space")
+    write_scripted_clips(folder / "footage", 14, seed=5)
+    (folder / "footage" / "broken.mp4").write_bytes(b"not a video")
+    (folder / "tiny.yaml").write_text(CONFIG.replace("FOOTAGE", str(folder / "footage")))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def options(folder: Path) -> list[str]:
+    return ["--config", str(folder / "tiny.yaml"), f"storage={folder / 'storage'}"]
+
+
+@pytest.fixture(scope="module")
+def finished(ray_head: Head, options: list[str]) -> Job:
+    return submit(ray_head, *options)
+
+
+def test_the_submitted_pipeline_succeeds_and_every_step_left_its_result(finished: Job, folder: Path) -> None:
+    assert finished.status == "SUCCEEDED", finished.log[-3000:]
+    assert finished.last_line == "pipeline tiny: complete"
+    storage = Storage.open(folder / "storage")
+    for step in ("prepare", "style", "generate", "evaluate", "publish"):
+        assert read_result(storage, f"tiny-{step}")["kind"]
+    result = read_result(storage, "tiny")
+    assert result["figures"]["prepare/rejected"] >= 1
+    events = read_events(storage.child("runs", "tiny-style"))
+    assert [e["step"] for e in events if "loss" in e] == [1, 2, 3, 4]
+    published = Registry(storage).resolve("tiny@latest")
+    assert published.ref == result["outputs"]["publish/adapter"]
+    assert published.card["step"] == 4
+    report = Path(result["outputs"]["report"])
+    assert 10_000 < report.stat().st_size < 5_000_000
+
+
+def test_the_metrics_record_covers_both_arms(finished: Job, folder: Path) -> None:
+    outputs = read_result(Storage.open(folder / "storage"), "tiny")["outputs"]
+    record: dict[str, Any] = json.loads(Path(outputs["evaluate/metrics"]).read_text())
+    found = {(v["metric"], v["arm"]) for v in record["values"] if v["value"] is not None}
+    assert {(m, a) for m in ("fvd", "kvd", "lpips") for a in ("base", "adapter")} <= found
+
+
+def test_a_complete_pipeline_is_skipped_even_with_other_workers(
+    finished: Job, ray_head: Head, options: list[str], folder: Path
+) -> None:
+    before = read_result(Storage.open(folder / "storage"), "tiny")
+    config = load_config(
+        PipelineConfig, options[1], [*options[2:], "style.workers=2", f"ray.address={ray_head.address}"]
+    )
+    started = time.monotonic()
+    again = run_pipeline(config)
+    assert time.monotonic() - started < 60  # nothing was trained, generated or evaluated again
+    assert again["outputs"] == before["outputs"]
+    assert again["figures"] == before["figures"]
+
+
+def test_another_identity_under_the_same_name_is_refused(finished: Job, options: list[str]) -> None:
+    config = load_config(PipelineConfig, options[1], [*options[2:], "style.lora.rank=2"])
+    with pytest.raises(IdentityError, match=r"style\.lora\.rank: recorded 4, given 2"):
+        run_pipeline(config)
+
+
+def test_a_bad_option_ends_failed_with_the_reason_as_the_last_line(ray_head: Head, options: list[str]) -> None:
+    job = submit(ray_head, *options, "style.lora.rank=0")
+    assert job.status == "FAILED"
+    assert job.last_line.startswith("error: ")
+    assert "style.lora.rank = 0: input should be greater than or equal to 1" in job.last_line

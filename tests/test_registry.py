@@ -1,0 +1,72 @@
+"""The registry: immutable versions, moving aliases, checked files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cinesynth.errors import AdapterError
+from cinesynth.registry import Registry
+from cinesynth.storage import Storage
+
+
+def adapter(folder: Path, content: str) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "card.json").write_text(json.dumps({"stage": "style"}))
+    (folder / "weights.safetensors").write_text(content)
+    return folder
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry(Storage.open(tmp_path / "storage"))
+
+
+def test_a_published_adapter_is_found_by_version_alias_and_name(registry: Registry, tmp_path: Path) -> None:
+    first = registry.publish(adapter(tmp_path / "a", "one"), "noir", alias="latest")
+    second = registry.publish(adapter(tmp_path / "b", "two"), "noir", version="2.0", alias="latest")
+    assert first.version == first.sha256[:12]
+    assert registry.resolve("noir") == registry.resolve("noir@latest") == registry.resolve("noir@2.0") == second
+    assert registry.resolve(first.ref).sha256 == first.sha256
+    assert registry.versions("noir") == sorted([first.version, "2.0"])
+    assert registry.names() == ["noir"]
+    folder = registry.fetch("noir@latest", tmp_path / "cache")
+    assert (folder / "weights.safetensors").read_text() == "two"
+
+
+def test_versions_are_immutable_and_publishing_again_is_no_error(registry: Registry, tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "a", "one")
+    assert registry.publish(folder, "noir", "1") == registry.publish(folder, "noir", "1")
+    with pytest.raises(AdapterError, match="noir@1 is already published with other content"):
+        registry.publish(adapter(tmp_path / "b", "two"), "noir", "1")
+    assert registry.fetch("noir@1", tmp_path / "cache").joinpath("weights.safetensors").read_text() == "one"
+
+
+def test_unknown_references_list_what_there_is(registry: Registry, tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match="there are: none"):
+        registry.resolve("noir")
+    registry.publish(adapter(tmp_path / "a", "one"), "noir", "1")
+    with pytest.raises(AdapterError, match="'sepia' is not published; there are: noir"):
+        registry.resolve("sepia")
+    with pytest.raises(AdapterError, match="noir has the versions 1"):
+        registry.resolve("noir@3")
+    with pytest.raises(AdapterError, match="not published"):
+        registry.resolve("../../etc@passwd")
+    with pytest.raises(AdapterError, match="adapter name 'No Caps'"):
+        registry.publish(tmp_path / "a", "No Caps")
+    with pytest.raises(AdapterError, match="not an adapter folder"):
+        registry.publish(tmp_path, "noir")
+
+
+def test_a_damaged_file_is_fetched_again_or_refused(registry: Registry, tmp_path: Path) -> None:
+    entry = registry.publish(adapter(tmp_path / "a", "one"), "noir", "1")
+    cached = registry.fetch("noir@1", tmp_path / "cache") / "weights.safetensors"
+    cached.write_text("bitten")
+    registry.fetch("noir@1", tmp_path / "cache")
+    assert cached.read_text() == "one"
+    stored = tmp_path / "storage" / "registry" / "noir" / "files" / entry.sha256 / "weights.safetensors"
+    stored.write_text("bitten")
+    with pytest.raises(AdapterError, match="does not match its sha256"):
+        registry.fetch("noir@1", tmp_path / "other cache")

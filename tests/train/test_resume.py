@@ -1,0 +1,97 @@
+"""A training job that is killed with -9 and started again, with another number of workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cinesynth.config import PrepareConfig, TrainConfig, parse_config
+from cinesynth.data.prepare import prepare
+from cinesynth.data.scripted import write_scripted_clips
+from cinesynth.errors import IdentityError
+from cinesynth.runs import read_events
+from cinesynth.session import ray_session
+from cinesynth.storage import Storage
+from cinesynth.train.driver import train
+from cinesynth.wan.adapter import read_card
+from tests.conftest import REPOSITORY, Head
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def storage(ray_head: Head, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A storage location with a small clips dataset."""
+    folder = tmp_path_factory.mktemp("resume")
+    write_scripted_clips(folder / "footage", 6, seed=1)
+    config = parse_config(
+        PrepareConfig,
+        {
+            "name": "clips",
+            "storage": str(folder / "storage"),
+            "ray": {"address": ray_head.address},
+            "footage": [{"path": str(folder / "footage")}],
+            "window": {"num_frames": 9, "height": 64, "width": 96, "stride": 9, "max_per_shot": 1},
+            "split": {"val": 0.3, "test": 0.0},
+        },
+    )
+    with ray_session(config):
+        prepare(config)
+    return folder / "storage"
+
+
+def config(head: Head, storage: Path, name: str, **changes: object) -> TrainConfig:
+    values = {
+        "name": name,
+        "storage": str(storage),
+        "ray": {"address": head.address},
+        "dataset": "clips",
+        "optimizer": {"steps": STEPS, "lr": 1e-2, "batch_size": 2},
+        "checkpoint_every": 1,
+        "caption_dropout": 0.2,
+    }
+    return parse_config(TrainConfig, {**values, **changes})
+
+
+def losses(storage: Path, name: str) -> dict[int, float]:
+    return {e["step"]: e["loss"] for e in read_events(Storage.open(storage).child("runs", name)) if "loss" in e}
+
+
+def checkpoints(storage: Path, name: str) -> list[Path]:
+    """Checkpoints that Ray committed (its state file names them)."""
+    return sorted((storage / "runs" / name / "checkpoints").glob("checkpoint_*/state.json"))
+
+
+@pytest.mark.slow
+def test_a_killed_run_continues_with_two_workers_and_gives_the_same_losses(ray_head: Head, storage: Path) -> None:
+    whole = train(config(ray_head, storage, "whole"))
+    first = config(ray_head, storage, "killed")
+    command = [
+        *(sys.executable, "-m", "jobs.train", f"name={first.name}", f"storage={storage}", "dataset=clips"),
+        *(f"ray.address={ray_head.address}", f"optimizer.steps={STEPS}", "optimizer.lr=1e-2"),
+        *("optimizer.batch_size=2", "checkpoint_every=1", "caption_dropout=0.2"),
+    ]
+    process = subprocess.Popen(command, cwd=REPOSITORY, env=dict(os.environ))
+    try:
+        deadline = time.monotonic() + 120
+        while len(checkpoints(storage, "killed")) < 2:
+            assert process.poll() is None, "the job ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (storage / "runs" / "killed" / "result.json").exists()
+    with pytest.raises(IdentityError, match=r"identity\.lora\.rank"):
+        train(config(ray_head, storage, "killed", lora={"rank": 2}))
+    again = train(config(ray_head, storage, "killed", workers=2))
+    assert losses(storage, "killed") == pytest.approx(losses(storage, "whole"), rel=1e-4)
+    assert sorted(losses(storage, "killed")) == list(range(1, STEPS + 1))
+    assert again["figures"]["val_loss_last"] == pytest.approx(whole["figures"]["val_loss_last"], rel=1e-4)
+    assert read_card(again["outputs"]["adapter"]).step == STEPS
