@@ -23,7 +23,7 @@ Codec = Literal["h264", "ffv1"]
 
 _ENCODERS: dict[str, tuple[str, str, str, dict[str, str]]] = {
     "h264": ("mp4", "libx264", "yuv420p", {"crf": "16", "preset": "medium"}),
-    "ffv1": ("matroska", "ffv1", "gbrp", {}),
+    "ffv1": ("matroska", "ffv1", "bgr0", {}),
 }
 
 
