@@ -22,7 +22,8 @@ Frames = NDArray[np.uint8]
 Codec = Literal["h264", "ffv1"]
 
 _ENCODERS: dict[str, tuple[str, str, str, dict[str, str]]] = {
-    "h264": ("mp4", "libx264", "yuv420p", {"crf": "16", "preset": "medium"}),
+    # cpu-independent: without it x264 gives other bytes for the same frames from one call to the next.
+    "h264": ("mp4", "libx264", "yuv420p", {"crf": "16", "preset": "medium", "x264-params": "cpu-independent=1"}),
     "ffv1": ("matroska", "ffv1", "bgr0", {}),
 }
 

@@ -136,7 +136,7 @@ class I3D(nn.Module):
 
 def preprocess(frames_THWC: Frames) -> Tensor:
     """uint8 RGB frames [T, H, W, 3] to the network's float32 input [3, T, 224, 224], as `PREPROCESSING` says."""
-    x_TCHW = torch.from_numpy(np.ascontiguousarray(frames_THWC)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    x_TCHW = torch.tensor(frames_THWC).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
     x_TCHW = F.interpolate(x_TCHW, size=(_SIDE, _SIDE), mode="bilinear", align_corners=False, antialias=False)
     return x_TCHW.transpose(0, 1)
 

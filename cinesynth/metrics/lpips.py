@@ -88,7 +88,7 @@ def frame_distances(model: nn.Module, a_THWC: Frames, b_THWC: Frames) -> NDArray
 
 
 def _to_input(frames_THWC: Frames) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(frames_THWC)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    return torch.tensor(frames_THWC).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 class _NoInitialisation(TorchFunctionMode):

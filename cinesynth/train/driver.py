@@ -128,7 +128,7 @@ def _worker(task: dict[str, Any]) -> None:
     import ray.train
     from ray.train.torch import get_device
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    logging.getLogger("cinesynth").setLevel(logging.INFO)
     context = ray.train.get_context()
     device = str(get_device()) if torch.cuda.is_available() else "cpu"
     world = World(context.get_world_rank(), context.get_world_size(), device)

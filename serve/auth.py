@@ -1,0 +1,105 @@
+"""Bearer keys: a JSON file of owner name to sha256 of the key. The keys themselves are never stored.
+
+A key carries 256 random bits, so a plain hash is enough: there is nothing to guess.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import re
+import secrets
+import tempfile
+from pathlib import Path
+
+from cinesynth.config import NAME_PATTERN
+from cinesynth.errors import ConfigError
+
+KEY_PREFIX = "cs-"
+
+
+def hash_key(key: str) -> str:
+    """Hex sha256 of a key: what the file holds."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def read_keys(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Owner name to key hash. Raises ConfigError for a missing or damaged file."""
+    try:
+        keys = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as e:
+        raise ConfigError(f"keys file {os.fspath(path)!r} cannot be read: {e}") from e
+    entries = keys.items() if isinstance(keys, dict) else [("", "")]
+    if not all(isinstance(v, str) and re.fullmatch(r"[0-9a-f]{64}", v) for _, v in entries):
+        raise ConfigError(f"keys file {os.fspath(path)!r}: expected an object of name to sha256 (64 hex digits)")
+    return keys
+
+
+def create_key(path: str | os.PathLike[str], name: str) -> str:
+    """Add a key for `name`; returns it, and keeps only its hash.
+
+    Raises ConfigError for a bad name, or one that has a key: revoke that first.
+    """
+    if not re.match(NAME_PATTERN, name):
+        raise ConfigError(f"key name {name!r}: use lower-case letters, digits, '.', '_' and '-', at most 80")
+    keys = read_keys(path) if Path(path).exists() else {}
+    if name in keys:
+        raise ConfigError(f"{name!r} has a key in {os.fspath(path)!r}; revoke it first, or choose another name")
+    key = KEY_PREFIX + secrets.token_urlsafe(32)
+    _write(Path(path), {**keys, name: hash_key(key)})
+    return key
+
+
+def revoke_key(path: str | os.PathLike[str], name: str) -> None:
+    """Remove the key of `name`; running servers notice. Raises ConfigError when there is none."""
+    keys = read_keys(path)
+    if name not in keys:
+        raise ConfigError(f"{name!r} has no key in {os.fspath(path)!r}; there are: {', '.join(sorted(keys)) or 'none'}")
+    _write(Path(path), {n: h for n, h in keys.items() if n != name})
+
+
+def _write(path: Path, keys: dict[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")  # mode 0600
+    try:
+        with os.fdopen(descriptor, "w") as f:
+            f.write(json.dumps(keys, indent=2, sort_keys=True) + "\n")
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+class KeyRing:
+    """The keys of a file, read again whenever it is replaced."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._read: tuple[int, int] | None = None
+        self._keys: dict[str, str] = {}
+
+    def owner(self, authorization: str | None) -> str | None:
+        """The name behind an `Authorization: Bearer KEY` header, else None.
+
+        Every stored hash is compared, in constant time, whether or not an earlier one matched.
+        """
+        scheme, _, key = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            return None
+        given = hash_key(key.strip())
+        found = None
+        for name, stored in self._current().items():
+            if hmac.compare_digest(given, stored):
+                found = name
+        return found
+
+    def _current(self) -> dict[str, str]:
+        status = self.path.stat()
+        if self._read != (status.st_mtime_ns, status.st_ino):
+            self._keys = read_keys(self.path)
+            self._read = (status.st_mtime_ns, status.st_ino)
+        return self._keys

@@ -1,0 +1,135 @@
+"""Configuration of the video service: what is served, how large, how many, where its state is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, model_validator
+from sqlalchemy import URL
+
+from cinesynth.config import Finite, Settings, Side, WindowFrames
+from cinesynth.errors import ConfigError
+from cinesynth.storage import Storage
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class SamplingDefaults(Settings):
+    """What a request gets that does not say otherwise; the names are the request's."""
+
+    num_inference_steps: int = Field(40, ge=1, le=1000)
+    guidance_scale: Finite = Field(5.0, ge=0, description="1 or less: no classifier-free guidance, half the time")
+    flow_shift: Finite | None = Field(None, gt=0, description="default: the model's own")
+    negative_prompt: str = Field("", max_length=2000)
+
+
+class ImageLimits(Settings):
+    """Bounds on the first frame that a client sends; checked before it is decoded."""
+
+    max_bytes: int = Field(20_000_000, ge=1, description="encoded size")
+    max_side: int = Field(8192, ge=16, description="pixels")
+    max_pixels: int = Field(40_000_000, ge=256)
+
+
+class EngineSettings(Settings):
+    """Replicas that generate: one video at a time each."""
+
+    min_replicas: int = Field(0, ge=0, description="0: none while there is no work")
+    max_replicas: int = Field(1, ge=1)
+    cpus: float = Field(1.0, ge=0, description="CPUs of one replica")
+    gpus: float = Field(0.0, ge=0, description="GPUs of one replica")
+    idle_s: Finite = Field(60.0, ge=0, description="seconds without work before a replica is taken away")
+    drain_s: Finite = Field(60.0, ge=0, description="seconds that a replica being taken away may finish its video in")
+    step_timeout_s: Finite = Field(600.0, gt=0, description="without a denoising step for so long, it is replaced")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> EngineSettings:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(f"min_replicas {self.min_replicas} exceeds max_replicas {self.max_replicas}")
+        return self
+
+
+class ServeConfig(Settings):
+    """The service: `python -m serve.run --config serve/config/nano.yaml`."""
+
+    model: str = Field("nano", description="'nano', a hub id or a folder with a Wan image-to-video model")
+    storage: str = Field("storage", description="a folder that every node sees; adapters come from its registry")
+    host: str = Field("127.0.0.1", description="address that the HTTP proxies bind")
+    port: Port = 8000
+    sizes: list[tuple[Side, Side]] = Field([(480, 832)], min_length=1, description="[height, width]; first: default")
+    max_frames: WindowFrames = 81
+    default_frames: WindowFrames = Field(33, description="where a request gives neither seconds nor num_frames")
+    defaults: SamplingDefaults = SamplingDefaults()
+    max_steps: int = Field(100, ge=1, le=1000, description="num_inference_steps that a request may ask for")
+    queue_cap: int = Field(100, ge=1, description="queued videos before 429")
+    target_wait_s: Finite = Field(60.0, gt=0, description="engines are added until the backlog is done in so long")
+    assumed_job_s: Finite = Field(60.0, gt=0, description="seconds of a video, until the first ones are measured")
+    ttl_s: Finite = Field(86_400.0, gt=0, description="seconds that a video is kept after it completed or failed")
+    lease_s: Finite = Field(30.0, gt=0, description="without a heartbeat for so long, another engine takes the video")
+    heartbeat_s: Finite = Field(1.0, gt=0)
+    max_attempts: int = Field(3, ge=1)
+    image: ImageLimits = ImageLimits()
+    engine: EngineSettings = EngineSettings()
+    keys_file: str | None = Field(None, description="made by python -m serve.keys; default: <storage>/serve/keys.json")
+    database: str | None = Field(None, description="SQLAlchemy URL; default: SQLite at <storage>/serve/jobs.db")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ServeConfig:
+        if self.default_frames > self.max_frames:
+            raise ValueError(f"default_frames {self.default_frames} exceeds max_frames {self.max_frames}")
+        if self.defaults.num_inference_steps > self.max_steps:
+            raise ValueError(
+                f"defaults.num_inference_steps {self.defaults.num_inference_steps} exceeds max_steps {self.max_steps}"
+            )
+        if self.heartbeat_s * 2 > self.lease_s:
+            raise ValueError(f"lease_s {self.lease_s} must be at least twice heartbeat_s {self.heartbeat_s}")
+        return self
+
+    def home(self) -> Path:
+        """The service's folder. Raises StorageError on an object store: SQLite and byte ranges need a file system."""
+        return Storage.open(self.storage).child("serve").posix_path("serving (job database, first frames, videos)")
+
+    def inputs(self) -> Path:
+        """Folder of first frames."""
+        return self.home() / "inputs"
+
+    def results(self) -> Path:
+        """Folder of finished videos."""
+        return self.home() / "results"
+
+    def keys_path(self) -> Path:
+        """The API keys file."""
+        return Path(self.keys_file).expanduser() if self.keys_file else self.home() / "keys.json"
+
+    def database_url(self) -> str:
+        """The job database."""
+        return self.database or URL.create("sqlite", database=os.fspath(self.home() / "jobs.db")).render_as_string()
+
+    def shapes(self) -> list[dict[str, object]]:
+        """The table of allowed shapes, as error responses show it: size, frame counts, seconds."""
+        frames = list(range(5, self.max_frames + 1, 4))
+        seconds = [f"{(n - 1) / 16:g}" for n in frames]
+        return [{"size": f"{w}x{h}", "num_frames": frames, "seconds": seconds} for h, w in self.sizes]
+
+    def resolved(self) -> ServeConfig:
+        """The same with absolute local paths: replicas run in other folders than the command line."""
+        storage = Storage.open(self.storage)
+        update = {
+            "storage": storage.uri if storage.is_local else self.storage,
+            "keys_file": os.fspath(self.keys_path().absolute()),
+            "database": self.database_url(),
+        }
+        if Path(self.model).expanduser().is_dir():
+            update["model"] = os.fspath(Path(self.model).expanduser().absolute())
+        return self.model_copy(update=update)
+
+    def check_inputs(self) -> None:
+        self.home()
+        path = self.keys_path()
+        if not path.is_file():
+            raise ConfigError(
+                f"keys_file: {str(path)!r} does not exist; make a key with "
+                f"`python -m serve.keys create --file {path} --name NAME`"
+            )

@@ -1,0 +1,289 @@
+"""An engine replica: takes one job at a time from the store, generates it, and reports how far it is.
+
+The model runs in one thread; the replica's event loop renews the lease meanwhile. A lost lease, or a replica that
+is being stopped, ends the generation at the next denoising step. A model that makes no step for
+`engine.step_timeout_s` makes the replica unhealthy: Serve replaces it, and another one takes the job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from PIL import Image
+
+from cinesynth.config import SamplerSettings
+from cinesynth.data.video import Frames, write_video
+from cinesynth.errors import CinesynthError
+from cinesynth.registry import Registry
+from cinesynth.storage import Storage, sha256_file
+from serve.config import ServeConfig
+from serve.schema import JobRequest
+from serve.store import ErrorCode, Lease
+
+logger = logging.getLogger(__name__)
+
+Outcome = Literal["empty", "completed", "failed", "lost"]
+
+
+class Made(Protocol):
+    """Frames (uint8 RGB [T, H, W, 3]) and what made them."""
+
+    @property
+    def frames(self) -> Frames: ...
+    @property
+    def provenance(self) -> dict[str, Any]: ...
+
+
+class VideoGenerator(Protocol):
+    """What an engine runs; `cinesynth.generate.sampler.Generator` is one."""
+
+    @property
+    def fps(self) -> int: ...
+    def load_adapters(self, adapters: list[tuple[Path, float]]) -> None: ...
+    def generate(
+        self,
+        image: Image.Image,
+        prompt: str,
+        num_frames: int,
+        height: int,
+        width: int,
+        sampler: SamplerSettings,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> Made: ...
+
+
+GeneratorFactory = Callable[[str, str], VideoGenerator]
+"""(model, torch device) to a loaded generator."""
+
+
+def default_generator(model: str, device: str) -> VideoGenerator:
+    """The real one. Imported here, so that only engines load torch."""
+    from cinesynth.generate.sampler import Generator
+
+    return Generator(model, device)
+
+
+class LeaseLost(Exception):
+    """Raised between denoising steps to end a generation that nobody waits for."""
+
+
+class EngineBroken(Exception):
+    """The model cannot be loaded, or is stuck: the replica must be replaced."""
+
+
+class Attempt:
+    """One lease being worked on; shared by the model's thread and the event loop."""
+
+    def __init__(self, lease: Lease) -> None:
+        self.lease = lease
+        self.request = JobRequest.model_validate(lease.job.request)
+        self.progress = 0
+        self.alive_at = time.monotonic()
+        self.lost = threading.Event()
+
+    def alive(self) -> None:
+        """Called by the model's thread whenever it got something done."""
+        if self.lost.is_set():
+            raise LeaseLost(self.lease.job.id)
+        self.alive_at = time.monotonic()
+
+    def on_step(self, step: int, total: int) -> None:
+        """Denoising step `step` of `total` is done."""
+        self.progress = 100 * step // max(total, 1)
+        self.alive()
+
+
+class Engine:
+    """Deployment "Engine": one coordinator in one process.
+
+    Args:
+        config: resolved configuration.
+        factory: makes the generator, in the model's thread.
+        store: handle of the store deployment; default: found by name in this application.
+    """
+
+    def __init__(self, config: ServeConfig, factory: GeneratorFactory = default_generator, store: Any = None) -> None:
+        self.config = config
+        self.registry = Registry(Storage.open(config.storage))
+        self._store = store
+        self._broken: str | None = None
+        self._loaded: str | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        device = "cuda" if config.engine.gpus > 0 else "cpu"
+        self._generator = self._thread.submit(factory, config.model, device)
+
+    @property
+    def store(self) -> Any:
+        """The store's handle. Looked up late: the store holds one of this deployment."""
+        if self._store is None:
+            from ray import serve as ray_serve
+
+            self._store = ray_serve.get_deployment_handle("Store", ray_serve.get_replica_context().app_name)
+        return self._store
+
+    def check_health(self) -> None:
+        """Serve replaces the replica when this raises."""
+        if self._broken:
+            raise EngineBroken(self._broken)
+
+    async def run_next(self, call_id: str) -> Outcome:
+        """Lease the best job for this replica and work on it until it is done, failed or lost.
+
+        Args:
+            call_id: the store's name for this call; it becomes the holder of the lease.
+        """
+        self.check_health()
+        lease = await self.store.lease_next.remote(call_id, [self._loaded])
+        if lease is None:
+            return "empty"
+        attempt = Attempt(lease)
+        working = asyncio.get_running_loop().run_in_executor(self._thread, self._make, attempt)
+        try:
+            if not await self._watch(attempt, working):
+                return "lost"
+            name, sha256 = working.result()
+        except asyncio.CancelledError:
+            attempt.lost.set()
+            raise
+        except LeaseLost:
+            return "lost"
+        except Exception as e:
+            return await self._fail(attempt, e)
+        return await self._complete(attempt, name, sha256)
+
+    async def _watch(self, attempt: Attempt, working: asyncio.Future[Any]) -> bool:
+        """Renew the lease until the work ends. False: it is stuck and was given up."""
+        while True:
+            await asyncio.wait({working}, timeout=self.config.heartbeat_s)
+            if working.done():
+                return True
+            if time.monotonic() - attempt.alive_at > self.config.engine.step_timeout_s:
+                break
+            if not attempt.lost.is_set() and not await self._renew(attempt):
+                attempt.lost.set()
+        attempt.lost.set()
+        self._broken = f"no progress for {self.config.engine.step_timeout_s:g} s"
+        lease = attempt.lease
+        await self._report("give_up", lease.job.id, lease.token, "timeout", f"the engine made {self._broken}")
+        return False
+
+    async def _renew(self, attempt: Attempt) -> bool:
+        try:
+            return await self.store.heartbeat.remote(attempt.lease.job.id, attempt.lease.token, attempt.progress)
+        except Exception as e:
+            # The store is restarting, perhaps. If it is not, the token decides when it is back.
+            logger.warning("%s: heartbeat failed: %s", attempt.lease.job.id, e)
+            return True
+
+    async def _report(self, method: str, *arguments: Any) -> bool:
+        """Tell the store an outcome; while it does not answer, try for as long as a lease lasts."""
+        deadline = time.monotonic() + self.config.lease_s
+        while True:
+            try:
+                return await getattr(self.store, method).remote(*arguments)
+            except Exception as e:
+                if time.monotonic() > deadline:
+                    raise
+                logger.warning("store.%s failed, trying again: %s", method, e)
+                await asyncio.sleep(min(1.0, self.config.heartbeat_s))
+
+    async def _complete(self, attempt: Attempt, name: str, sha256: str) -> Outcome:
+        lease = attempt.lease
+        if await self._report("complete", lease.job.id, lease.token, name, sha256):
+            return "completed"
+        (self.config.results() / name).unlink(missing_ok=True)
+        return "lost"
+
+    async def _fail(self, attempt: Attempt, error: Exception) -> Outcome:
+        lease = attempt.lease
+        code, message = explain(error)
+        logger.error("%s failed (%s)", lease.job.id, code, exc_info=error)
+        if isinstance(error, EngineBroken):
+            self._broken = message
+        return "failed" if await self._report("fail", lease.job.id, lease.token, code, message) else "lost"
+
+    # --- in the model's thread -------------------------------------------------------------------------------
+
+    def _make(self, attempt: Attempt) -> tuple[str, str]:
+        """Generate and store the video; returns its file name and sha256."""
+        try:
+            generator = self._generator.result()
+        except Exception as e:
+            raise EngineBroken(f"the model cannot be loaded: {_without_folders(str(e))}") from e
+        attempt.alive()
+        request = attempt.request
+        self._adapt(generator, request)
+        attempt.alive()
+        with Image.open(self.config.inputs() / attempt.lease.job.image) as image:
+            image.load()
+        made = generator.generate(
+            image,
+            request.prompt,
+            request.num_frames,
+            request.height,
+            request.width,
+            request.sampler,
+            on_step=attempt.on_step,
+        )
+        attempt.alive()
+        return self._write(attempt, made, generator.fps)
+
+    def _adapt(self, generator: VideoGenerator, request: JobRequest) -> None:
+        if request.adapter == self._loaded:
+            return
+        adapters: list[tuple[Path, float]] = []
+        if request.adapter is not None:
+            adapters.append((self.registry.fetch(request.adapter, adapter_cache()), 1.0))
+        generator.load_adapters(adapters)
+        self._loaded = request.adapter
+
+    def _write(self, attempt: Attempt, made: Made, fps: int) -> tuple[str, str]:
+        """The name holds the token: an attempt never writes over another's file."""
+        lease, folder = attempt.lease, self.config.results()
+        name = f"{lease.job.id}.{lease.token}.mp4"
+        provenance = {**made.provenance, "job": lease.job.id, "request": attempt.request.model_dump(mode="json")}
+        temporary = write_video(folder / f".tmp-{name}", made.frames, fps, "h264", json.loads(json.dumps(provenance)))
+        digest = sha256_file(temporary)
+        _fsync(temporary)
+        os.replace(temporary, folder / name)
+        _fsync(folder)
+        return name, digest
+
+
+def adapter_cache() -> Path:
+    """Folder of fetched adapters on this machine; entries are checked by hash whenever they are used."""
+    return Path(os.environ.get("CINESYNTH_CACHE") or Path.home() / ".cache" / "cinesynth") / "adapters"
+
+
+def explain(error: Exception) -> tuple[ErrorCode, str]:
+    """The typed code and the message that the client sees; a bug's details stay in the log."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "oom", "the engine ran out of memory; ask for fewer frames or a smaller size"
+    if isinstance(error, EngineBroken):
+        return "internal", str(error)
+    if isinstance(error, CinesynthError):
+        return "invalid", _without_folders(str(error))
+    return "internal", f"the engine failed ({type(error).__name__}); the reason is in its log"
+
+
+def _without_folders(message: str) -> str:
+    """Server folders are nobody's business: /a/b/c.json becomes c.json."""
+    return re.sub(r"(?<![\w.])/(?:[^\s/'\":,;()]+/)+", "", message)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

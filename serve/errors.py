@@ -1,0 +1,79 @@
+"""Errors over HTTP in the OpenAI shape: {"error": {"message", "type", "code", "param"}}."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+logger = logging.getLogger(__name__)
+
+_TYPES = {401: "authentication_error", 429: "rate_limit_error"}
+
+
+class ApiError(Exception):
+    """A refusal that the client can act on.
+
+    Args:
+        status: HTTP status.
+        code: stable identifier of the reason.
+        message: what, which value, what is allowed.
+        param: the request field at fault.
+        headers: response headers.
+        extra: further keys of the `error` object.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        param: str | None = None,
+        headers: dict[str, str] | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message, self.param = status, code, message, param
+        self.headers, self.extra = headers, extra or {}
+
+    def response(self) -> JSONResponse:
+        kind = _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        error = {"message": self.message, "type": kind, "code": self.code, "param": self.param, **self.extra}
+        return JSONResponse({"error": error}, self.status, self.headers)
+
+
+def invalid(error: ValidationError) -> ApiError:
+    """422 that names every field at fault."""
+    problems = []
+    for item in error.errors(include_url=False, include_context=False):
+        field = ".".join(str(part) for part in item["loc"]) or "body"
+        unknown = item["type"] == "extra_forbidden"
+        problems.append((field, "unknown field" if unknown else item["msg"].removeprefix("Value error, ")))
+    message = "; ".join(f"{field}: {text}" for field, text in problems)
+    return ApiError(422, "invalid_value", message, param=problems[0][0])
+
+
+def install(api: FastAPI) -> None:
+    """Make every error response of `api` follow the shape."""
+
+    async def on_api_error(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, ApiError)
+        return error.response()
+
+    async def on_http_error(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+        headers = dict(error.headers) if error.headers else None
+        return ApiError(error.status_code, code, str(error.detail), headers=headers).response()
+
+    async def on_bug(request: Request, error: Exception) -> JSONResponse:
+        logger.exception("%s %s failed", request.method, request.url.path, exc_info=error)
+        return ApiError(500, "internal", "the server failed; the reason is in its log").response()
+
+    api.add_exception_handler(ApiError, on_api_error)
+    api.add_exception_handler(HTTPException, on_http_error)
+    api.add_exception_handler(Exception, on_bug)

@@ -1,0 +1,35 @@
+"""`python -m serve.keys create|revoke|list`: the API keys file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from cinesynth.errors import CinesynthError
+from serve.auth import create_key, read_keys, revoke_key
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Exit code 2, with the reason on stderr, for what the user can fix."""
+    parser = argparse.ArgumentParser(prog="python -m serve.keys", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for command, text in (("create", "print a new key, once"), ("revoke", "remove a key"), ("list", "print names")):
+        sub = commands.add_parser(command, help=text)
+        sub.add_argument("--file", required=True, help="keys file (JSON, mode 0600); made when missing")
+        if command != "list":
+            sub.add_argument("--name", required=True, help="owner; videos belong to it")
+    arguments = parser.parse_args(argv)
+    try:
+        if arguments.command == "create":
+            print(create_key(arguments.file, arguments.name))
+        elif arguments.command == "revoke":
+            revoke_key(arguments.file, arguments.name)
+        else:
+            print("\n".join(sorted(read_keys(arguments.file))))
+    except CinesynthError as e:
+        print(f"error: {e}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

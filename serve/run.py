@@ -1,0 +1,114 @@
+"""`python -m serve.run --config serve/config/nano.yaml`: deploy the service on a running Ray cluster."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import time
+
+import httpx
+
+from cinesynth.config import load_config
+from cinesynth.errors import CinesynthError, ConfigError
+from serve.config import ServeConfig
+from serve.engine import GeneratorFactory, default_generator
+
+READY_S = 120.0
+
+
+def deploy(config: ServeConfig, factory: GeneratorFactory = default_generator) -> str:
+    """Deploy on the cluster that this process is connected to; returns the URL once it is ready.
+
+    The service stays when this process ends. Deploying again replaces it: queued videos are kept.
+
+    Raises:
+        CinesynthError: an input is missing, or nothing answers at the configured host and port.
+    """
+    from ray import serve as ray_serve
+
+    from cinesynth.wan.load import base_hash
+    from serve.app import APP, build_app
+    from serve.dispatch import open_store
+
+    config = config.resolved()
+    config.check_inputs()
+    base = base_hash(config.model)
+    open_store(config).close()  # a bad database is found here, not in a replica that restarts for ever
+    ray_serve.start(http_options={"host": config.host, "port": config.port})
+    ray_serve.run(build_app(config, base, factory), name=APP, route_prefix="/", blocking=False)
+    url = f"http://{'127.0.0.1' if config.host == '0.0.0.0' else config.host}:{config.port}"
+    _wait_ready(url)
+    return url
+
+
+def _wait_ready(url: str) -> None:
+    deadline = time.monotonic() + READY_S
+    while True:
+        try:
+            if httpx.get(f"{url}/readyz", timeout=20).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        if time.monotonic() > deadline:
+            raise ConfigError(
+                f"nothing answers at {url} after {READY_S:g} s; if Serve was started on this cluster before with "
+                "another host or port, use those, or stop it with `serve shutdown`"
+            )
+        time.sleep(0.2)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Exit codes: 0 deployed, 2 the user can fix it (the reason is the last line)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m serve.run",
+        description=__doc__,
+        epilog="Overrides: key=value, nested with dots, e.g. engine.max_replicas=2",
+    )
+    parser.add_argument("--config", help="YAML file; the shipped ones are under serve/config/")
+    parser.add_argument("--address", default=os.environ.get("RAY_ADDRESS"), help="HOST:PORT of the Ray head")
+    parser.add_argument("--block", action="store_true", help="stay, and take the service down when interrupted")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    arguments = parser.parse_intermixed_args(argv)
+    try:
+        config = load_config(ServeConfig, arguments.config, arguments.overrides)
+        config.check_inputs()
+        _connect(arguments.address)
+        url = deploy(config)
+    except CinesynthError as e:
+        sys.stdout.flush()
+        print(f"error: {e}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
+    print(f"cinesynth serves {config.model} at {url}", flush=True)
+    if arguments.block:
+        _block()
+
+
+def _connect(address: str | None) -> None:
+    import ray
+
+    if not address or address.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"--address {address!r}: give HOST:PORT of a running Ray head (or set RAY_ADDRESS); none is started here"
+        )
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    except (ConnectionError, RuntimeError) as e:
+        raise ConfigError(f"--address {address!r}: no Ray head answers there: {e}") from e
+
+
+def _block() -> None:
+    from ray import serve as ray_serve
+
+    from serve.app import APP
+
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        ray_serve.delete(APP)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""Requests and responses of the OpenAI video API, and how a request becomes a job.
+
+Beyond OpenAI's fields a request may have num_frames, fps, seed, num_inference_steps, guidance_scale,
+negative_prompt, flow_shift and lora. A field that is not known is an error, never ignored.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from cinesynth.config import Finite, SamplerSettings, WindowFrames
+from serve.config import ServeConfig
+from serve.errors import ApiError, invalid
+from serve.store import Job, Status
+
+FPS = 16
+MAX_PROMPT = 10_000
+
+
+class InputReference(BaseModel):
+    """The first frame in a JSON request."""
+
+    model_config = ConfigDict(extra="forbid")
+    image_url: str = Field(description="a data: URL in base64; links are not fetched")
+
+
+class CreateVideo(BaseModel):
+    """Body of POST /v1/videos, without the multipart file."""
+
+    model_config = ConfigDict(extra="forbid")
+    prompt: str = Field(min_length=1, max_length=MAX_PROMPT)
+    model: str | None = None
+    seconds: Finite | None = Field(None, gt=0, description='number or string, as in "2"')
+    size: str | None = Field(None, pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$", description="WIDTHxHEIGHT")
+    input_reference: InputReference | None = None
+    num_frames: int | None = Field(None, ge=1)
+    fps: int | None = None
+    seed: int | None = Field(None, ge=0, lt=2**31, description="default: drawn, and recorded in the video")
+    num_inference_steps: int | None = Field(None, ge=1)
+    guidance_scale: Finite | None = Field(None, ge=0, le=100)
+    negative_prompt: str | None = Field(None, max_length=2000)
+    flow_shift: Finite | None = Field(None, gt=0, le=100)
+    lora: str | None = Field(None, min_length=1, max_length=200, description="published adapter, name@version or alias")
+
+    @field_validator("prompt")
+    @classmethod
+    def _not_blank(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("is blank; say what happens in the video")
+        return value
+
+
+class JobRequest(BaseModel):
+    """What an engine needs to make a video; every default is resolved and recorded."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    model: str
+    prompt: str
+    num_frames: WindowFrames
+    height: int
+    width: int
+    sampler: SamplerSettings
+    adapter: str | None = None
+    """Immutable `name@version`."""
+    adapter_sha256: str | None = None
+
+    @property
+    def work(self) -> float:
+        """Relative cost: pixels x frames x forward passes (attention's quadratic part is left out)."""
+        passes = self.sampler.steps * (2 if self.sampler.guidance_scale > 1 else 1)
+        return float(self.height * self.width * self.num_frames * passes)
+
+
+class VideoError(BaseModel):
+    code: str
+    message: str
+
+
+class Video(BaseModel):
+    """A video and how far it is."""
+
+    id: str
+    object: Literal["video"] = "video"
+    model: str
+    prompt: str
+    status: Status
+    progress: int = Field(ge=0, le=100)
+    created_at: int
+    completed_at: int | None = None
+    expires_at: int | None = None
+    seconds: str
+    size: str
+    remixed_from_video_id: str | None = None
+    error: VideoError | None = None
+
+
+def video(job: Job) -> Video:
+    """The response that shows a job."""
+    request = JobRequest.model_validate(job.request)
+    return Video(
+        id=job.id,
+        model=request.model,
+        prompt=request.prompt,
+        status=job.status,
+        progress=job.progress,
+        created_at=int(job.created_at),
+        completed_at=None if job.completed_at is None else int(job.completed_at),
+        expires_at=None if job.expires_at is None else int(job.expires_at),
+        seconds=f"{(request.num_frames - 1) / FPS:g}",
+        size=f"{request.width}x{request.height}",
+        error=VideoError(code=job.error_code, message=job.error_message or "") if job.error_code else None,
+    )
+
+
+def parse_create(fields: dict[str, Any]) -> CreateVideo:
+    """Validate a body's fields. Raises ApiError 422 that names each bad one."""
+    try:
+        return CreateVideo.model_validate(fields)
+    except ValidationError as e:
+        raise invalid(e) from None
+
+
+def resolve(request: CreateVideo, config: ServeConfig) -> JobRequest:
+    """Fill defaults and check against what is served; the adapter is resolved elsewhere.
+
+    Frames are 16 x seconds + 1: the first frame, then whole seconds.
+
+    Raises ApiError 422; for a size or length that is not served with the table of those that are.
+    """
+    if request.model not in (None, config.model):
+        raise ApiError(422, "model_not_served", f"model {request.model!r} is not served; use {config.model!r}", "model")
+    if request.fps not in (None, FPS):
+        raise ApiError(422, "invalid_value", f"fps {request.fps}: the model makes {FPS} frames a second", "fps")
+    steps = request.num_inference_steps or config.defaults.num_inference_steps
+    if steps > config.max_steps:
+        raise ApiError(
+            422, "invalid_value", f"num_inference_steps {steps}: at most {config.max_steps}", "num_inference_steps"
+        )
+    height, width = _size(request, config)
+    return JobRequest(
+        model=config.model,
+        prompt=request.prompt,
+        num_frames=_frames(request, config),
+        height=height,
+        width=width,
+        sampler=SamplerSettings(
+            steps=steps,
+            guidance_scale=_or(request.guidance_scale, config.defaults.guidance_scale),
+            flow_shift=_or(request.flow_shift, config.defaults.flow_shift),
+            negative_prompt=_or(request.negative_prompt, config.defaults.negative_prompt),
+            seed=_or(request.seed, secrets.randbelow(2**31)),
+        ),
+    )
+
+
+def _or(given: Any, default: Any) -> Any:
+    return default if given is None else given
+
+
+def _size(request: CreateVideo, config: ServeConfig) -> tuple[int, int]:
+    if request.size is None:
+        return config.sizes[0]
+    width, height = (int(n) for n in request.size.split("x"))
+    if (height, width) not in config.sizes:
+        raise _shape_error(config, f"size {request.size!r} is not served", "size")
+    return height, width
+
+
+def _frames(request: CreateVideo, config: ServeConfig) -> int:
+    if request.seconds is not None and request.num_frames is not None:
+        raise _shape_error(config, "give seconds or num_frames, not both", "num_frames")
+    if request.num_frames is not None:
+        wanted, given, param = float(request.num_frames), f"num_frames {request.num_frames}", "num_frames"
+    elif request.seconds is not None:
+        wanted = FPS * request.seconds + 1
+        given, param = f"seconds {request.seconds:g} ({FPS} x seconds + 1 = {wanted:g} frames)", "seconds"
+    else:
+        return config.default_frames
+    if not math.isclose(wanted, round(wanted), abs_tol=1e-9) or round(wanted) not in range(5, config.max_frames + 1, 4):
+        raise _shape_error(config, f"{given}: frames must be 4n+1, from 5 to {config.max_frames}", param)
+    return round(wanted)
+
+
+def _shape_error(config: ServeConfig, reason: str, param: str) -> ApiError:
+    table = config.shapes()
+    allowed = "; ".join(f"{row['size']} with {row['num_frames']} frames" for row in table)
+    return ApiError(422, "shape_not_allowed", f"{reason}. Allowed: {allowed}", param, extra={"allowed_shapes": table})

@@ -1,0 +1,262 @@
+"""The HTTP interface over a real store, without Ray: every byte goes through the ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from httpx import Response
+from PIL import Image
+
+from cinesynth.data.video import write_video
+from cinesynth.registry import Published, Registry
+from cinesynth.storage import Storage
+from serve.api import FORM_BYTES, create_api
+from serve.auth import KeyRing, create_key
+from serve.config import ServeConfig
+from serve.store import Backlog, Job, JobStore, NewJob, QueueFull
+from tests.serve.conftest import BASE_SHA256
+
+
+class LocalJobs:
+    """The store, asynchronous as through a handle."""
+
+    def __init__(self, store: JobStore) -> None:
+        self.store = store
+
+    async def create(self, new: NewJob) -> Job | QueueFull:
+        return await asyncio.to_thread(self.store.create, new)
+
+    async def get(self, job_id: str) -> Job | None:
+        return await asyncio.to_thread(self.store.get, job_id)
+
+    async def backlog(self) -> Backlog:
+        return await asyncio.to_thread(self.store.backlog)
+
+
+@pytest.fixture
+def client(config: ServeConfig, key: str, store: JobStore) -> Iterator[TestClient]:
+    registry = Registry(Storage.open(config.storage))
+    api = create_api(config, LocalJobs(store), KeyRing(config.keys_path()), registry, BASE_SHA256)
+    with TestClient(api, headers={"Authorization": f"Bearer {key}"}, raise_server_exceptions=False) as client:
+        yield client
+
+
+def post(client: TestClient, image: bytes | None, **fields: Any) -> Response:
+    files = {} if image is None else {"input_reference": ("frame", image, "application/octet-stream")}
+    # httpx sends multipart only when there is a file: an empty prompt-only form still has to be one.
+    parts: list[Any] = [(name, (None, str(value))) for name, value in fields.items()]
+    return client.post("/v1/videos", files=[*parts, *files.items()])
+
+
+def data_url(image: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(image).decode()
+
+
+def error(response: Response, status: int, code: str, param: str | None = None) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    body = response.json()
+    assert set(body) == {"error"}
+    assert {"message", "type", "code", "param"} <= set(body["error"])
+    assert (body["error"]["code"], body["error"]["param"]) == (code, param)
+    return body["error"]
+
+
+def finish(config: ServeConfig, store: JobStore, frames: int = 9) -> bytes:
+    """Do an engine's work on the next job; returns the MP4's bytes."""
+    lease = store.lease_next("engine", [None])
+    assert lease is not None
+    name = f"{lease.job.id}.{lease.token}.mp4"
+    path = write_video(config.results() / name, np.zeros((frames, 64, 96, 3), np.uint8))
+    assert store.complete(lease.job.id, lease.token, name, "00")
+    return path.read_bytes()
+
+
+def test_multipart_is_queued_with_its_first_frame(
+    client: TestClient, config: ServeConfig, store: JobStore, png: bytes
+) -> None:
+    response = post(client, png, prompt="a car", seconds="1", size="96x64", seed="7", guidance_scale="1.5")
+    assert response.status_code == 200, response.text
+    shown = response.json()
+    assert (shown["object"], shown["status"], shown["progress"]) == ("video", "queued", 0)
+    assert (shown["seconds"], shown["size"], shown["model"]) == ("1", "96x64", "drawing")
+    job = store.get(shown["id"])
+    assert job is not None
+    assert (job.owner, job.request["num_frames"], job.request["sampler"]["seed"]) == ("alice", 17, 7)
+    stored = np.asarray(Image.open(config.inputs() / job.image))
+    assert np.array_equal(stored, np.asarray(Image.open(io.BytesIO(png)))), "the first frame is kept exactly"
+    assert client.get(f"/v1/videos/{shown['id']}").json() == shown
+
+
+def test_json_with_a_data_url_is_the_same(client: TestClient, config: ServeConfig, store: JobStore, png: bytes) -> None:
+    body = {"prompt": "a car", "num_frames": 9, "input_reference": {"image_url": data_url(png)}}
+    response = client.post("/v1/videos", json=body)
+    assert response.status_code == 200, response.text
+    job = store.get(response.json()["id"])
+    assert job is not None
+    assert job.request["num_frames"] == 9
+    assert (config.inputs() / job.image).is_file()
+
+
+def test_without_a_good_key_nothing_is_answered_but_health(client: TestClient, png: bytes) -> None:
+    for header in ("", "Bearer wrong", "Basic x"):
+        client.headers["Authorization"] = header
+        error(post(client, png, prompt="x"), 401, "invalid_api_key")
+        error(client.get("/v1/videos/video_x"), 401, "invalid_api_key")
+        error(client.get("/v1/videos/video_x/content"), 401, "invalid_api_key")
+    assert client.get("/v1/videos/video_x").headers["www-authenticate"] == "Bearer"
+    assert client.get("/healthz").json() == {"status": "ok"}
+    assert client.get("/readyz").json() == {"status": "ready"}
+
+
+def test_the_video_of_another_key_does_not_exist(
+    client: TestClient, config: ServeConfig, store: JobStore, png: bytes
+) -> None:
+    video_id = post(client, png, prompt="x").json()["id"]
+    finish(config, store)
+    mine = client.get(f"/v1/videos/{video_id}/content")
+    assert mine.status_code == 200
+    client.headers["Authorization"] = f"Bearer {create_key(config.keys_path(), 'mallory')}"
+    error(client.get(f"/v1/videos/{video_id}"), 404, "not_found", "id")
+    error(client.get(f"/v1/videos/{video_id}/content"), 404, "not_found", "id")
+    error(client.get("/v1/videos/video_unknown"), 404, "not_found", "id")
+
+
+def test_content_is_refused_until_completed_then_answers_ranges(
+    client: TestClient, config: ServeConfig, store: JobStore, png: bytes
+) -> None:
+    video_id = post(client, png, prompt="x").json()["id"]
+    error(client.get(f"/v1/videos/{video_id}/content"), 409, "not_ready")
+    data = finish(config, store)
+    whole = client.get(f"/v1/videos/{video_id}/content")
+    assert (whole.status_code, whole.headers["content-type"], whole.content) == (200, "video/mp4", data)
+    part = client.get(f"/v1/videos/{video_id}/content", headers={"Range": "bytes=10-19"})
+    assert (part.status_code, part.content) == (206, data[10:20])
+    assert part.headers["content-range"] == f"bytes 10-19/{len(data)}"
+    tail = client.get(f"/v1/videos/{video_id}/content", headers={"Range": "bytes=-5"})
+    assert tail.content == data[-5:]
+    error(client.get(f"/v1/videos/{video_id}/content?variant=thumbnail"), 422, "invalid_value", "variant")
+    shown = client.get(f"/v1/videos/{video_id}").json()
+    assert (shown["status"], shown["progress"]) == ("completed", 100)
+    assert shown["expires_at"] == shown["completed_at"] + 86_400
+    for path in config.results().iterdir():
+        path.unlink()
+    error(client.get(f"/v1/videos/{video_id}/content"), 404, "expired")
+
+
+def test_a_failed_video_says_why(client: TestClient, store: JobStore, png: bytes) -> None:
+    video_id = post(client, png, prompt="x").json()["id"]
+    lease = store.lease_next("engine")
+    assert lease is not None
+    store.fail(video_id, lease.token, "oom", "too big")
+    assert client.get(f"/v1/videos/{video_id}").json()["error"] == {"code": "oom", "message": "too big"}
+    assert "too big" in error(client.get(f"/v1/videos/{video_id}/content"), 409, "failed")["message"]
+
+
+def test_bad_fields_are_refused_in_both_forms(client: TestClient, config: ServeConfig, png: bytes) -> None:
+    url = {"image_url": data_url(png)}
+    error(post(client, png, prompt="x", quality="high"), 422, "invalid_value", "quality")
+    error(client.post("/v1/videos", json={"prompt": "x", "n": 2, "input_reference": url}), 422, "invalid_value", "n")
+    error(post(client, png), 422, "invalid_value", "prompt")
+    error(post(client, None, prompt="x"), 422, "missing", "input_reference")
+    error(client.post("/v1/videos", json={"prompt": "x"}), 422, "missing", "input_reference")
+    error(post(client, None, prompt="x", input_reference=data_url(png)), 422, "missing", "input_reference")
+    shape = error(post(client, png, prompt="x", seconds="9"), 422, "shape_not_allowed", "seconds")
+    assert [row["size"] for row in shape["allowed_shapes"]] == ["96x64", "64x96"]
+    twice = [("prompt", (None, "a")), ("prompt", (None, "b")), ("input_reference", ("f", png))]
+    error(client.post("/v1/videos", files=twice), 422, "invalid_value", "prompt")
+    file = [("prompt", ("f", b"text")), ("input_reference", ("f", png))]
+    assert client.post("/v1/videos", files=file).status_code in (400, 422)
+    for body in (b"{", b"[1]", b"\xff", b"[" * 100_000):
+        error(
+            client.post("/v1/videos", content=body, headers={"Content-Type": "application/json"}), 422, "invalid_json"
+        )
+    error(
+        client.post("/v1/videos", content=b"x", headers={"Content-Type": "text/plain"}), 415, "unsupported_media_type"
+    )
+    nan = b'{"prompt": "x", "guidance_scale": NaN, "input_reference": {"image_url": "data:,"}}'
+    error(
+        client.post("/v1/videos", content=nan, headers={"Content-Type": "application/json"}),
+        422,
+        "invalid_value",
+        "guidance_scale",
+    )
+    assert list(config.inputs().iterdir()) == [], "nothing is kept of a refused request"
+
+
+def test_bad_images_are_refused_before_anything_is_queued(
+    client: TestClient, store: JobStore, config: ServeConfig
+) -> None:
+    error(post(client, b"GIF89a...", prompt="x"), 422, "invalid_image", "input_reference")
+    for url in ("https://example.com/x.png", "file:///etc/passwd"):
+        body = {"prompt": "x", "input_reference": {"image_url": url}}
+        error(client.post("/v1/videos", json=body), 422, "invalid_image", "input_reference")
+    assert store.backlog().queued == 0
+    assert list(config.inputs().iterdir()) == []
+
+
+def test_too_many_bytes_are_refused_while_they_come(client: TestClient, config: ServeConfig, png: bytes) -> None:
+    limit = config.image.max_bytes
+    error(post(client, png + b"\0" * limit, prompt="x"), 413, "too_large", "input_reference")
+    error(post(client, b"\0" * (limit + FORM_BYTES), prompt="x"), 413, "too_large", "input_reference")
+    taken = []
+
+    def endless() -> Iterator[bytes]:  # no Content-Length: only counting helps
+        for _ in range(1000):
+            taken.append(1)
+            yield b" " * 10_000
+
+    response = client.post("/v1/videos", content=endless(), headers={"Content-Type": "application/json"})
+    error(response, 413, "too_large", "input_reference")
+
+
+def test_a_full_queue_says_when_to_come_back(client: TestClient, config: ServeConfig, png: bytes) -> None:
+    for _ in range(3):
+        assert post(client, png, prompt="x").status_code == 200
+    response = post(client, png, prompt="x")
+    assert error(response, 429, "queue_full")["type"] == "rate_limit_error"
+    assert int(response.headers["retry-after"]) >= 1
+    assert len(list(config.inputs().iterdir())) == 3
+
+
+def test_an_adapter_is_resolved_to_an_immutable_version(
+    client: TestClient, store: JobStore, png: bytes, publish: Callable[..., Published]
+) -> None:
+    published = publish("film-look")
+    for ref in ("film-look", "film-look@latest", published.ref):
+        response = post(client, png, prompt="x", lora=ref)
+        assert response.status_code == 200, response.text
+        job = store.get(response.json()["id"])
+        assert job is not None
+        assert job.adapter == job.request["adapter"] == published.ref
+        assert job.request["adapter_sha256"] == published.sha256
+
+
+def test_an_adapter_that_is_missing_or_of_another_base_is_refused(
+    client: TestClient, store: JobStore, png: bytes, publish: Callable[..., Published]
+) -> None:
+    publish("foreign", base="cd" * 32)
+    publish("stacked", parents=[{"sha256": "00", "scale": 1.0}])
+    for ref in ("nothing", "foreign@9", "../../etc@passwd", "/etc/passwd"):
+        error(post(client, png, prompt="x", lora=ref), 404, "adapter_not_found", "lora")
+    for ref in ("foreign", "stacked"):
+        error(post(client, png, prompt="x", lora=ref), 422, "adapter_mismatch", "lora")
+    assert store.backlog().queued == 0
+
+
+def test_unknown_routes_and_methods_have_the_same_shape(client: TestClient) -> None:
+    error(client.get("/v1/nothing"), 404, "not_found")
+    error(client.put("/v1/videos"), 405, "method_not_allowed")
+
+
+def test_a_bug_is_a_500_without_details(client: TestClient, store: JobStore) -> None:
+    store.close()
+    store._engine = None  # type: ignore[assignment]
+    body = error(client.get("/v1/videos/video_x"), 500, "internal")
+    assert "NoneType" not in body["message"]

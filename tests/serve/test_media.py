@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import base64
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from serve.config import ImageLimits
+from serve.media import ImageRefused, data_url_bytes, read_image, save_image, sniff
+
+LIMITS = ImageLimits(max_bytes=100_000, max_side=1000, max_pixels=500_000)
+RED, GREEN = (250, 10, 10), (10, 250, 10)
+
+
+def halves(width: int = 40, height: int = 20) -> Image.Image:
+    """Left half red, right half green."""
+    image = Image.new("RGB", (width, height), RED)
+    image.paste(GREEN, (width // 2, 0, width, height))
+    return image
+
+
+def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG whose header promises any size, with hardly any data behind it."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(b"\0" * 1000)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("PNG", {}), ("JPEG", {"quality": 95}), ("WEBP", {"lossless": True}), ("WEBP", {})]
+)
+def test_still_images_of_the_three_formats_are_read(kind: str, options: dict[str, Any]) -> None:
+    data = encode(halves(), kind, **options)
+    assert sniff(data) == kind
+    image = read_image(data, LIMITS)
+    assert (image.mode, image.size) == ("RGB", (40, 20))
+    assert np.abs(np.asarray(image).astype(int)[10, 5] - RED).max() < 12
+    assert np.abs(np.asarray(image).astype(int)[10, 35] - GREEN).max() < 12
+
+
+def test_exif_orientation_is_applied_and_all_metadata_is_gone(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn clockwise
+    exif[0x010E] = "where I live"
+    image = read_image(encode(halves(), "JPEG", exif=exif, quality=95), LIMITS)
+    assert image.size == (20, 40)
+    assert np.abs(np.asarray(image).astype(int)[5, 10] - RED).max() < 12, "left became top"
+    assert not image.getexif()
+    assert not image.info
+    save_image(image, tmp_path / "inputs" / "a.png")
+    assert b"where I live" not in (tmp_path / "inputs" / "a.png").read_bytes()
+    assert [p.name for p in (tmp_path / "inputs").iterdir()] == ["a.png"]
+
+
+def test_transparency_and_16_bits_become_rgb() -> None:
+    clear = Image.new("RGBA", (4, 4), (255, 255, 255, 0))
+    assert np.asarray(read_image(encode(clear, "PNG"), LIMITS)).max() == 0
+    grey = Image.fromarray(np.full((4, 4), 32896, np.uint16))  # half of 65535
+    assert np.asarray(read_image(encode(grey, "PNG"), LIMITS)).tolist() == np.full((4, 4, 3), 128).tolist()
+    palette = halves().quantize(4)
+    assert np.asarray(read_image(encode(palette, "PNG"), LIMITS))[10, 35].tolist() == list(GREEN)
+
+
+def animated(kind: str) -> bytes:
+    return encode(halves(), kind, save_all=True, append_images=[Image.new("RGB", (40, 20), GREEN)], duration=50)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (encode(halves(), "GIF"), "not a JPEG, PNG or WebP"),
+        (encode(halves(), "BMP"), "not a JPEG, PNG or WebP"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a JPEG, PNG or WebP"),
+        (b"", "not a JPEG, PNG or WebP"),
+        (animated("WEBP"), "animated"),
+        (animated("PNG"), "animated"),
+        (png_header(60_000, 60_000), "too many pixels"),
+        (png_header(1001, 10), "1001x10"),
+        (png_header(900, 900), "900x900"),
+        (encode(Image.new("L", (1001, 2)), "JPEG"), "1001x2"),
+        (encode(Image.new("L", (1001, 2)), "WEBP"), "1001x2"),
+        (encode(Image.new("L", (2, 1001)), "WEBP", lossless=True), "2x1001"),
+        (png_header(40, 20)[:-20], "damaged"),
+        (encode(halves(), "PNG")[:60], "damaged"),
+        (encode(halves(), "JPEG")[:-200], "damaged"),
+        (encode(halves(), "WEBP")[:20], "damaged"),
+        (b"\xff\xd8\xff" + b"\0" * 50, "damaged"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else str(len(value)),
+)
+def test_bad_images_are_refused_with_the_reason(data: bytes, reason: str) -> None:
+    with pytest.raises(ImageRefused, match=reason) as refused:
+        read_image(data, LIMITS)
+    assert not refused.value.too_large
+
+
+def test_a_webp_canvas_is_measured_before_the_decoder_takes_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    header = b"VP8X" + struct.pack("<I", 10) + bytes([0, 0, 0, 0]) + b"\xfe\x3f\x00\xfe\x3f\x00"  # 16383 x 16383
+    data = b"RIFF" + struct.pack("<I", 4 + len(header)) + b"WEBP" + header
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("the decoder was reached"))
+    with pytest.raises(ImageRefused, match="16383x16383"):
+        read_image(data, LIMITS)
+
+
+def test_too_many_bytes_are_refused_as_such() -> None:
+    with pytest.raises(ImageRefused) as refused:
+        read_image(encode(halves(), "PNG") + b"\0" * 100_000, LIMITS)
+    assert refused.value.too_large
+    with pytest.raises(ImageRefused) as refused:
+        data_url_bytes("data:image/png;base64," + "A" * 200_000, LIMITS)
+    assert refused.value.too_large
+
+
+def test_data_urls_are_decoded_and_links_refused() -> None:
+    data = encode(halves(), "PNG")
+    assert data_url_bytes("data:image/png;base64," + base64.b64encode(data).decode(), LIMITS) == data
+    for url, reason in [
+        ("https://example.com/a.png", "links are not fetched"),
+        ("http://169.254.169.254/latest", "links are not fetched"),
+        ("file:///etc/passwd", "links are not fetched"),
+        ("data:image/png,plain", "not a base64 data URL"),
+        ("data:image/png;base64,!!!", "not valid base64"),
+    ]:
+        with pytest.raises(ImageRefused, match=reason):
+            data_url_bytes(url, LIMITS)
