@@ -1,0 +1,1 @@
+"""One script a headline number; each ends with one line of JSON."""
