@@ -33,7 +33,9 @@ def main(runs: int) -> None:
     median = statistics.median(minutes)
     figures = {"median_minutes": round(median, 2), "minutes": [round(m, 2) for m in minutes]}
     passed = median < TARGET_MINUTES
-    print(json.dumps({"name": "demo", "figures": figures, "targets": {"median_minutes": TARGET_MINUTES}, "pass": passed}))
+    print(
+        json.dumps({"name": "demo", "figures": figures, "targets": {"median_minutes": TARGET_MINUTES}, "pass": passed})
+    )
 
 
 if __name__ == "__main__":

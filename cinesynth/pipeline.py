@@ -14,9 +14,7 @@ from cinesynth.config import (
     PipelineConfig,
     PrepareConfig,
     PublishConfig,
-    Settings,
     TrainConfig,
-    parse_config,
 )
 from cinesynth.data.prepare import prepare
 from cinesynth.generate.driver import generate
@@ -25,6 +23,7 @@ from cinesynth.publish import publish
 from cinesynth.report.pipeline import write_report
 from cinesynth.runs import Run
 from cinesynth.session import ray_session
+from cinesynth.settings import Settings, parse_config
 from cinesynth.storage import Storage
 from cinesynth.train.driver import train
 

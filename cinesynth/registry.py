@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cinesynth.config import NAME_PATTERN
 from cinesynth.errors import AdapterError
+from cinesynth.settings import NAME_PATTERN
 from cinesynth.storage import Storage, sha256_file, sha256_json
 
 

@@ -11,8 +11,9 @@ import json
 from typing import Any
 
 import cinesynth
-from cinesynth.config import JobConfig, differences, to_yaml
+from cinesynth.config import JobConfig
 from cinesynth.errors import IdentityError, StorageError
+from cinesynth.settings import differences, to_yaml
 from cinesynth.storage import Storage
 
 RESULT_SCHEMA = 1

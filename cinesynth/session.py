@@ -27,14 +27,7 @@ def ray_session(config: JobConfig) -> Iterator[None]:
         )
     already = ray.is_initialized()
     if not already:
-        # Workers say what a reader of the job's log needs; Ray's own state transitions are in its log files.
-        quiet = ray.LoggingConfig(encoding="TEXT", log_level="WARNING")
-        root = logging.getLogger()
-        level, handlers = root.level, list(root.handlers)
-        ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING, logging_config=quiet)
-        # The configuration reaches the driver too: without this, the job's own progress lines would go.
-        root.setLevel(level)
-        root.handlers[:] = handlers
+        ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
     try:
         yield
     finally:

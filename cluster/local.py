@@ -155,7 +155,8 @@ def main() -> None:
         print("A Ray head is running; Ctrl-C stops it. In another terminal:")
         for key in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
             print(f"  export {key}={head.environment[key]}")
-        print("  ray job submit --working-dir . -- python -m jobs.pipeline --config jobs/configs/nano/pipeline.yaml")
+        print("  ray job submit --working-dir . -- python -m jobs.pipeline --config jobs/configs/nano/pipeline.yaml \\")
+        print("      storage=$PWD/storage 'prepare.footage=[{path: /folder/of/videos}]'")
         print(f"Dashboard: {head.dashboard} (it asks for the token above)", flush=True)
         try:
             signal.pause()

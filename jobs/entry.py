@@ -9,13 +9,12 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
-from cinesynth.config import JobConfig, load_config
-from cinesynth.errors import CinesynthError
-from cinesynth.session import ray_session
-
-__all__ = ["ray_session", "run_job"]
+from cinesynth.config import JobConfig
+from cinesynth.errors import CinesynthError, ConfigError
+from cinesynth.settings import load_config
 
 Config = TypeVar("Config", bound=JobConfig)
 
@@ -36,6 +35,7 @@ def run_job(cls: type[Config], job: Callable[[Config], dict[str, Any]], argv: li
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         config = load_config(cls, arguments.config, arguments.overrides)
+        check_storage(config.storage)
         config.check_inputs()
         result = job(config)
     except CinesynthError as e:
@@ -47,3 +47,16 @@ def run_job(cls: type[Config], job: Callable[[Config], dict[str, Any]], argv: li
     for key, value in sorted(result["outputs"].items()):
         print(f"  {key}: {value}")
     print(f"{cls.kind} {config.name}: complete", flush=True)
+
+
+def check_storage(storage: str) -> None:
+    """Raise ConfigError for a relative folder inside a submitted job: what is written there is lost.
+
+    Ray unpacks a job's working directory below its session's `runtime_resources`, and removes it after the job.
+    """
+    relative = "://" not in storage and not Path(storage).expanduser().is_absolute()
+    if relative and "runtime_resources" in Path.cwd().parts:
+        raise ConfigError(
+            f"storage: {storage!r} is relative to the copy of the working directory that Ray made for this job and "
+            "removes after it; give an absolute path that every node sees, or s3://bucket/prefix"
+        )

@@ -9,7 +9,8 @@ from typing import Any
 
 from cinesynth.config import PrepareConfig
 from cinesynth.data.prepare import prepare
-from jobs.entry import ray_session, run_job
+from cinesynth.session import ray_session
+from jobs.entry import run_job
 
 
 def job(config: PrepareConfig) -> dict[str, Any]:

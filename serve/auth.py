@@ -14,8 +14,8 @@ import secrets
 import tempfile
 from pathlib import Path
 
-from cinesynth.config import NAME_PATTERN
 from cinesynth.errors import ConfigError
+from cinesynth.settings import NAME_PATTERN
 
 KEY_PREFIX = "cs-"
 

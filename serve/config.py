@@ -9,8 +9,8 @@ from typing import Annotated
 from pydantic import Field, model_validator
 from sqlalchemy import URL
 
-from cinesynth.config import Finite, Settings, Side, WindowFrames
 from cinesynth.errors import ConfigError
+from cinesynth.settings import Finite, Settings, Side, WindowFrames
 from cinesynth.storage import Storage
 
 Port = Annotated[int, Field(ge=1, le=65535)]

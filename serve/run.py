@@ -10,8 +10,8 @@ import time
 
 import httpx
 
-from cinesynth.config import load_config
 from cinesynth.errors import CinesynthError, ConfigError
+from cinesynth.settings import load_config
 from serve.config import ServeConfig
 from serve.engine import GeneratorFactory, default_generator
 

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from cinesynth.config import Finite, SamplerSettings, WindowFrames
+from cinesynth.config import SamplerSettings
+from cinesynth.settings import Finite, WindowFrames
 from serve.config import ServeConfig
 from serve.errors import ApiError, invalid
 from serve.store import Job, Status

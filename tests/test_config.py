@@ -7,17 +7,9 @@ from typing import Any
 
 import pytest
 
-from cinesynth.config import (
-    EvaluateConfig,
-    GenerateConfig,
-    PipelineConfig,
-    PrepareConfig,
-    TrainConfig,
-    differences,
-    load_config,
-    parse_config,
-)
+from cinesynth.config import EvaluateConfig, GenerateConfig, PipelineConfig, PrepareConfig, TrainConfig
 from cinesynth.errors import ConfigError
+from cinesynth.settings import differences, load_config, parse_config
 
 CONFIGS = Path(__file__).parent.parent / "jobs" / "configs"
 STYLE = str(CONFIGS / "nano" / "style.yaml")

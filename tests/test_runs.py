@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from cinesynth.config import TrainConfig, parse_config
+from cinesynth.config import TrainConfig
 from cinesynth.errors import IdentityError, StorageError
 from cinesynth.runs import Run, read_result
+from cinesynth.settings import parse_config
 from cinesynth.storage import Storage
 
 

@@ -151,7 +151,7 @@ def _opened(path: str) -> Iterator[tuple[Any, Any]]:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
             yield container, stream
-    except (av.error.FFmpegError, OSError) as e:
+    except (av.error.FFmpegError, OSError, ArithmeticError) as e:  # a damaged header can hold a time base of 0
         raise MediaError(f"{path} cannot be decoded: {e}") from e
 
 

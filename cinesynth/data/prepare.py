@@ -32,10 +32,10 @@ from cinesynth.data.encode import (
     to_rows,
 )
 from cinesynth.data.footage import PyAVDecoder, find_sources
-from cinesynth.data.page import write_page
 from cinesynth.data.shards import INDEX_SCHEMA, SCHEMA_VERSION, WINDOW_SCHEMA, read_table, write_table
 from cinesynth.data.windows import Reject, Source, Window, index_source
 from cinesynth.errors import DatasetError
+from cinesynth.report.dataset import write_dataset_page
 from cinesynth.runs import Run
 from cinesynth.storage import Storage, sha256_file, sha256_json
 
@@ -254,7 +254,7 @@ def _finish(
         "shards": shards,
         "content_sha256": sha256_json([SCHEMA_VERSION, encoders, empty_prompt["sha256"], content]),
     }
-    write_page(dataset, manifest, kept, rejects)
+    write_dataset_page(dataset, manifest, kept, rejects)
     dataset.write_json("manifest.json", manifest)
     return manifest
 

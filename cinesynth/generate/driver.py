@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from PIL import Image
 
-from cinesynth.config import GenerateConfig, SamplerSettings, ShotRequest, parse_config
+from cinesynth.config import GenerateConfig, SamplerSettings, ShotRequest
 from cinesynth.data.shards import ClipsDataset
 from cinesynth.data.video import write_video
 from cinesynth.errors import DatasetError, MediaError
 from cinesynth.generate.sampler import Conditions, GeneratedVideo, Generator
 from cinesynth.runs import Run
 from cinesynth.session import ray_session
+from cinesynth.settings import parse_config
 from cinesynth.storage import Storage, sha256_file, sha256_json
 from cinesynth.train.driver import locate_adapter, locate_dataset
 from cinesynth.wan.adapter import read_card

@@ -219,7 +219,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         folders = {
             name: _local(uri, Path(scratch) / name) for name, uri in {"real": config.real, **config.arms}.items()
         }
-        groups_text = _read_text(config.groups) if config.groups else None
+        groups_text = Storage.open(config.groups).read_text("") if config.groups else None
         inputs = {name: features.content_hash(features.list_videos(name, f)) for name, f in folders.items()}
         if groups_text is not None:
             inputs["groups"] = sha256_json(groups_text)
@@ -244,8 +244,3 @@ def _local(uri: str, scratch: Path) -> Path:
         return storage.posix_path("evaluation")
     log.info("downloading %s", storage.uri)
     return storage.download_folder("", scratch)
-
-
-def _read_text(uri: str) -> str:
-    folder, _, name = uri.rpartition("/")
-    return Storage.open(folder or ".").read_text(name)

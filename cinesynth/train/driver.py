@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
-from cinesynth.config import TrainConfig, parse_config
+from cinesynth.config import TrainConfig
 from cinesynth.data.shards import ClipsDataset
 from cinesynth.errors import ConfigError, DatasetError
 from cinesynth.registry import Registry
 from cinesynth.report.training import write_train_report
 from cinesynth.runs import Run, read_result
 from cinesynth.session import ray_session
+from cinesynth.settings import parse_config
 from cinesynth.storage import Storage
 from cinesynth.train.checkpoint import write_state
 from cinesynth.train.loop import TrainLoop
@@ -36,7 +37,6 @@ class Plan:
     config: TrainConfig
     run: Run
     dataset: ClipsDataset
-    parents: list[tuple[Path, float]]
 
 
 def locate_dataset(storage: Storage, dataset: str) -> ClipsDataset:
@@ -72,10 +72,9 @@ def plan_training(config: TrainConfig) -> Plan:
         )
     if not dataset.windows("train"):
         raise DatasetError(f"dataset {config.dataset!r} has no window in its train split; add footage")
-    parents = [(locate_adapter(storage, p.ref), p.scale) for p in config.parents]
     inputs = {"dataset": dataset.manifest_sha256, "base": base_hash(config.model)}
-    inputs |= {f"parent_{i}": read_card(folder).sha256 for i, (folder, _) in enumerate(parents)}
-    return Plan(config, Run.open(config, inputs), dataset, parents)
+    inputs |= {f"parent_{i}": read_card(locate_adapter(storage, p.ref)).sha256 for i, p in enumerate(config.parents)}
+    return Plan(config, Run.open(config, inputs), dataset)
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -91,7 +90,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
 
 def _fit(plan: Plan) -> dict[str, Any]:
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     config, folder = plan.config, plan.run.folder
@@ -101,19 +100,19 @@ def _fit(plan: Plan) -> dict[str, Any]:
             "config": config.model_dump(mode="json"),
             "inputs": plan.run.inputs,
             "dataset": plan.dataset.storage.reference(),
-            "parents": [(str(path), scale) for path, scale in plan.parents],
         },
         scaling_config=ScalingConfig(
             num_workers=config.workers,
             use_gpu=config.use_gpu,
             resources_per_worker={"CPU": config.cpus_per_worker, **({"GPU": 1} if config.use_gpu else {})},
         ),
-        run_config=RunConfig(
+        run_config=RunConfig(  # type: ignore[call-arg]  # the checker sees the class of Train v1
             name="checkpoints",
             storage_path=folder.path,
             storage_filesystem=folder.filesystem,
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             failure_config=FailureConfig(max_failures=config.max_failures),
+            logging_config=LoggingConfig(log_level="WARNING"),  # state transitions and reports are in Ray's log files
         ),
     )
     trainer.fit()
@@ -134,11 +133,13 @@ def _worker(task: dict[str, Any]) -> None:
     world = World(context.get_world_rank(), context.get_world_size(), device)
     config = parse_config(TrainConfig, task["config"])
     dataset = ClipsDataset.open(Storage(*task["dataset"]))
-    run = Run(Storage.open(config.storage).child("runs", config.name), config.name, config.kind, task["inputs"])
+    storage = Storage.open(config.storage)
+    run = Run(storage.child("runs", config.name), config.name, config.kind, task["inputs"])
 
     dtype = torch.bfloat16 if config.dtype == "bf16" or (config.dtype == "auto" and device != "cpu") else torch.float32
     transformer = load_transformer(config.model, dtype)
-    parents = merge_adapters(transformer, [(Path(p), scale) for p, scale in task["parents"]], task["inputs"]["base"])
+    folders = [(locate_adapter(storage, p.ref), p.scale) for p in config.parents]
+    parents = merge_adapters(transformer, folders, task["inputs"]["base"])
     weight_bytes = sum(p.numel() * p.element_size() for p in transformer.parameters())
     name, reason = choose_strategy(config.strategy, weight_bytes, _device_bytes(device), world.size)
     if world.rank == 0:

@@ -19,7 +19,7 @@ import pytest
 import torch
 import yaml
 
-from cinesynth.config import PrepareConfig, parse_config
+from cinesynth.config import PrepareConfig
 from cinesynth.data.encode import Commits, EncodeWindows, WriteShards, to_rows
 from cinesynth.data.footage import PyAVDecoder, crop_resize
 from cinesynth.data.prepare import prepare
@@ -27,6 +27,7 @@ from cinesynth.data.shards import ClipsDataset
 from cinesynth.data.video import read_video
 from cinesynth.data.windows import Source, Window, index_source
 from cinesynth.errors import ConfigError, DatasetError, IdentityError
+from cinesynth.settings import parse_config
 from cinesynth.storage import Storage, sha256_file
 
 SPLITS = ("train", "val", "test")

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import yaml
 
-from cinesynth.config import PrepareConfig, SplitSettings, WindowSettings, parse_config
+from cinesynth.config import PrepareConfig, SplitSettings, WindowSettings
 from cinesynth.data.footage import PyAVDecoder, find_sources
 from cinesynth.data.scripted import write_scripted_clips
 from cinesynth.data.shots import ShotSpan
 from cinesynth.data.video import write_video
 from cinesynth.data.windows import Source, Window, assign_split, index_source, window_spans
+from cinesynth.settings import parse_config
 from cinesynth.storage import sha256_file
 from tests.data.clips import write_levels
 

@@ -5,13 +5,14 @@ import sys
 import numpy as np
 import pytest
 
-from cinesynth.config import EvaluateConfig, EvaluateSettings, parse_config
+from cinesynth.config import EvaluateConfig, EvaluateSettings
 from cinesynth.data.video import write_video
 from cinesynth.errors import ConfigError, DatasetError, IdentityError, MediaError, StorageError
 from cinesynth.metrics.distributed import RayExecutor
 from cinesynth.metrics.evaluate import compare, evaluate
 from cinesynth.metrics.features import list_videos, open_sets, parse_groups
 from cinesynth.metrics.record import MetricsRecord
+from cinesynth.settings import parse_config
 from jobs.evaluate import overrides_of
 
 IDS = ["w0", "w1", "w2", "w3"]

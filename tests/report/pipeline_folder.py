@@ -13,15 +13,7 @@ import pyarrow as pa
 import torch
 
 import cinesynth
-from cinesynth.config import (
-    EvaluateConfig,
-    GenerateConfig,
-    PipelineConfig,
-    PrepareConfig,
-    PublishConfig,
-    TrainConfig,
-    parse_config,
-)
+from cinesynth.config import EvaluateConfig, GenerateConfig, PipelineConfig, PrepareConfig, PublishConfig, TrainConfig
 from cinesynth.data.encode import EMPTY_PROMPT, object_sha256, preview
 from cinesynth.data.scripted import scripted_clip
 from cinesynth.data.shards import INDEX_SCHEMA, SCHEMA_VERSION, TENSORS, tensor_columns, write_shard, write_table
@@ -29,6 +21,7 @@ from cinesynth.data.video import Frames, write_video
 from cinesynth.metrics import values
 from cinesynth.metrics.record import MetricsRecord
 from cinesynth.runs import Run
+from cinesynth.settings import parse_config
 from cinesynth.storage import Storage, sha256_json
 
 FRAMES, HEIGHT, WIDTH, STEPS = 17, 64, 96, 40

@@ -9,10 +9,11 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from cinesynth.config import TrainConfig, TrainSettings, parse_config
+from cinesynth.config import TrainConfig, TrainSettings
 from cinesynth.report.curves import held_out_curve, loss_curve, running_mean
 from cinesynth.report.training import Training, write_train_report
 from cinesynth.runs import Run
+from cinesynth.settings import parse_config
 from tests.report import pipeline_folder
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cinesynth.config import parse_config
 from cinesynth.registry import Published, Registry
+from cinesynth.settings import parse_config
 from cinesynth.storage import Storage
 from serve.auth import create_key
 from serve.config import ServeConfig

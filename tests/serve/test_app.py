@@ -14,10 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from cinesynth.config import SamplerSettings, parse_config
+from cinesynth.config import SamplerSettings
 from cinesynth.data.video import read_metadata, read_video
 from cinesynth.generate.sampler import Generator
 from cinesynth.registry import Registry
+from cinesynth.settings import parse_config
 from cinesynth.storage import Storage, sha256_json
 from cinesynth.wan.adapter import AdapterCard, adapter_state, add_lora, save_adapter
 from cinesynth.wan.load import base_hash, load_transformer

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from cinesynth.config import parse_config
 from cinesynth.data.video import read_video
+from cinesynth.settings import parse_config
 from serve.auth import create_key
 from serve.config import ServeConfig
 from serve.dispatch import open_store

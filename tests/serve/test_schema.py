@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from cinesynth.config import load_config, parse_config
 from cinesynth.errors import ConfigError, StorageError
+from cinesynth.settings import load_config, parse_config
 from serve.config import ServeConfig
 from serve.errors import ApiError
 from serve.schema import JobRequest, parse_create, resolve, video

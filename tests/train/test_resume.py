@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from cinesynth.config import PrepareConfig, TrainConfig, parse_config
+from cinesynth.config import PrepareConfig, TrainConfig
 from cinesynth.data.prepare import prepare
 from cinesynth.data.scripted import write_scripted_clips
 from cinesynth.errors import IdentityError
 from cinesynth.runs import read_events
 from cinesynth.session import ray_session
+from cinesynth.settings import parse_config
 from cinesynth.storage import Storage
 from cinesynth.train.driver import train
 from cinesynth.wan.adapter import read_card
