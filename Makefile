@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install demo lint test test-slow clean
+.PHONY: help install demo lint test test-ray test-plain test-slow clean
 
 help:
 	@echo "make demo       real footage to a served video on this machine (about 8 minutes on 2 cores)"
@@ -31,8 +31,15 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Tests on the Ray cluster mostly wait for processes to start: the others run beside them.
 test: lint
-	$(BIN)/python -m pytest -q -m 'not slow'
+	$(MAKE) --no-print-directory --output-sync=target --jobs=2 test-ray test-plain
+
+test-ray: install
+	$(BIN)/python -m pytest -q -m 'ray and not slow'
+
+test-plain: install
+	$(BIN)/python -m pytest -q -m 'not ray and not slow'
 
 test-slow: install
 	$(BIN)/python -m pytest -q -m slow

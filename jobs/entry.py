@@ -20,7 +20,10 @@ Config = TypeVar("Config", bound=JobConfig)
 
 
 def run_job(cls: type[Config], job: Callable[[Config], dict[str, Any]], argv: list[str] | None = None) -> None:
-    """Run `job` with the configuration on the command line; ends the process with its exit code."""
+    """Run `job` with the configuration on the command line; ends the process with its exit code.
+
+    `job` imports what it needs when it is called: a bad configuration is answered before that takes seconds.
+    """
     parser = argparse.ArgumentParser(
         prog=f"python -m jobs.{cls.kind}",
         description=(job.__doc__ or "").strip(),

@@ -7,10 +7,17 @@ import hashlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from cinesynth.config import EvaluateConfig
-from cinesynth.metrics.evaluate import evaluate
 from jobs.entry import run_job
+
+
+def job(config: EvaluateConfig) -> dict[str, Any]:
+    """Compare folders of videos with real ones by FVD, KVD and LPIPS."""
+    from cinesynth.metrics.evaluate import evaluate
+
+    return evaluate(config)
 
 
 def overrides_of(argv: list[str]) -> list[str]:
@@ -50,4 +57,4 @@ def _fingerprint(argv: list[str], folders: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    run_job(EvaluateConfig, evaluate, overrides_of(sys.argv[1:]))
+    run_job(EvaluateConfig, job, overrides_of(sys.argv[1:]))

@@ -127,6 +127,7 @@ def _worker(task: dict[str, Any]) -> None:
     import ray.train
     from ray.train.torch import get_device
 
+    logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("cinesynth").setLevel(logging.INFO)
     context = ray.train.get_context()
     device = str(get_device()) if torch.cuda.is_available() else "cpu"
