@@ -76,8 +76,8 @@ INDEX_SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class WindowRow:
-    """One window of a dataset, without its tensors. `shard` and `row` say where those lie."""
+class WindowFacts:
+    """What is known of a window, whether it is encoded or not."""
 
     window_id: str
     source_uri: str
@@ -94,6 +94,12 @@ class WindowRow:
     caption: str
     domain: str
     split: str
+
+
+@dataclass(frozen=True)
+class WindowRow(WindowFacts):
+    """One window of a dataset, without its tensors. `shard` and `row` say where those lie."""
+
     shard: str
     row: int
 

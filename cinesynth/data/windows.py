@@ -15,30 +15,16 @@ from typing import Any
 from cinesynth.config import PrepareSettings, SplitSettings, WindowSettings
 from cinesynth.data.captions import Captions, read_captions
 from cinesynth.data.footage import Decoder, VideoInfo
+from cinesynth.data.shards import WindowFacts
 from cinesynth.data.shots import SCAN_WIDTH, ShotSpan, detect_cuts, split_shots
 from cinesynth.errors import MediaError
 from cinesynth.storage import sha256_json
 
 
 @dataclass(frozen=True)
-class Window:
+class Window(WindowFacts):
     """One window of one file, before encoding. `frame_pts` names the source frame of every window frame."""
 
-    window_id: str
-    source_uri: str
-    source_sha256: str
-    shot_id: str
-    group: str
-    start_s: float
-    end_s: float
-    fps: int
-    num_frames: int
-    height: int
-    width: int
-    bucket: str
-    caption: str
-    domain: str
-    split: str
     frame_pts: tuple[int, ...]
 
 

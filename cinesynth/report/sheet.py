@@ -4,26 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import pyarrow.parquet as pq
 
+from cinesynth.data.shards import WindowFacts
 from cinesynth.report.images import data_uri
 from cinesynth.storage import Storage
 
-
-class SheetWindow(Protocol):
-    """What a contact sheet must know of a window."""
-
-    @property
-    def window_id(self) -> str: ...
-    @property
-    def group(self) -> str: ...
-    @property
-    def start_s(self) -> float: ...
-
-
-W = TypeVar("W", bound=SheetWindow)
+W = TypeVar("W", bound=WindowFacts)
 
 
 def contact_sheet(
