@@ -6,6 +6,7 @@ and stopping it ends its own processes only.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -23,6 +24,9 @@ from typing import IO
 
 import psutil
 
+_MARK = "CINESYNTH_HEAD"
+"""Environment variable that every process of a head inherits, with the head's folder as its value."""
+
 
 class HeadError(RuntimeError):
     """The head did not start."""
@@ -38,6 +42,19 @@ def free_ports(count: int) -> list[int]:
     finally:
         for s in sockets:
             s.close()
+
+
+def interpreter_for_ray(folder: Path) -> str:
+    """This interpreter by a path without spaces; a link to its environment is made in `folder` where it takes one.
+
+    Ray hands the path of a worker's interpreter to a shell without quotes.
+    """
+    if " " not in sys.executable:
+        return sys.executable
+    link = folder / "environment"
+    if not link.is_symlink():
+        link.symlink_to(sys.prefix, target_is_directory=True)
+    return str(link / "bin" / Path(sys.executable).name)
 
 
 class LocalHead:
@@ -62,6 +79,7 @@ class LocalHead:
         self.address = f"127.0.0.1:{gcs}"
         self.dashboard = f"http://127.0.0.1:{dashboard}"
         self._folder: Path | None = None
+        self._python = sys.executable
         self._process: subprocess.Popen[bytes] | None = None
         self._output: IO[bytes] | None = None
 
@@ -70,7 +88,7 @@ class LocalHead:
         """What a client process needs: token, addresses, and this interpreter first on the path."""
         return {
             **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            "PATH": f"{Path(self._python).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.token,
             "RAY_ADDRESS": self.address,
@@ -83,10 +101,11 @@ class LocalHead:
     def __enter__(self) -> LocalHead:
         # Unix sockets live below this folder, and their paths are limited to 107 characters.
         self._folder = Path(tempfile.mkdtemp(prefix="cs-", dir="/tmp"))
+        self._python = interpreter_for_ray(self._folder)
         gcs, dashboard = self.address.rsplit(":", 1)[1], self.dashboard.rsplit(":", 1)[1]
         client, agent, metrics, runtime_env = free_ports(4)
         command = [
-            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+            *(self._python, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
             *("--node-ip-address=127.0.0.1", f"--port={gcs}", f"--temp-dir={self._folder / 'ray'}"),
             *("--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
             *(f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"),
@@ -95,7 +114,7 @@ class LocalHead:
             "--disable-usage-stats",
         ]
         # The record of the host's newest cluster goes below this folder too: another head's stays as it is.
-        environment = {**self.environment, "RAY_TMPDIR": str(self._folder)}
+        environment = {**self.environment, "RAY_TMPDIR": str(self._folder), _MARK: str(self._folder)}
         environment.pop("RAY_ADDRESS")
         self._output = open(self.log or os.devnull, "wb")
         self._process = subprocess.Popen(
@@ -133,13 +152,15 @@ class LocalHead:
         """End the head and every process that it started; no other."""
         process, self._process = self._process, None
         if process is not None:
-            ours = [psutil.Process(process.pid)] if psutil.pid_exists(process.pid) else []
-            ours += [child for parent in list(ours) for child in parent.children(recursive=True)]
-            process.send_signal(signal.SIGTERM)
-            _, alive = psutil.wait_procs(ours, timeout=15)
-            for straggler in alive:
-                straggler.kill()
-            psutil.wait_procs(alive, timeout=5)
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            # A head that died by itself leaves processes without a parent: the mark that they inherited tells them.
+            psutil.wait_procs(_marked(str(self._folder)), timeout=15)
+            stragglers = _marked(str(self._folder))
+            for straggler in stragglers:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    straggler.kill()
+            psutil.wait_procs(stragglers, timeout=5)
             process.wait()
         if self._output is not None:
             self._output.close()
@@ -147,6 +168,16 @@ class LocalHead:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
+
+
+def _marked(mark: str) -> list[psutil.Process]:
+    """The processes that inherited a head's mark."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get(_MARK) == mark:
+                found.append(process)
+    return found
 
 
 def main() -> None:

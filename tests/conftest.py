@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from cluster.local import interpreter_for_ray
 
 # Set before anything imports Ray, torch or a hub library.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -51,6 +54,7 @@ def ray_head() -> Iterator[Head]:
     folder = tempfile.mkdtemp(prefix="cs-", dir="/tmp")
     # Ray records the newest cluster of the host below this folder: another head's record stays as it is.
     os.environ["RAY_TMPDIR"] = folder
+    python, sys.executable = sys.executable, interpreter_for_ray(Path(folder))
     dashboard = free_port()
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "20"
@@ -74,6 +78,7 @@ def ray_head() -> Iterator[Head]:
     finally:
         ray.shutdown()
         cluster.shutdown()
+        sys.executable = python
         shutil.rmtree(folder, ignore_errors=True)
 
 
