@@ -18,6 +18,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -152,15 +153,12 @@ class LocalHead:
         """End the head and every process that it started; no other."""
         process, self._process = self._process, None
         if process is not None:
+            # A head that died by itself leaves processes without a parent: the mark that they inherited tells them.
+            # Processes that changed their title lost it.
+            ours = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-            # A head that died by itself leaves processes without a parent: the mark that they inherited tells them.
-            psutil.wait_procs(_marked(str(self._folder)), timeout=15)
-            stragglers = _marked(str(self._folder))
-            for straggler in stragglers:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    straggler.kill()
-            psutil.wait_procs(stragglers, timeout=5)
+            end_processes({*ours, *_marked(str(self._folder))}, patience_s=15)
             process.wait()
         if self._output is not None:
             self._output.close()
@@ -168,6 +166,15 @@ class LocalHead:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
+
+
+def end_processes(processes: Iterable[psutil.Process], patience_s: float) -> None:
+    """Wait for processes that were asked to end, and kill those that did not."""
+    _, stragglers = psutil.wait_procs(list(processes), timeout=patience_s)
+    for straggler in stragglers:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            straggler.kill()
+    psutil.wait_procs(stragglers, timeout=5)
 
 
 def _marked(mark: str) -> list[psutil.Process]:

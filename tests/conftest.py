@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from cluster.local import interpreter_for_ray
+from cluster.local import end_processes, interpreter_for_ray
 
 # Set before anything imports Ray, torch or a hub library.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -58,6 +59,7 @@ def ray_head() -> Iterator[Head]:
     dashboard = free_port()
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "20"
+    others = {*psutil.Process().children(recursive=True)}
     cluster = Cluster(
         initialize_head=True,
         head_node_args={
@@ -77,7 +79,9 @@ def ray_head() -> Iterator[Head]:
         yield Head(cluster.address, f"http://127.0.0.1:{dashboard}", cluster)
     finally:
         ray.shutdown()
+        started = {*psutil.Process().children(recursive=True)} - others
         cluster.shutdown()
+        end_processes(started, patience_s=15)
         sys.executable = python
         shutil.rmtree(folder, ignore_errors=True)
 
