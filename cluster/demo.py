@@ -26,7 +26,7 @@ from cinesynth.wan.load import model_folder
 from cluster.local import LocalHead, end_on_sigterm, free_ports
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-CLIPS = 66
+CLIPS = 54
 PROMPT_CLIP = 1000
 """Index of the scripted clip whose first frame and caption are asked for over HTTP; it is not in the dataset."""
 

@@ -11,7 +11,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import diffusers
 import torch
+import transformers
 from diffusers import (
     AutoencoderKLWan,
     UniPCMultistepScheduler,
@@ -74,9 +76,13 @@ def build_nano(folder: str | os.PathLike[str]) -> Path:
             image_encoder=_image_encoder(),
             transformer=_transformer(),
         )
+    # What diffusers warns of when casting matters to pretrained weights; these are random.
+    diffusers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     for component in (pipeline.text_encoder, pipeline.vae, pipeline.image_encoder, pipeline.transformer):
         component.to(torch.float16)
     pipeline.save_pretrained(os.fspath(folder), safe_serialization=True)
+    diffusers.utils.logging.set_verbosity_warning()
     return Path(folder)
 
 

@@ -137,7 +137,7 @@ GOLDEN_SPLITS = ["train", "val", "train", "train", "train", "val", "train", "tes
 def nano_footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's scripted clips, smaller: their times and groups do not depend on their size."""
     folder = tmp_path_factory.mktemp("scripted clips")
-    write_scripted_clips(folder, 66, seed=0, height=48, width=72)
+    write_scripted_clips(folder, 54, seed=0, height=48, width=72)
     return folder
 
 
@@ -155,7 +155,7 @@ def test_the_nano_configuration_holds_out_16_groups_and_48_windows(name: str, na
     test = [w for w in windows if w.split == "test"]
     assert len({w.group for w in test}) >= 16
     assert len(test) >= 48
-    assert 200 <= len(windows) <= 230
+    assert sum(w.split == "train" for w in windows) >= 100
     assert {w.split for w in windows} == {"train", "val", "test"}
     held_out = {w.group for w in windows if w.split != "train"}
     assert not held_out & {w.group for w in windows if w.split == "train"}
