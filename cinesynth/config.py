@@ -169,6 +169,7 @@ class TrainSettings(Settings):
     """One training stage."""
 
     stage: Literal["style", "motion"] = "style"
+    mode: Literal["lora", "full"] = Field("lora", description="full: all weights of the transformer, and no adapter")
     lora: LoraSettings = LoraSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     flow: FlowSettings = FlowSettings()
@@ -186,6 +187,12 @@ class TrainSettings(Settings):
     checkpoint_every: int = runtime(250, ge=1, description="optimiser steps")
     log_every: int = runtime(10, ge=1)
     max_failures: int = runtime(3, ge=0, description="restarts of the worker group before the run fails")
+
+    @model_validator(mode="after")
+    def _shards_a_frozen_base(self) -> TrainSettings:
+        if self.mode == "full" and self.strategy == "fsdp2":
+            raise ValueError("strategy 'fsdp2' shards a frozen base; with mode 'full' use 'replicate'")
+        return self
 
     @model_validator(mode="after")
     def _divides(self) -> TrainSettings:
@@ -326,6 +333,14 @@ class PipelineConfig(JobConfig):
     generate: GenerateSettings
     evaluate: EvaluateSettings = EvaluateSettings()
     publish: PublishSettings
+
+    @model_validator(mode="after")
+    def _publishes_an_adapter(self) -> PipelineConfig:
+        if self.style.mode != "lora":
+            raise ValueError(
+                f"style.mode is {self.style.mode!r}, but a pipeline publishes an adapter: set it to 'lora'"
+            )
+        return self
 
     def check_inputs(self) -> None:
         try:

@@ -22,8 +22,8 @@ from cinesynth.storage import Storage
 from cinesynth.train.checkpoint import write_state
 from cinesynth.train.loop import TrainLoop
 from cinesynth.train.strategy import World, choose_strategy, make_strategy
-from cinesynth.wan.adapter import DIFFUSERS_FILE, AdapterCard, merge_adapters, read_card, save_adapter
-from cinesynth.wan.load import base_hash, encoder_hash, load_transformer
+from cinesynth.wan.adapter import DIFFUSERS_FILE, AdapterCard, Parent, merge_adapters, read_card, save_adapter
+from cinesynth.wan.load import base_hash, encoder_hash, load_transformer, save_model
 
 log = logging.getLogger("cinesynth.train")
 
@@ -85,7 +85,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
         return done
     with ray_session(config):
         figures = _fit(plan)
-    outputs = {"adapter": plan.run.folder.child("adapter").uri, "report": write_train_report(config, plan.run)}
+    made = "adapter" if config.mode == "lora" else "model"
+    outputs = {made: plan.run.folder.child(made).uri, "report": write_train_report(config, plan.run)}
     return plan.run.finish(outputs, figures)
 
 
@@ -116,10 +117,10 @@ def _fit(plan: Plan) -> dict[str, Any]:
         ),
     )
     trainer.fit()
-    card = AdapterCard.model_validate(folder.read_json("adapter/card.json"))
+    figures = folder.read_json("trained.json")
     curve = [e["val_loss"] for e in plan.run.events() if "val_loss" in e]
     ends = {"val_loss_first": curve[0], "val_loss_last": curve[-1]} if curve else {}
-    return {**ends, "loss_last": card.metrics["loss"], "steps": card.step, "adapter_sha256": card.sha256}
+    return {**ends, **figures}
 
 
 def _worker(task: dict[str, Any]) -> None:
@@ -138,7 +139,7 @@ def _worker(task: dict[str, Any]) -> None:
     run = Run(storage.child("runs", config.name), config.name, config.kind, task["inputs"])
 
     dtype = torch.bfloat16 if config.dtype == "bf16" or (config.dtype == "auto" and device != "cpu") else torch.float32
-    transformer = load_transformer(config.model, dtype)
+    transformer = load_transformer(config.model, torch.float32 if config.mode == "full" else dtype)
     folders = [(locate_adapter(storage, p.ref), p.scale) for p in config.parents]
     parents = merge_adapters(transformer, folders, task["inputs"]["base"])
     weight_bytes = sum(p.numel() * p.element_size() for p in transformer.parameters())
@@ -160,12 +161,22 @@ def _worker(task: dict[str, Any]) -> None:
     )
     figures = loop.run()
     if world.rank == 0:
-        _write_adapter(loop, config, task["inputs"], parents, figures, run.folder)
+        write = _write_adapter if config.mode == "lora" else _write_model
+        sha256 = write(loop, config, task["inputs"], parents, figures, run.folder)
+        made = "adapter" if config.mode == "lora" else "transformer"
+        run.folder.write_json(
+            "trained.json", {"loss_last": figures["loss"], "steps": loop.step, f"{made}_sha256": sha256}
+        )
 
 
 def _write_adapter(
-    loop: TrainLoop, config: TrainConfig, inputs: dict[str, str], parents: Any, figures: dict[str, float], run: Storage
-) -> None:
+    loop: TrainLoop,
+    config: TrainConfig,
+    inputs: dict[str, str],
+    parents: list[Parent],
+    figures: dict[str, float],
+    run: Storage,
+) -> str:
     card = AdapterCard(
         base_model=config.model,
         base_sha256=inputs["base"],
@@ -178,8 +189,24 @@ def _write_adapter(
         step=loop.step,
     )
     with tempfile.TemporaryDirectory() as local:
-        save_adapter(local, loop.adapter(), loop.transformer.peft_config["default"], card)
+        card = save_adapter(local, loop.adapter(), loop.transformer.peft_config["default"], card)
         run.upload_folder(local, "adapter")
+    return card.sha256
+
+
+def _write_model(
+    loop: TrainLoop,
+    config: TrainConfig,
+    inputs: dict[str, str],
+    parents: list[Parent],
+    figures: dict[str, float],
+    run: Storage,
+) -> str:
+    """The base model's folder with the trained transformer in it: what `model:` takes."""
+    with tempfile.TemporaryDirectory() as local:
+        save_model(loop.transformer, config.model, local)
+        run.upload_folder(local, "model")
+        return base_hash(local)
 
 
 def _device_bytes(device: str) -> int:

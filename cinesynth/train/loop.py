@@ -1,4 +1,4 @@
-"""The training loop: LoRA on a frozen Wan transformer by flow matching. Knows nothing of Ray.
+"""The training loop: a Wan transformer by flow matching, as a LoRA on it or all of it. Knows nothing of Ray.
 
 It runs under plain torch (`LocalCheckpoints`) and inside a Ray Train worker (`driver`) alike. The same seed gives
 the same losses, a stopped and continued run those of an uninterrupted one, with any number of workers.
@@ -51,7 +51,8 @@ class TrainLoop:
 
     Args:
         settings: the stage's configuration.
-        transformer: frozen, with parents merged; the adapter is added here.
+        transformer: with parents merged. Mode `lora` freezes it and adds an adapter here; mode `full` trains it whole,
+            and takes it in fp32.
         train: windows to train on.
         held_out: windows for the validation loss; may be empty.
         empty_prompt: [L, D] embedding of the empty prompt, for caption dropout.
@@ -59,7 +60,7 @@ class TrainLoop:
         checkpoints: where the state goes, and where it is found again.
         write_events: takes (first step of the segment, events); called before each checkpoint, on rank 0 only.
         world: this worker among all.
-        dtype: of the transformer's inputs and weights.
+        dtype: of the computation: of the frozen weights, or what fp32 weights in training are cast to on the way.
     """
 
     def __init__(
@@ -81,8 +82,11 @@ class TrainLoop:
         self.world = world or World()
         self.dtype = dtype
         self.transformer = transformer
-        lora = settings.lora
-        add_lora(transformer, lora.rank, lora.alpha, lora.targets, settings.seed)
+        if settings.mode == "lora":
+            lora = settings.lora
+            add_lora(transformer, lora.rank, lora.alpha, lora.targets, settings.seed)
+        else:
+            transformer.requires_grad_(True)
         if settings.activation_checkpointing:
             transformer.enable_gradient_checkpointing()
         strategy.prepare(transformer)
@@ -154,14 +158,18 @@ class TrainLoop:
         )
         noises = torch.stack([noise(s.seed, step, i, shape) for i in indices])
         device = self.world.device
-        return flow_loss(self.transformer, batch, noises.to(device), sigma.to(device), self.dtype)
+        with self._autocast():
+            return flow_loss(self.transformer, batch, noises.to(device), sigma.to(device), self._input_dtype)
 
     def validate(self) -> None:
         """Record the held-out loss, if anything is held out."""
         if not len(self.held_out):
             return
         v = self.settings.validation
-        losses = held_out_loss(self.transformer, self.held_out, v.sigmas, v.max_windows, self.dtype, self.world)
+        with self._autocast():
+            losses = held_out_loss(
+                self.transformer, self.held_out, v.sigmas, v.max_windows, self._input_dtype, self.world
+            )
         self._events.append({"step": self.step, **losses})
         self.figures |= losses
         if self.world.rank == 0:
@@ -177,6 +185,15 @@ class TrainLoop:
     def adapter(self) -> dict[str, torch.Tensor]:
         """The adapter's tensors on the CPU."""
         return adapter_state(self.transformer)
+
+    @property
+    def _input_dtype(self) -> torch.dtype:
+        return torch.float32 if self.settings.mode == "full" else self.dtype
+
+    def _autocast(self) -> torch.autocast:
+        """Weights in training are fp32; where the computation is not, it casts on the way."""
+        device = self.world.device.split(":")[0]
+        return torch.autocast(device, self.dtype, enabled=self._input_dtype != self.dtype)
 
     def _restore(self) -> None:
         folder = self.checkpoints.latest()

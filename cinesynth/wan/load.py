@@ -6,8 +6,10 @@ there), so that its content hash and its shapes are known before any weight is r
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,12 +18,14 @@ from typing import Any
 import torch
 import transformers
 from diffusers import AutoencoderKLWan, SchedulerMixin, WanTransformer3DModel
+from safetensors import safe_open
 
 from cinesynth.errors import ModelError
 from cinesynth.storage import sha256_file, sha256_json
 
 ENCODERS = ("vae", "image_encoder", "image_processor", "text_encoder", "tokenizer")
 COMPONENTS = ("transformer", "scheduler", *ENCODERS)
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -158,6 +162,26 @@ def load_transformer(model: str, dtype: torch.dtype = torch.float32, device: str
     """The frozen transformer in eval mode. Raises ModelError when its weights are damaged."""
     transformer = _load(WanTransformer3DModel, model, "transformer", torch_dtype=dtype)
     return transformer.requires_grad_(False).eval().to(device)
+
+
+def save_model(transformer: WanTransformer3DModel, base: str, folder: str | os.PathLike[str]) -> Path:
+    """Write a model folder: the transformer, each weight in the dtype of `base`, and everything else copied from it."""
+    source, target = model_folder(base), Path(folder)
+    shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("transformer"))
+    dtypes = _stored_dtypes(source / "transformer")
+    whole = copy.deepcopy(transformer)
+    for name, parameter in whole.named_parameters():
+        parameter.data = parameter.data.to(dtypes[name])
+    whole.save_pretrained(target / "transformer", safe_serialization=True)
+    return target
+
+
+def _stored_dtypes(folder: Path) -> dict[str, torch.dtype]:
+    dtypes: dict[str, torch.dtype] = {}
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as tensors:
+            dtypes |= {name: _DTYPES[tensors.get_slice(name).get_dtype()] for name in tensors.keys()}  # noqa: SIM118
+    return dtypes
 
 
 def load_vae(model: str, device: str = "cpu") -> AutoencoderKLWan:

@@ -12,7 +12,7 @@ from cinesynth.config import FlowSettings, LoraSettings, OptimizerSettings, Trai
 from cinesynth.train.checkpoint import LocalCheckpoints
 from cinesynth.train.loop import TrainLoop, learning_rate
 from cinesynth.train.strategy import Replicate, World, choose_strategy
-from cinesynth.wan.load import load_transformer
+from cinesynth.wan.load import base_hash, encoder_hash, load_transformer, model_folder, save_model
 from tests.nano_clips import encoded_clips, encoder
 
 STEPS = 6
@@ -35,7 +35,7 @@ def settings(**changes: Any) -> TrainSettings:
 class Recorded:
     """A loop in a folder, and the events it wrote."""
 
-    def __init__(self, folder: Path, config: TrainSettings) -> None:
+    def __init__(self, folder: Path, config: TrainSettings, dtype: torch.dtype = torch.float32) -> None:
         self.segments: dict[int, list[dict[str, Any]]] = {}
         clips = encoded_clips()
         self.loop = TrainLoop(
@@ -47,6 +47,7 @@ class Recorded:
             Replicate(World()),
             LocalCheckpoints(folder),
             self.segments.__setitem__,
+            dtype=dtype,
         )
 
     def losses(self) -> dict[int, float]:
@@ -103,6 +104,34 @@ def test_a_step_does_not_touch_the_frozen_base(uninterrupted: Recorded) -> None:
     for name, parameter in uninterrupted.loop.transformer.named_parameters():
         if "lora_" not in name:
             assert torch.equal(parameter, fresh[name.replace(".base_layer", "")]), name
+
+
+def test_full_mode_trains_every_weight_and_leaves_a_model(tmp_path: Path) -> None:
+    full = settings(mode="full", optimizer=OptimizerSettings(steps=4, lr=1e-3, batch_size=2))
+    run = Recorded(tmp_path / "whole", full)
+    run.loop.run()
+    assert run.held_out()[-1] < run.held_out()[0]
+    saved = save_model(run.loop.transformer, "nano", tmp_path / "model")
+    assert model_folder(str(saved)) == saved
+    assert base_hash(str(saved)) != base_hash("nano")
+    assert encoder_hash(str(saved)) == encoder_hash("nano")
+    before, after = (dict(load_transformer(m).named_parameters()) for m in ("nano", str(saved)))
+    unchanged = [name for name in before if torch.equal(before[name], after[name])]
+    assert not unchanged
+    stopped = Recorded(tmp_path / "stopped", full)
+    stopped.loop.run(stop_at=2)
+    continued = Recorded(tmp_path / "stopped", full)
+    continued.loop.run()
+    assert stopped.losses() | continued.losses() == run.losses()
+
+
+def test_full_mode_casts_where_the_computation_is_not_fp32(tmp_path: Path) -> None:
+    run = Recorded(tmp_path, settings(mode="full"), dtype=torch.bfloat16)
+    assert {p.dtype for p in run.loop.parameters.values()} == {torch.float32}
+    exact = Recorded(tmp_path / "fp32", settings(mode="full"))
+    ours, theirs = (r.loop.forward(0, [0, 1]) for r in (run, exact))
+    assert not torch.equal(ours, theirs)
+    torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.02)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
