@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from cluster.local import end_processes, interpreter_for_ray
+from cluster.local import end_processes, free_ports, interpreter_for_ray
 
 # Set before anything imports Ray, torch or a hub library.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -27,13 +26,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.pop("RAY_ADDRESS", None)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-
-
-def free_port() -> int:
-    """A port that nothing listens on at this moment."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 @dataclass(frozen=True)
@@ -56,7 +48,7 @@ def ray_head() -> Iterator[Head]:
     # Ray records the newest cluster of the host below this folder: another head's record stays as it is.
     os.environ["RAY_TMPDIR"] = folder
     python, sys.executable = sys.executable, interpreter_for_ray(Path(folder))
-    dashboard = free_port()
+    gcs, dashboard, agent, metrics, client = free_ports(5)
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "20"
     others = {*psutil.Process().children(recursive=True)}
@@ -65,13 +57,13 @@ def ray_head() -> Iterator[Head]:
         head_node_args={
             "num_cpus": 4,
             "object_store_memory": 1_000_000_000,
-            "gcs_server_port": free_port(),
+            "gcs_server_port": gcs,
             "temp_dir": f"{folder}/ray",
             "include_dashboard": True,
             "dashboard_port": dashboard,
-            "dashboard_agent_listen_port": free_port(),
-            "metrics_export_port": free_port(),
-            "ray_client_server_port": free_port(),
+            "dashboard_agent_listen_port": agent,
+            "metrics_export_port": metrics,
+            "ray_client_server_port": client,
         },
     )
     try:

@@ -28,18 +28,21 @@ def collect_state(
     return state
 
 
-def write_state(folder: str | os.PathLike[str], state: dict[str, torch.Tensor], step: int) -> None:
-    """Write the state after `step` optimiser steps into a local folder."""
+def write_state(
+    folder: str | os.PathLike[str], state: dict[str, torch.Tensor], step: int, figures: dict[str, float]
+) -> None:
+    """Write the state after `step` optimiser steps, and the figures of that moment, into a local folder."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(state, folder / "state.safetensors")
-    (folder / "state.json").write_text(json.dumps({"schema": 1, "step": step}))
+    (folder / "state.json").write_text(json.dumps({"schema": 1, "step": step, "figures": figures}))
 
 
-def read_state(folder: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], int]:
-    """(state, number of optimiser steps done)."""
+def read_state(folder: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], int, dict[str, float]]:
+    """(state, number of optimiser steps done, figures)."""
     folder = Path(folder)
-    return load_file(folder / "state.safetensors"), json.loads((folder / "state.json").read_text())["step"]
+    record = json.loads((folder / "state.json").read_text())
+    return load_file(folder / "state.safetensors"), record["step"], record["figures"]
 
 
 @torch.no_grad()
@@ -71,7 +74,7 @@ class LocalCheckpoints:
         """Write a checkpoint that appears whole, and drop the oldest ones."""
         temporary = self.folder / f".tmp-{os.getpid()}"
         shutil.rmtree(temporary, ignore_errors=True)
-        write_state(temporary, state, step)
+        write_state(temporary, state, step, figures)
         target = self.folder / f"step-{step:08d}"
         shutil.rmtree(target, ignore_errors=True)
         os.rename(temporary, target)

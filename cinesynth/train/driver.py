@@ -161,12 +161,11 @@ def _worker(task: dict[str, Any]) -> None:
     )
     figures = loop.run()
     if world.rank == 0:
-        write = _write_adapter if config.mode == "lora" else _write_model
-        sha256 = write(loop, config, task["inputs"], parents, figures, run.folder)
-        made = "adapter" if config.mode == "lora" else "transformer"
-        run.folder.write_json(
-            "trained.json", {"loss_last": figures["loss"], "steps": loop.step, f"{made}_sha256": sha256}
-        )
+        if config.mode == "lora":
+            made = {"adapter_sha256": _write_adapter(loop, config, task["inputs"], parents, figures, run.folder)}
+        else:
+            made = {"transformer_sha256": _write_model(loop, config.model, run.folder)}
+        run.folder.write_json("trained.json", {"loss_last": figures["loss"], "steps": loop.step, **made})
 
 
 def _write_adapter(
@@ -177,6 +176,7 @@ def _write_adapter(
     figures: dict[str, float],
     run: Storage,
 ) -> str:
+    """The adapter's folder; returns the hash on its card."""
     card = AdapterCard(
         base_model=config.model,
         base_sha256=inputs["base"],
@@ -194,17 +194,10 @@ def _write_adapter(
     return card.sha256
 
 
-def _write_model(
-    loop: TrainLoop,
-    config: TrainConfig,
-    inputs: dict[str, str],
-    parents: list[Parent],
-    figures: dict[str, float],
-    run: Storage,
-) -> str:
-    """The base model's folder with the trained transformer in it: what `model:` takes."""
+def _write_model(loop: TrainLoop, base: str, run: Storage) -> str:
+    """The base model's folder with the trained transformer in it, which is what `model:` takes; returns its hash."""
     with tempfile.TemporaryDirectory() as local:
-        save_model(loop.transformer, config.model, local)
+        save_model(loop.transformer, base, local)
         run.upload_folder(local, "model")
         return base_hash(local)
 
@@ -234,6 +227,6 @@ class RayCheckpoints:
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = None
             if self.world.rank == 0:  # every worker holds the same state
-                write_state(folder, state, step)
+                write_state(folder, state, step, figures)
                 checkpoint = ray.train.Checkpoint.from_directory(folder)
             ray.train.report({"step": step, **figures}, checkpoint=checkpoint)

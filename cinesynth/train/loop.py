@@ -199,7 +199,7 @@ class TrainLoop:
         folder = self.checkpoints.latest()
         if folder is None:
             return
-        state, self.step = read_state(folder)
+        state, self.step, self.figures = read_state(folder)
         restore_state(state, self.parameters, self.optimizer)
         self._segment = self.step
         if self.world.rank == 0:

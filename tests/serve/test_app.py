@@ -22,10 +22,11 @@ from cinesynth.settings import parse_config
 from cinesynth.storage import Storage, sha256_json
 from cinesynth.wan.adapter import AdapterCard, adapter_state, add_lora, save_adapter
 from cinesynth.wan.load import base_hash, load_transformer
+from cluster.local import free_ports
 from serve.auth import create_key
 from serve.config import ServeConfig
 from serve.run import deploy
-from tests.conftest import Head, free_port
+from tests.conftest import Head
 
 STEPS, SEED = 3, 11
 
@@ -66,7 +67,7 @@ def service(ray_head: Head, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     values = {
         "model": "nano",
         "storage": str(tmp_path_factory.mktemp("a storage")),
-        "port": free_port(),
+        "port": free_ports(1)[0],
         "sizes": [[64, 96]],
         "max_frames": 17,
         "default_frames": 9,

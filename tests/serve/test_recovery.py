@@ -14,12 +14,13 @@ import pytest
 
 from cinesynth.data.video import read_video
 from cinesynth.settings import parse_config
+from cluster.local import free_ports
 from serve.auth import create_key
 from serve.config import ServeConfig
 from serve.dispatch import open_store
 from serve.run import deploy
 from serve.store import Job
-from tests.conftest import Head, free_port
+from tests.conftest import Head
 from tests.serve.drawing import FileGated
 
 pytestmark = pytest.mark.slow
@@ -70,7 +71,7 @@ def service(ray_head: Head, tmp_path: Path) -> Iterator[Service]:
     values = {
         "model": "nano",  # for the base's hash only
         "storage": str(tmp_path / "storage"),
-        "port": free_port(),
+        "port": free_ports(1)[0],
         "sizes": [[64, 96]],
         "max_frames": 17,
         "default_frames": 9,

@@ -92,6 +92,13 @@ def test_a_stopped_and_continued_run_equals_an_uninterrupted_one(uninterrupted: 
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
 
 
+def test_a_run_killed_after_its_last_checkpoint_still_has_its_figures(tmp_path: Path) -> None:
+    config = settings(optimizer=OptimizerSettings(steps=2, batch_size=2))
+    figures = Recorded(tmp_path, config).loop.run()
+    assert {"loss", "val_loss"} <= set(figures)
+    assert Recorded(tmp_path, config).loop.run() == figures
+
+
 def test_micro_batches_and_recomputation_do_not_change_the_result(uninterrupted: Recorded, tmp_path: Path) -> None:
     other = Recorded(tmp_path, settings(micro_batch=4, activation_checkpointing=False))
     other.loop.run(stop_at=2)
