@@ -23,6 +23,12 @@ from cinesynth.errors import StorageError
 _CHUNK = 1 << 20
 
 
+def cache_folder(*parts: str) -> Path:
+    """A folder for what can be fetched or made again: `$CINESYNTH_CACHE/...`, else `~/.cache/cinesynth/...`."""
+    root = os.environ.get("CINESYNTH_CACHE")
+    return (Path(root).expanduser() if root else Path.home() / ".cache" / "cinesynth").joinpath(*parts)
+
+
 def sha256_file(path: str | os.PathLike[str]) -> str:
     """Hex sha256 of a local file, read in chunks."""
     digest = hashlib.sha256()

