@@ -125,8 +125,11 @@ class LoraSettings(Settings):
 
 
 class OptimizerSettings(Settings):
-    """AdamW with a cosine schedule after a linear warm-up."""
+    """A cosine schedule after a linear warm-up."""
 
+    algorithm: Literal["adamw", "muon"] = Field(
+        "adamw", description="muon: for training all weights; its lr is about 100 times AdamW's"
+    )
     steps: int = Field(4000, ge=1)
     lr: Finite = Field(3e-5, gt=0)
     warmup: Finite = Field(0.05, ge=0, le=1, description="share of the steps")

@@ -16,6 +16,8 @@ from cinesynth.report.page import write_page
 from cinesynth.runs import Run, read_events
 from cinesynth.storage import Storage
 
+_NAMES = {"adamw": "AdamW", "muon": "Muon"}
+
 
 @dataclass(frozen=True)
 class Training:
@@ -66,6 +68,7 @@ class Training:
     def facts(self) -> list[tuple[str, str]]:
         """The settings that decide the result, as (name, value)."""
         s, o = self.settings, self.settings.optimizer
+        name = _NAMES[o.algorithm]
         parents = ", ".join(f"{parent.ref} × {parent.scale:g}" for parent in s.parents)
         return [
             ("stage", s.stage),
@@ -74,7 +77,10 @@ class Training:
             ("steps", f"{o.steps:,}"),
             ("windows per step", str(o.batch_size)),
             ("learning rate", f"{o.lr:g}, cosine to 0 after {100 * o.warmup:g} % warm-up"),
-            ("optimiser", f"AdamW, betas {o.betas[0]:g} and {o.betas[1]:g}, weight decay {o.weight_decay:g}"),
+            (
+                "optimiser",
+                f"{name}, betas {o.betas[0]:g} and {o.betas[1]:g}, weight decay {o.weight_decay:g}",
+            ),
             ("gradient norm at most", f"{o.max_grad_norm:g}"),
             ("noise level", f"{s.flow.distribution.replace('_', '-')}, shift {s.flow.shift:g}"),
             ("caption dropout", f"{s.caption_dropout:g}"),

@@ -18,6 +18,7 @@ import torch
 from cinesynth.config import OptimizerSettings, TrainSettings
 from cinesynth.train.batch import Clips, collate
 from cinesynth.train.checkpoint import collect_state, read_state, restore_state
+from cinesynth.train.muon import Muon
 from cinesynth.train.randomness import drops_caption, generator, noise, sample_index
 from cinesynth.train.strategy import Strategy, World, sum_gradients
 from cinesynth.train.validation import held_out_loss
@@ -92,7 +93,8 @@ class TrainLoop:
         strategy.prepare(transformer)
         transformer.train()
         self.parameters = {n: p for n, p in transformer.named_parameters() if p.requires_grad}
-        self.optimizer = torch.optim.AdamW(
+        optimizer = {"adamw": torch.optim.AdamW, "muon": Muon}[settings.optimizer.algorithm]
+        self.optimizer: torch.optim.Optimizer = optimizer(
             self.parameters.values(),
             lr=settings.optimizer.lr,
             betas=settings.optimizer.betas,

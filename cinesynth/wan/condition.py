@@ -17,9 +17,7 @@ from PIL import Image
 from cinesynth.data.video import Frames
 from cinesynth.errors import MediaError
 from cinesynth.wan.load import encoder_hash, load_image_encoder, load_text_encoder, load_vae
-
-TEXT_TOKENS = 512
-"""Fixed by diffusers' transformer: it splits image from text tokens 512 from the end."""
+from cinesynth.wan.padding import TEXT_TOKENS
 
 
 class ConditionEncoder:

@@ -22,6 +22,7 @@ from safetensors import safe_open
 
 from cinesynth.errors import ModelError
 from cinesynth.storage import sha256_file, sha256_json
+from cinesynth.wan.padding import collapse_padding
 
 ENCODERS = ("vae", "image_encoder", "image_processor", "text_encoder", "tokenizer")
 COMPONENTS = ("transformer", "scheduler", *ENCODERS)
@@ -161,6 +162,8 @@ def _hash_once(path: str, size: int, modified: int) -> str:
 def load_transformer(model: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> WanTransformer3DModel:
     """The frozen transformer in eval mode. Raises ModelError when its weights are damaged."""
     transformer = _load(WanTransformer3DModel, model, "transformer", torch_dtype=dtype)
+    if device == "cpu":
+        collapse_padding(transformer)  # on a GPU a mask would cost the faster attention kernels
     return transformer.requires_grad_(False).eval().to(device)
 
 
