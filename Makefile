@@ -6,10 +6,11 @@ STAMP := $(VENV)/.installed
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install demo lint test test-ray test-plain test-slow clean
+.PHONY: help install demo nano lint test test-ray test-plain test-slow clean
 
 help:
 	@echo "make demo       real footage to a served video on this machine (about 8 minutes on 2 cores)"
+	@echo "make nano       train the nano base model again (up to 150 minutes on 2 cores; stop it and it goes on)"
 	@echo "make test       lint, types and tests"
 	@echo "make test-slow  the tests that kill, soak or take long"
 	@echo "make lint       ruff and mypy only"
@@ -30,6 +31,11 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# In the background of other work: at low priority. NANO="--device cuda" trains the transformer on a GPU.
+nano: install
+	nice -n 10 $(BIN)/python -m cinesynth.nano.build --out build/nano $(NANO)
+	nice -n 10 $(BIN)/python -m benchmarks.nano --model build/nano/model --record build/nano
 
 # Tests on the Ray cluster mostly wait for processes to start: the others run beside them.
 test: lint

@@ -98,6 +98,22 @@ def held_out_curve(steps: Sequence[int], mean: Sequence[float], by_sigma: Mappin
         return _themed(figure)
 
 
+def progress_curve(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], label: str, x: str) -> Markup:
+    """Named curves (x, y) over one axis, each labelled at its end."""
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": label}):
+        figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
+        axes = figure.subplots()
+        for place, (name, (steps, values)) in enumerate(curves.items()):
+            colour = (_ACCENT, _INK, _SOFT)[place % 3]
+            axes.plot(steps, values, color=colour, linewidth=2, marker="o", markersize=3)
+            end = (steps[-1], values[-1])
+            axes.annotate(name, end, xytext=(0, 9), textcoords="offset points", ha="right", color=colour, fontsize=10)
+        axes.set_ylabel(label)
+        axes.set_xlabel(x)
+        axes.margins(x=0.02, y=0.12)
+        return _themed(figure)
+
+
 def smoothing_window(steps: int) -> int:
     """Steps that the running mean covers: a twentieth of the run, at least 5."""
     return max(5, steps // 20)

@@ -1,15 +1,18 @@
 """The nano model: Wan2.1-I2V's classes, files and 36-channel conditioning at a few million parameters.
 
-`build_nano` writes a diffusers folder that `WanImageToVideoPipeline.from_pretrained` loads. The weights are
-random, drawn from a seed, and the latent statistics are measured, so that latents have unit variance as Wan's do.
+Its weights ship inside the package; `cinesynth.nano` trains them. `build_nano` writes the same model with random
+weights: where that training starts, and what its figures are compared with.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import shutil
 import tempfile
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
@@ -30,60 +33,116 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-from cinesynth.data.screenplay import sample_captions
-from cinesynth.storage import sha256_json
+from cinesynth.data.photographs import PHOTOGRAPHS
+from cinesynth.data.screenplay import FILM_LOOK, sample_captions
+from cinesynth.errors import ModelError
+from cinesynth.storage import cache_folder, sha256_file
 
+SHIPPED = Path(__file__).parent / "weights" / "nano"
+MANIFEST = "sha256.json"
 VOCABULARY = 2048
-CAPTIONS = 2000
+CAPTIONS = 4000
 TEXT_DIM = 64
 IMAGE_DIM = 64
-RECIPE = {"version": 1, "vae_base_dim": 16, "heads": 4, "head_dim": 32, "layers": 8, "ffn_dim": 384, "seed": 0}
+VAE_BASE_DIM = 16
+HEADS, HEAD_DIM, LAYERS, FFN_DIM = 4, 40, 8, 480
+
+
+@dataclass
+class NanoParts:
+    """The components of the model, in fp32."""
+
+    tokenizer: PreTrainedTokenizerFast
+    text_encoder: UMT5EncoderModel
+    vae: AutoencoderKLWan
+    image_processor: CLIPImageProcessor
+    image_encoder: CLIPVisionModel
+    transformer: WanTransformer3DModel
 
 
 def nano_folder() -> Path:
-    """The nano model's folder in the cache, built on first use (a few seconds)."""
-    cache = Path(os.environ.get("CINESYNTH_CACHE") or Path.home() / ".cache" / "cinesynth")
-    target = cache / "models" / f"nano-{sha256_json([RECIPE, sample_captions(CAPTIONS, seed=0)])[:12]}"
-    if (target / "model_index.json").is_file():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=target.parent))
-    try:
-        build_nano(temporary)
-        os.rename(temporary, target)
-    except OSError:
-        if not (target / "model_index.json").is_file():  # another process may have been faster
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    """The shipped model's folder, each file checked once in a process; random weights where none ship.
+
+    Raises ModelError naming the file that is missing or damaged, and the commands that bring it back.
+    """
+    if not SHIPPED.is_dir():
+        return _random_folder()
+    _check_shipped(SHIPPED)
+    return SHIPPED
+
+
+def _random_folder() -> Path:
+    """The model with random weights in the cache, built on first use."""
+    target = cache_folder("models", "nano-random-3")
+    if not (target / "model_index.json").is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".tmp-", dir=target.parent) as temporary:
+            built = build_nano(Path(temporary) / "nano")
+            try:
+                os.rename(built, target)
+            except OSError:
+                if not (target / "model_index.json").is_file():  # another process may have been faster
+                    raise
     return target
 
 
-def build_nano(folder: str | os.PathLike[str]) -> Path:
-    """Write the nano model (fp16 safetensors, about 14 MB) as a diffusers folder; the same bytes each time."""
+@lru_cache(maxsize=4)
+def _check_shipped(folder: Path) -> None:
+    advice = (
+        "; bring it back with `pip install --force-reinstall cinesynth`, in a clone with "
+        "`git checkout -- cinesynth/wan/weights`, or train it again with `make nano`"
+    )
+    if not (folder / MANIFEST).is_file():
+        raise ModelError(f"model 'nano': {folder / MANIFEST} is missing{advice}")
+    for name, sha256 in json.loads((folder / MANIFEST).read_text()).items():
+        if not (folder / name).is_file():
+            raise ModelError(f"model 'nano': {folder / name} is missing{advice}")
+        if (found := sha256_file(folder / name)) != sha256:
+            raise ModelError(
+                f"model 'nano': {folder / name} is damaged: sha256 {found[:16]}, expected {sha256[:16]}{advice}"
+            )
+
+
+def write_manifest(folder: Path) -> None:
+    """Record the sha256 of every file, for `nano_folder` to check."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+    hashes = {p.relative_to(folder).as_posix(): sha256_file(p) for p in files}
+    (folder / MANIFEST).write_text(json.dumps(hashes, indent=1) + "\n")
+
+
+def nano_parts(seed: int = 0) -> NanoParts:
+    """All components with random weights, the same for the same seed."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(RECIPE["seed"]))
-        pipeline = WanImageToVideoPipeline(
-            tokenizer=_tokenizer(),
-            text_encoder=_text_encoder(),
-            vae=_vae(),
-            scheduler=UniPCMultistepScheduler(
-                prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
-            ),
-            image_processor=CLIPImageProcessor(
-                size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}, do_convert_rgb=True
-            ),
-            image_encoder=_image_encoder(),
-            transformer=_transformer(),
+        torch.manual_seed(seed)
+        return NanoParts(
+            _tokenizer(),
+            _text_encoder(),
+            _vae(),
+            CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}, do_convert_rgb=True),
+            _image_encoder(),
+            _transformer(),
         )
-    # What diffusers warns of when casting matters to pretrained weights; these are random.
+
+
+def save_nano(parts: NanoParts, folder: str | os.PathLike[str]) -> Path:
+    """Write the model as a diffusers folder, weights in fp16; `parts` are cast in place."""
+    scheduler = UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
+    )
+    components: dict[str, Any] = vars(parts)
+    # What diffusers warns of when casting matters to weights that are trained on; these are not, here.
     diffusers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    for component in (pipeline.text_encoder, pipeline.vae, pipeline.image_encoder, pipeline.transformer):
-        component.to(torch.float16)
-    pipeline.save_pretrained(os.fspath(folder), safe_serialization=True)
+    for component in (parts.text_encoder, parts.vae, parts.image_encoder, parts.transformer):
+        component.to(dtype=torch.float16)  # type: ignore[call-arg]
+    WanImageToVideoPipeline(**components, scheduler=scheduler).save_pretrained(os.fspath(folder))
     diffusers.utils.logging.set_verbosity_warning()
     return Path(folder)
+
+
+def build_nano(folder: str | os.PathLike[str], seed: int = 0) -> Path:
+    """Write the model with random weights; the same bytes each time."""
+    return save_nano(nano_parts(seed), folder)
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
@@ -97,7 +156,8 @@ def _tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(sample_captions(CAPTIONS, seed=0), trainer)
+    captions = sample_captions(CAPTIONS, seed=0, photographs=tuple(PHOTOGRAPHS))
+    tokenizer.train_from_iterator([*captions, *[FILM_LOOK] * 10], trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
@@ -133,30 +193,30 @@ def _image_encoder() -> CLIPVisionModel:
 
 
 def _vae() -> AutoencoderKLWan:
-    vae = AutoencoderKLWan(base_dim=int(RECIPE["vae_base_dim"]), z_dim=16, num_res_blocks=1).eval()
-    # Smooth drifting colours stand in for footage: coarse noise, interpolated in time and space.
-    coarse_BCTHW = torch.rand(4, 3, 5, 4, 6)
-    video_BCTHW = torch.nn.functional.interpolate(coarse_BCTHW, size=(17, 64, 96), mode="trilinear") * 2 - 1
-    with torch.no_grad():
-        z = vae.encode(video_BCTHW).latent_dist.mode()
-    vae.register_to_config(
-        latents_mean=[round(float(v), 6) for v in z.mean(dim=(0, 2, 3, 4))],
-        latents_std=[round(float(v), 6) for v in z.std(dim=(0, 2, 3, 4)).clamp_min(1e-4)],
-    )
-    return vae
+    """Patches of 2x2 pixels, then two halvings of each side and of time: Wan2.1's strides, at half the layers."""
+    return AutoencoderKLWan(
+        base_dim=VAE_BASE_DIM,
+        z_dim=16,
+        dim_mult=[2, 4, 4],
+        num_res_blocks=1,
+        temperal_downsample=[True, True],
+        patch_size=2,
+        in_channels=12,
+        out_channels=12,
+    ).eval()
 
 
 def _transformer() -> WanTransformer3DModel:
     return WanTransformer3DModel(
-        num_attention_heads=int(RECIPE["heads"]),
-        attention_head_dim=int(RECIPE["head_dim"]),
+        num_attention_heads=HEADS,
+        attention_head_dim=HEAD_DIM,
         in_channels=36,
         out_channels=16,
         text_dim=TEXT_DIM,
         freq_dim=64,
-        ffn_dim=int(RECIPE["ffn_dim"]),
-        num_layers=int(RECIPE["layers"]),
+        ffn_dim=FFN_DIM,
+        num_layers=LAYERS,
         image_dim=IMAGE_DIM,
-        added_kv_proj_dim=int(RECIPE["heads"]) * int(RECIPE["head_dim"]),
+        added_kv_proj_dim=HEADS * HEAD_DIM,
         rope_max_seq_len=64,
     ).eval()

@@ -38,9 +38,11 @@ def test_nano_has_wans_shape_within_its_budget() -> None:
     assert 2e6 <= sum(p.numel() for p in transformer.parameters()) <= 4e6
 
 
-def test_building_nano_again_gives_the_same_weights(tmp_path: Path) -> None:
-    build_nano(tmp_path / "again")
-    assert model_hash(str(tmp_path / "again")) == model_hash("nano")
+def test_random_nano_weights_are_those_of_the_seed(tmp_path: Path) -> None:
+    first, again, other = (build_nano(tmp_path / str(i), seed) for i, seed in enumerate((0, 0, 1)))
+    assert model_hash(str(first)) == model_hash(str(again))
+    assert base_hash(str(first)) != base_hash(str(other))
+    assert encoder_hash(str(first)) != encoder_hash(str(other))
 
 
 def test_hashes_tell_transformer_and_encoders_apart(copy: Path) -> None:

@@ -1,0 +1,102 @@
+"""The home domain: windows of scripted shots, in which the caption and the first frame say what happens."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+from cinesynth.data.photographs import HELD_OUT, TRAINED_ON, locate_photograph
+from cinesynth.data.rendering import render_shot
+from cinesynth.data.screenplay import Shot, draw_screenplay
+from cinesynth.storage import sha256_json
+
+HEIGHT, WIDTH, FRAMES, FPS = 64, 96, 33, 16
+TRAIN_SERIES, HELD_OUT_SERIES, FILM_LOOK_SERIES = 100, 101, 102
+DOMAIN_VERSION = 1  # raised whenever a change alters windows
+
+
+@dataclass(frozen=True)
+class HomeWindow:
+    """Which window of which shot. Each is a group of its own: no two share a screenplay."""
+
+    shot: Shot
+    start_s: float
+
+    @property
+    def caption(self) -> str:
+        return self.shot.caption
+
+    def render(self, height: int = HEIGHT, width: int = WIDTH, frames: int = FRAMES) -> NDArray[np.uint8]:
+        """uint8 RGB [frames, height, width, 3] at 16 fps."""
+        return render_shot(self.shot, frames, FPS, height, width, self.start_s)
+
+
+def home_window(series: int, index: int, photographs: tuple[str, ...], film_look: bool = False) -> HomeWindow:
+    """Window `index` of a series: half of them at the start of a shot, where things are let go."""
+    shot = draw_screenplay(series, index, photographs, film_look).shots[0]
+    rng = np.random.default_rng([series, index, 1])
+    latest = max(0.0, shot.duration - FRAMES / FPS)
+    return HomeWindow(shot, 0.0 if rng.random() < 0.5 else float(rng.uniform(0, latest)))
+
+
+def training_windows(count: int, photographs: tuple[str, ...] = TRAINED_ON) -> list[HomeWindow]:
+    """What the base model learns from."""
+    return [home_window(TRAIN_SERIES, i, photographs) for i in range(count)]
+
+
+def held_out_windows(count: int) -> list[HomeWindow]:
+    """Other screenplays over other photographs than `training_windows`."""
+    return [home_window(HELD_OUT_SERIES, i, HELD_OUT) for i in range(count)]
+
+
+def film_look_windows(count: int) -> list[HomeWindow]:
+    """What is adapted to: the film look on screenplays and photographs that the base model has not seen."""
+    return [home_window(FILM_LOOK_SERIES, i, HELD_OUT, film_look=True) for i in range(count)]
+
+
+def rendered(windows: list[HomeWindow], folder: Path, processes: int) -> NDArray[np.uint8]:
+    """The windows' pixels [N, 33, 64, 96, 3] as a memory-mapped file in `folder`, rendered on first use.
+
+    Rendering stops and continues: what another call has finished is kept.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    identity = sha256_json([DOMAIN_VERSION, [asdict(w) for w in windows]])[:16]
+    done, part = folder / f"windows-{identity}.npy", folder / f".part-{identity}.npy"
+    if not done.is_file():
+        for name in sorted({w.shot.texture for w in windows} & {*TRAINED_ON, *HELD_OUT}):
+            locate_photograph(name)  # fetched here, not by every process at once
+        _render_missing(windows, part, processes)
+        os.replace(part, done)
+    return np.load(done, mmap_mode="r")
+
+
+def _render_missing(windows: list[HomeWindow], part: Path, processes: int) -> None:
+    shape = (len(windows), FRAMES, HEIGHT, WIDTH, 3)
+    pixels = open_memmap(part, mode="r+" if part.is_file() else "w+", dtype=np.uint8, shape=shape)
+    # A rendered window is nowhere all black in its first pixels' rows: what is, was not written yet.
+    missing = [i for i in range(len(windows)) if not pixels[i, 0].any()]
+    for index, frames in _render_all([(i, windows[i]) for i in missing], processes):
+        pixels[index] = frames
+    pixels.flush()
+
+
+def _render_all(tasks: list[tuple[int, HomeWindow]], processes: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    if processes == 1:
+        yield from map(_render_one, tasks)
+        return
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        yield from pool.imap_unordered(_render_one, tasks, chunksize=8)
+
+
+def _render_one(task: tuple[int, HomeWindow]) -> tuple[int, NDArray[np.uint8]]:
+    import cv2
+
+    cv2.setNumThreads(1)
+    return task[0], task[1].render()

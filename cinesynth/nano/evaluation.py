@@ -1,0 +1,216 @@
+"""The figures of a nano model on its home domain, out of it, and of an adaptation to the film look.
+
+`python -m benchmarks.nano` prints them for the shipped weights, a training's page for what it has made.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cinesynth.config import EvaluateSettings, SamplerSettings, TrainSettings
+from cinesynth.data.footage import crop_resize
+from cinesynth.data.photographs import PACKAGED
+from cinesynth.data.samples import sample_footage
+from cinesynth.data.video import Frames, read_video
+from cinesynth.generate.sampler import Generator
+from cinesynth.metrics.record import Comparison
+from cinesynth.nano import figures
+from cinesynth.nano.domain import (
+    FRAMES,
+    HEIGHT,
+    WIDTH,
+    HomeWindow,
+    film_look_windows,
+    held_out_windows,
+    training_windows,
+)
+from cinesynth.nano.figures import Sample
+from cinesynth.nano.motion import camera_speeds
+from cinesynth.nano.transformer import EncodedWindows, encode_windows
+from cinesynth.nano.vae import pca_floor
+from cinesynth.train.checkpoint import LocalCheckpoints
+from cinesynth.train.loop import TrainLoop
+from cinesynth.train.strategy import Replicate, World
+from cinesynth.wan.adapter import AdapterCard, save_adapter
+from cinesynth.wan.condition import ConditionEncoder
+from cinesynth.wan.load import base_hash, load_transformer, load_vae
+from cinesynth.wan.nano import build_nano
+
+log = logging.getLogger("cinesynth.nano")
+
+SAMPLER = SamplerSettings(steps=12, guidance_scale=1.0)
+BIKES_CAPTION = "cars and bicycles in a city street, live-action film"
+_BIKES_SHOTS = ((0, 30), (30, 76), (76, 137), (137, 187), (187, 242))  # frames; the cuts are known
+
+
+@dataclass
+class Figures:
+    """Named figures, and what is worth looking at."""
+
+    values: dict[str, float]
+    videos: dict[str, list[Frames]]
+    samples: Sequence[Sample]
+
+
+def home_samples(windows: Sequence[HomeWindow]) -> list[Sample]:
+    """Windows of scripted shots as samples, each its own group."""
+    return [
+        Sample(f"window-{i:03d}", window.render(), window.caption, f"shot-{i:03d}", window.shot.camera)
+        for i, window in enumerate(windows)
+    ]
+
+
+def bikes_samples(stride: int = 4) -> list[Sample]:
+    """33 successive frames (at 25 fps, so faster than at home) of the shots of bikes.mp4; a shot is a group."""
+    frames = crop_resize(read_video(sample_footage() / "bikes.mp4")[0], HEIGHT, WIDTH)
+    return [
+        Sample(f"bikes-{start:03d}", frames[start : start + FRAMES], BIKES_CAPTION, f"shot-{shot}")
+        for shot, (first, stop) in enumerate(_BIKES_SHOTS)
+        for start in range(first, stop - FRAMES + 1, stride)
+    ]
+
+
+def measure(model: str, samples: Sequence[Sample], folder: Path, encoded: EncodedWindows, random_model: str) -> Figures:
+    """All figures of a model on samples of one domain, against repeating the first frame and random weights."""
+    values: dict[str, float] = {}
+    vae = figures.vae_figures(load_vae(model), samples)
+    values |= {f"vae_{name}": value for name, value in vae.items()}
+    values["vae_drift"] = vae["psnr_first"] - vae["psnr_last"]
+    videos = {"repeat": figures.repeat_first(samples)}
+    for name, location in (("nano", model), ("random", random_model)):
+        started = time.monotonic()
+        videos[name] = figures.generate_all(Generator(location), samples, SAMPLER)
+        log.info("generated %d videos with %s: %.1f s each", len(samples), name, _each(started, samples))
+    record = figures.compare_arms(samples, videos, folder, EvaluateSettings(frames=None))
+    values["first_frame_psnr"] = figures.first_frame_psnr(samples, videos["nano"])
+    for metric in ("kvd", "lpips_late"):
+        for arm in ("repeat", "nano", "random"):
+            values[f"{metric}_{arm}"] = _number(record.value(metric, arm).value)
+        values |= _ends(f"{metric}_nano_minus_repeat", record.comparison(metric, "nano"))
+    values["kvd_share_of_random"] = values["kvd_nano"] / values["kvd_random"]
+    real = [sample.frames for sample in samples]
+    if samples[0].camera is not None:
+        values["moves_found"] = figures.moves_found(samples, videos["nano"])
+        values["moves_found_real"] = figures.moves_found(samples, real)
+    smooth = figures.temporal_ssim(videos["nano"]), figures.temporal_ssim(real)
+    values["temporal_ssim_share_of_real"] = smooth[0] / smooth[1]
+    values |= _use_of_conditions(model, samples, encoded)
+    return Figures(values, videos, samples)
+
+
+def home_figures(model: str, count: int, folder: Path) -> Figures:
+    """`measure` on held-out windows of the home domain, with the PCA floor of the VAE."""
+    windows = held_out_windows(count)
+    samples = home_samples(windows)
+    encoded = encode_windows(samples, model, folder / "encoded")
+    with tempfile.TemporaryDirectory() as random_model:
+        found = measure(model, samples, folder / "videos", encoded, str(build_nano(random_model)))
+    train = np.stack([window.render() for window in training_windows(512, PACKAGED)])
+    found.values["vae_floor"] = pca_floor(train, np.stack([s.frames for s in samples]))["psnr"]
+    return found
+
+
+def bikes_figures(model: str, folder: Path) -> Figures:
+    """`measure` out of domain."""
+    samples = bikes_samples()
+    encoded = encode_windows(samples, model, folder / "encoded")
+    with tempfile.TemporaryDirectory() as random_model:
+        return measure(model, samples, folder / "videos", encoded, str(build_nano(random_model)))
+
+
+def adaptation_figures(model: str, settings: TrainSettings, folder: Path, count: tuple[int, int] = (96, 32)) -> Figures:
+    """A style LoRA on the film look: trained on `count[0]` windows, measured on `count[1]` others."""
+    windows = film_look_windows(sum(count))
+    train, test = windows[: count[0]], windows[count[0] :]
+    samples = home_samples(test)
+    encoded = {
+        "train": encode_windows(train, model, folder / "train"),
+        "test": encode_windows(samples, model, folder / "test"),
+    }
+    started = time.monotonic()
+    loop = _adapt(model, settings, encoded["train"], encoded["test"], folder / "checkpoints")
+    values: dict[str, float] = {"training_minutes": (time.monotonic() - started) / 60}
+    adapter = folder / "adapter"
+    card = AdapterCard(
+        base_model=model,
+        base_sha256=base_hash(model),
+        parents=[],
+        stage=settings.stage,
+        dataset="film look",
+        dataset_sha256="",
+        config=settings.model_dump(mode="json"),
+        metrics=loop.figures,
+        step=loop.step,
+    )
+    save_adapter(adapter, loop.adapter(), loop.transformer.peft_config["default"], card)
+    rows = [encoded["test"][i] for i in range(len(samples))]
+    with_adapter = figures.window_losses(loop.transformer.eval(), rows)
+    base = figures.window_losses(load_transformer(model), rows)
+    values |= {"loss_base": float(base.mean()), "loss_adapter": float(with_adapter.mean())}
+    values |= _interval("loss_adapter_minus_base", figures.paired_difference(samples, with_adapter, base))
+    maker = Generator(model)
+    videos = {"base": figures.generate_all(maker, samples, SAMPLER)}
+    maker.load_adapters([(adapter, 1.0)])
+    videos["adapter"] = figures.generate_all(maker, samples, SAMPLER)
+    record = figures.compare_arms(samples, videos, folder / "videos")
+    for metric in ("kvd", "lpips_late"):
+        values |= {f"{metric}_{arm}": _number(record.value(metric, arm).value) for arm in videos}
+        values |= _ends(f"{metric}_adapter_minus_base", record.comparison(metric, "adapter"))
+    for name, frames in {"real": [s.frames for s in samples], **videos}.items():
+        # Inside the letterbox: its bars stand still.
+        zooms = [camera_speeds(v[:, HEIGHT // 8 : -HEIGHT // 8])["zoom"] for v in frames]
+        values[f"push_in_{name}"] = sum(zooms) / len(zooms)
+    return Figures(values, videos, samples)
+
+
+def _adapt(model: str, settings: TrainSettings, train: EncodedWindows, test: EncodedWindows, folder: Path) -> TrainLoop:
+    loop = TrainLoop(
+        settings,
+        load_transformer(model),
+        train,
+        test,
+        ConditionEncoder(model).prompt_embeds(""),
+        Replicate(World()),
+        LocalCheckpoints(folder),
+        lambda first, events: None,
+    )
+    loop.run()
+    return loop
+
+
+def _use_of_conditions(model: str, samples: Sequence[Sample], encoded: EncodedWindows) -> dict[str, float]:
+    """How much worse the loss gets with another window's first frame, and with another window's caption."""
+    transformer, rows = load_transformer(model), [encoded[i] for i in range(len(samples))]
+    other = figures.other_windows(samples)
+    right = figures.window_losses(transformer, rows)
+    values = {"loss": float(right.mean())}
+    for name, given in (("first_frame", {"first_of": other}), ("caption", {"caption_of": other})):
+        wrong = figures.window_losses(transformer, rows, **given)
+        values |= _interval(f"loss_wrong_{name}_minus_right", figures.paired_difference(samples, wrong, right))
+    return values
+
+
+def _interval(name: str, difference: dict[str, Any]) -> dict[str, float]:
+    return {name: difference["difference"], f"{name}_low": difference["low"], f"{name}_high": difference["high"]}
+
+
+def _ends(name: str, comparison: Comparison) -> dict[str, float]:
+    interval = comparison.interval
+    low, high = (interval.low, interval.high) if interval is not None else (float("nan"), float("nan"))
+    return {name: _number(comparison.difference), f"{name}_low": low, f"{name}_high": high}
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def _each(started: float, samples: Sequence[Sample]) -> float:
+    return (time.monotonic() - started) / len(samples)

@@ -1,0 +1,183 @@
+"""What the nano model can do, in figures: reconstruction, generation against the real windows, use of its conditions.
+
+Videos are written losslessly and measured by the project's own metrics; every difference is paired by window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cinesynth.config import EvaluateSettings, SamplerSettings
+from cinesynth.data.video import Frames, write_video
+from cinesynth.generate.sampler import Conditions, Generator
+from cinesynth.metrics.evaluate import compare
+from cinesynth.metrics.record import MetricsRecord
+from cinesynth.metrics.statistics import group_mean_interval
+from cinesynth.nano.motion import camera_move
+from cinesynth.nano.vae import VaeModel, psnr_of_frames, to_video
+from cinesynth.train.batch import collate
+from cinesynth.train.randomness import generator
+from cinesynth.wan.flow import flow_loss
+
+SIGMAS = (0.2, 0.4, 0.6, 0.8)
+_AT_ONCE = 4
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A real window: its pixels, its caption, the group it belongs to, and the camera move where it is known."""
+
+    name: str
+    frames: Frames
+    caption: str
+    group: str
+    camera: str | None = None
+
+    def render(self) -> Frames:
+        """The frames, as `HomeWindow` renders its own."""
+        return self.frames
+
+
+def vae_figures(model: Any, samples: Sequence[Sample]) -> dict[str, float]:
+    """PSNR (dB; whole, first and last frame) and colour error (CIE76) of reconstructions, means over windows."""
+    reconstruct, rows = VaeModel(model), []
+    for sample in samples:
+        video = to_video(sample.frames[None])
+        with torch.no_grad():
+            rebuilt = reconstruct(video)
+        frames = ((rebuilt[0].permute(1, 2, 3, 0) / 2 + 0.5).clamp(0, 1) * 255).round().byte().numpy()
+        rows.append((*psnr_of_frames(rebuilt, video), colour_error(frames, sample.frames)))
+    psnr, first, last, colour = np.mean(rows, 0)
+    return {"psnr": psnr, "psnr_first": first, "psnr_last": last, "colour_error": colour}
+
+
+def generate_all(
+    maker: Generator,
+    samples: Sequence[Sample],
+    sampler: SamplerSettings,
+    report: Callable[[int], None] = lambda done: None,
+) -> list[Frames]:
+    """One generation from the first frame and the caption of each sample."""
+    videos = []
+    for sample in samples:
+        encoder = maker.encoder
+        frame = sample.frames[0]
+        conditions = Conditions(
+            condition_latents=encoder.condition_latents(frame, len(sample.frames)),
+            image_embeds=encoder.image_embeds(frame),
+            prompt_embeds=encoder.prompt_embeds(sample.caption),
+            negative_embeds=encoder.prompt_embeds(sampler.negative_prompt),
+        )
+        videos.append(maker.generate_from(conditions, sampler).frames)
+        report(len(videos))
+    return videos
+
+
+def repeat_first(samples: Sequence[Sample]) -> list[Frames]:
+    """What a model has to beat: the first frame, standing still."""
+    return [np.repeat(sample.frames[:1], len(sample.frames), axis=0) for sample in samples]
+
+
+def compare_arms(
+    samples: Sequence[Sample], arms: dict[str, list[Frames]], folder: Path, settings: EvaluateSettings | None = None
+) -> MetricsRecord:
+    """FVD, KVD and LPIPS of each arm against the samples; the first arm is the baseline. Videos stay in `folder`."""
+    for name, videos in {"real": [s.frames for s in samples], **arms}.items():
+        for sample, frames in zip(samples, videos, strict=True):
+            write_video(folder / name / f"{sample.name}.mkv", frames, codec="ffv1")
+    groups = {sample.name: sample.group for sample in samples}
+    return compare(folder / "real", {name: folder / name for name in arms}, groups, settings)
+
+
+def first_frame_psnr(samples: Sequence[Sample], videos: Sequence[Frames]) -> float:
+    """PSNR in dB of the first generated frame and the frame that was given, mean over windows."""
+    pairs = zip(samples, videos, strict=True)
+    errors = [np.square(v[0].astype(float) / 255 - s.frames[0].astype(float) / 255).mean() for s, v in pairs]
+    return float(np.mean(-10 * np.log10(np.maximum(errors, 1e-6))))
+
+
+def moves_found(samples: Sequence[Sample], videos: Sequence[Frames]) -> float:
+    """Share of the videos whose optical flow shows the camera move that the caption states."""
+    known = [(s.camera, v) for s, v in zip(samples, videos, strict=True) if s.camera is not None]
+    return float(np.mean([camera_move(video) == camera for camera, video in known]))
+
+
+def temporal_ssim(videos: Sequence[Frames]) -> float:
+    """SSIM of successive frames, mean over frames and videos: near 1 where nothing flickers."""
+    from skimage.metrics import structural_similarity
+
+    means = []
+    for video in videos:
+        pairs = pairwise(video)
+        means.append(np.mean([structural_similarity(a, b, channel_axis=-1, data_range=255) for a, b in pairs]))
+    return float(np.mean(means))
+
+
+def colour_error(a_THWC: Frames, b_THWC: Frames) -> float:
+    """CIE76: mean Euclidean distance in L*a*b* (D65, L* from 0 to 100)."""
+    lab = [
+        cv2.cvtColor(x.reshape(1, -1, 3).astype(np.float32) / 255, cv2.COLOR_RGB2LAB).reshape(-1, 3)
+        for x in (a_THWC, b_THWC)
+    ]
+    return float(np.linalg.norm(lab[0] - lab[1], axis=1).mean())
+
+
+def window_losses(
+    transformer: torch.nn.Module,
+    encoded: Sequence[Mapping[str, Any]],
+    first_of: Sequence[int] | None = None,
+    caption_of: Sequence[int] | None = None,
+) -> NDArray[np.float64]:
+    """Flow loss of each window [N] at fixed noise and noise levels.
+
+    Args:
+        transformer: in evaluation mode.
+        encoded: windows of one shape.
+        first_of: for each window, which window's first frame it is given; default: its own.
+        caption_of: for each window, which window's caption it is given; default: its own.
+    """
+    total = np.zeros(len(encoded))
+    for start in range(0, len(encoded), _AT_ONCE):
+        places = range(start, min(start + _AT_ONCE, len(encoded)))
+        windows: list[Mapping[str, Any]] = []
+        for i in places:
+            first = encoded[first_of[i] if first_of is not None else i]
+            caption = encoded[caption_of[i] if caption_of is not None else i]
+            given = {key: first[key] for key in ("condition_latents", "image_embeds")}
+            windows.append({**encoded[i], **given, "prompt_embeds": caption["prompt_embeds"]})
+        batch = collate(windows)
+        shape = tuple(batch["latents"].shape[1:])
+        for place, sigma in enumerate(SIGMAS):
+            noises = torch.stack([torch.randn(shape, generator=generator(0, "validation", i, place)) for i in places])
+            with torch.inference_mode():
+                losses = flow_loss(transformer, batch, noises, torch.full((len(windows),), sigma), torch.float32)
+            total[start : start + len(windows)] += losses.numpy() / len(SIGMAS)
+    return total
+
+
+def other_windows(samples: Sequence[Sample]) -> list[int]:
+    """For each window another one, with another camera move where moves are known."""
+    count = len(samples)
+    found = []
+    for i, sample in enumerate(samples):
+        others = [(i + step) % count for step in range(1, count)]
+        found.append(next((j for j in others if samples[j].camera != sample.camera), others[0]))
+    return found
+
+
+def paired_difference(
+    samples: Sequence[Sample], values: NDArray[np.float64], baseline: NDArray[np.float64]
+) -> dict[str, Any]:
+    """Mean of values - baseline over groups, with its 95 % interval."""
+    differences = {s.name: float(v) for s, v in zip(samples, values - baseline, strict=True)}
+    interval = group_mean_interval(differences, {s.name: s.group for s in samples})
+    return {"difference": float(np.mean(list(differences.values()))), "low": interval.low, "high": interval.high}

@@ -1,0 +1,168 @@
+"""The nano transformer: the home domain encoded once, then the project's own training loop in mode `full`."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from cinesynth.config import TrainSettings
+from cinesynth.data.video import Frames
+from cinesynth.storage import sha256_json
+from cinesynth.train.checkpoint import LocalCheckpoints
+from cinesynth.train.loop import TrainLoop
+from cinesynth.train.strategy import Replicate, World
+from cinesynth.wan.condition import ConditionEncoder
+from cinesynth.wan.load import encoder_hash, load_transformer
+
+SHARD = 128
+
+
+@dataclass(frozen=True)
+class EncodedWindows:
+    """Encoded windows by index, as the training loop reads them. Tensors are fp16, as in a clips dataset."""
+
+    shards: list[dict[str, torch.Tensor]]
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        shard, row = self.shards[index // SHARD], index % SHARD
+        length = int(shard["prompt_lengths"][row])
+        return {
+            "latents": shard["latents"][row],
+            "condition_latents": shard["condition_latents"][row],
+            "image_embeds": shard["image_embeds"][row],
+            "prompt_embeds": shard["prompt_embeds"][row, :length],
+        }
+
+
+class Clip(Protocol):
+    """What is encoded: a `HomeWindow`, or any other frames with a caption."""
+
+    @property
+    def caption(self) -> str: ...
+
+    def render(self) -> Frames: ...
+
+
+def encode_windows(
+    windows: Sequence[Clip],
+    model: str,
+    folder: Path,
+    processes: int = 1,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> EncodedWindows:
+    """Encode windows with a model's VAE and encoders, in shards that are kept: another call continues.
+
+    Args:
+        windows: of one shape.
+        model: folder whose encoders are used.
+        folder: where the shards lie; those of other encoders or captions are not taken.
+        processes: how many encode, each on one thread; 1 stays in this process.
+        report: called with (windows done, windows in all) after each shard.
+    """
+    folder = folder / sha256_json([encoder_hash(model), [w.caption for w in windows]])[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    ranges = [(start, min(start + SHARD, len(windows))) for start in range(0, len(windows), SHARD)]
+    paths = [folder / f"{start:06d}-{stop:06d}.safetensors" for start, stop in ranges]
+    tasks = [
+        (model, windows[start:stop], path)
+        for (start, stop), path in zip(ranges, paths, strict=True)
+        if not path.is_file()
+    ]
+    done = len(windows) - sum(len(task[1]) for task in tasks)
+    for count in _encode_all(tasks, min(processes, len(tasks))):
+        done += count
+        report(done, len(windows))
+    return EncodedWindows([load_file(path) for path in paths], len(windows))
+
+
+def train_transformer(
+    settings: TrainSettings,
+    model: str,
+    train: EncodedWindows,
+    held_out: EncodedWindows,
+    folder: Path,
+    world: World | None = None,
+) -> TrainLoop:
+    """Train the whole transformer of `model` from where `folder` stopped; the loop holds the result."""
+    folder.mkdir(parents=True, exist_ok=True)
+    world = world or World()
+    dtype = torch.bfloat16 if settings.dtype == "bf16" or world.device.startswith("cuda") else torch.float32
+    loop = TrainLoop(
+        settings,
+        load_transformer(model, torch.float32, world.device),
+        train,
+        held_out,
+        ConditionEncoder(model).prompt_embeds(""),
+        Replicate(world),
+        LocalCheckpoints(folder / "checkpoints", keep=1),
+        lambda first, events: _write_events(folder, first, events),
+        world,
+        dtype,
+    )
+    loop.run()
+    return loop
+
+
+def training_curve(folder: Path) -> list[dict[str, Any]]:
+    """All events of a training in `folder`, by step."""
+    return [event for path in sorted(folder.glob("events-*.json")) for event in json.loads(path.read_text())]
+
+
+def _write_events(folder: Path, first: int, events: list[dict[str, Any]]) -> None:
+    (folder / f"events-{first:08d}.json").write_text(json.dumps(events))
+
+
+Task = tuple[str, Sequence[Clip], Path]
+
+
+def _encode_all(tasks: list[Task], processes: int) -> Iterator[int]:
+    if processes < 2:
+        yield from map(_encode_shard, tasks)
+        return
+    # Small convolutions gain little from threads: a process a core does more.
+    with multiprocessing.get_context("spawn").Pool(processes, torch.set_num_threads, (1,)) as pool:
+        yield from pool.imap_unordered(_encode_shard, tasks)
+
+
+def _encode_shard(task: Task) -> int:
+    model, windows, path = task
+    rows = [_encode(_encoder(model), window.caption, window.render()) for window in windows]
+    names = ("latents", "condition_latents", "image_embeds")
+    tensors = {name: torch.stack([row[name] for row in rows]).half().contiguous() for name in names}
+    prompts = [row["prompt_embeds"] for row in rows]
+    tensors["prompt_embeds"] = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True).half()
+    tensors["prompt_lengths"] = torch.tensor([len(prompt) for prompt in prompts])
+    part = path.with_suffix(f".tmp-{os.getpid()}")
+    save_file(tensors, part)
+    os.replace(part, path)
+    return len(windows)
+
+
+@lru_cache(maxsize=1)
+def _encoder(model: str) -> ConditionEncoder:
+    return ConditionEncoder(model)
+
+
+def _encode(encoder: ConditionEncoder, caption: str, frames: Frames) -> dict[str, torch.Tensor]:
+    # bf16 takes two thirds of the time, and moves latents by less than the VAE's own noise.
+    with torch.autocast("cpu", torch.bfloat16):
+        latents, condition = encoder.window_latents(frames)
+    return {
+        "latents": latents,
+        "condition_latents": condition,
+        "image_embeds": encoder.image_embeds(frames[0]),
+        "prompt_embeds": encoder.prompt_embeds(caption),
+    }
