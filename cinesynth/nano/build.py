@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,13 +20,22 @@ from typing import Any
 from diffusers import AutoencoderKLWan
 
 from cinesynth.errors import CinesynthError
-from cinesynth.nano import vae as nano_vae
+from cinesynth.metrics.lpips import load_lpips
 from cinesynth.nano.domain import HomeWindow, held_out_windows, rendered, training_windows
 from cinesynth.nano.encoders import train_encoders
 from cinesynth.nano.recipe import Recipe, full_recipe, smoke_recipe
 from cinesynth.nano.transformer import EncodedWindows, encode_windows, train_transformer
-from cinesynth.nano.vae import Pixels, VaeModel, pca_floor, reconstruction, train_phase, train_skeleton
+from cinesynth.nano.vae import (
+    Pixels,
+    VaeModel,
+    channel_statistics,
+    pca_floor,
+    reconstruction,
+    train_phase,
+    train_skeleton,
+)
 from cinesynth.report.nano import write_nano_page
+from cinesynth.storage import Storage
 from cinesynth.train.strategy import World
 from cinesynth.wan.load import save_model
 from cinesynth.wan.nano import SHIPPED, NanoParts, nano_parts, save_nano, write_manifest
@@ -82,11 +92,11 @@ class Build:
         folder = self.out / "vae"
         if not (folder / "config.json").is_file():
             train_skeleton(parts.vae, train, sample, recipe.skeleton, recipe.seed, self.out / "vae-skeleton")
-            perceptual = nano_vae.perceptual_network()
+            perceptual = load_lpips("alex")
             for place, phase in enumerate(recipe.phases):
                 seed = recipe.seed + 1 + place
                 train_phase(parts.vae, train, sample, phase, seed, self.out / phase.name, perceptual)
-            mean, std = nano_vae.latent_statistics(parts.vae, train[: recipe.held_out_windows])
+            mean, std = channel_statistics(parts.vae, train[: recipe.held_out_windows])
             parts.vae.register_to_config(latents_mean=mean, latents_std=std)
             found = reconstruction(VaeModel(parts.vae), held_out)
             (self.out / "vae.json").write_text(json.dumps({"floor": floor, "vae": found}))
@@ -122,16 +132,28 @@ class Build:
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
-        """Log and add up the time of a stage over all runs."""
+        """Log a stage and add up its time over all runs; written each minute, as a run may be killed."""
         log.info("--- %s", name)
-        started = time.monotonic()
+        record, started, ended = self.out / "seconds.json", time.monotonic(), threading.Event()
+        seconds = json.loads(record.read_text()) if record.is_file() else {}
+        before = seconds.get(name, 0)
+
+        def write() -> None:
+            seconds[name] = round(before + time.monotonic() - started, 1)
+            Storage.open(str(self.out)).write_text("seconds.json", json.dumps(seconds, indent=1))
+
+        def write_each_minute() -> None:
+            while not ended.wait(60):
+                write()
+
+        clock = threading.Thread(target=write_each_minute, daemon=True)
+        clock.start()
         try:
             yield
         finally:
-            record = self.out / "seconds.json"
-            seconds = json.loads(record.read_text()) if record.is_file() else {}
-            seconds[name] = round(seconds.get(name, 0) + time.monotonic() - started, 1)
-            record.write_text(json.dumps(seconds, indent=1))
+            ended.set()
+            clock.join()
+            write()
             log.info("--- %s: %.1f min so far", name, seconds[name] / 60)
 
 

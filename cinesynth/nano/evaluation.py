@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from cinesynth.config import EvaluateSettings, SamplerSettings, TrainSettings
+from cinesynth.config import SamplerSettings, TrainSettings
 from cinesynth.data.footage import crop_resize
 from cinesynth.data.photographs import PACKAGED
 from cinesynth.data.samples import sample_footage
@@ -34,13 +33,9 @@ from cinesynth.nano.domain import (
 )
 from cinesynth.nano.figures import Sample
 from cinesynth.nano.motion import camera_speeds
-from cinesynth.nano.transformer import EncodedWindows, encode_windows
+from cinesynth.nano.transformer import EncodedWindows, encode_windows, train_transformer
 from cinesynth.nano.vae import pca_floor
-from cinesynth.train.checkpoint import LocalCheckpoints
-from cinesynth.train.loop import TrainLoop
-from cinesynth.train.strategy import Replicate, World
 from cinesynth.wan.adapter import AdapterCard, save_adapter
-from cinesynth.wan.condition import ConditionEncoder
 from cinesynth.wan.load import base_hash, load_transformer, load_vae
 from cinesynth.wan.nano import build_nano
 
@@ -78,18 +73,22 @@ def bikes_samples(stride: int = 4) -> list[Sample]:
     ]
 
 
-def measure(model: str, samples: Sequence[Sample], folder: Path, encoded: EncodedWindows, random_model: str) -> Figures:
-    """All figures of a model on samples of one domain, against repeating the first frame and random weights."""
-    values: dict[str, float] = {}
+def measure(model: str, samples: Sequence[Sample], folder: Path) -> Figures:
+    """All figures of a model on samples of one domain, against repeating the first frame and random weights.
+
+    What is made on the way stays in `folder`: videos, encoded windows, the model with random weights.
+    """
+    encoded = encode_windows(samples, model, folder / "encoded")
     vae = figures.vae_figures(load_vae(model), samples)
-    values |= {f"vae_{name}": value for name, value in vae.items()}
+    values = {f"vae_{name}": value for name, value in vae.items()}
     values["vae_drift"] = vae["psnr_first"] - vae["psnr_last"]
     videos = {"repeat": figures.repeat_first(samples)}
-    for name, location in (("nano", model), ("random", random_model)):
+    for name, location in (("nano", model), ("random", str(build_nano(folder / "random-weights")))):
         started = time.monotonic()
         videos[name] = figures.generate_all(Generator(location), samples, SAMPLER)
-        log.info("generated %d videos with %s: %.1f s each", len(samples), name, _each(started, samples))
-    record = figures.compare_arms(samples, videos, folder, EvaluateSettings(frames=None))
+        seconds = (time.monotonic() - started) / len(samples)
+        log.info("generated %d videos with %s: %.1f s each", len(samples), name, seconds)
+    record = figures.compare_arms(samples, videos, folder / "videos")
     values["first_frame_psnr"] = figures.first_frame_psnr(samples, videos["nano"])
     for metric in ("kvd", "lpips_late"):
         for arm in ("repeat", "nano", "random"):
@@ -108,22 +107,11 @@ def measure(model: str, samples: Sequence[Sample], folder: Path, encoded: Encode
 
 def home_figures(model: str, count: int, folder: Path) -> Figures:
     """`measure` on held-out windows of the home domain, with the PCA floor of the VAE."""
-    windows = held_out_windows(count)
-    samples = home_samples(windows)
-    encoded = encode_windows(samples, model, folder / "encoded")
-    with tempfile.TemporaryDirectory() as random_model:
-        found = measure(model, samples, folder / "videos", encoded, str(build_nano(random_model)))
+    samples = home_samples(held_out_windows(count))
+    found = measure(model, samples, folder)
     train = np.stack([window.render() for window in training_windows(512, PACKAGED)])
     found.values["vae_floor"] = pca_floor(train, np.stack([s.frames for s in samples]))["psnr"]
     return found
-
-
-def bikes_figures(model: str, folder: Path) -> Figures:
-    """`measure` out of domain."""
-    samples = bikes_samples()
-    encoded = encode_windows(samples, model, folder / "encoded")
-    with tempfile.TemporaryDirectory() as random_model:
-        return measure(model, samples, folder / "videos", encoded, str(build_nano(random_model)))
 
 
 def adaptation_figures(model: str, settings: TrainSettings, folder: Path, count: tuple[int, int] = (96, 32)) -> Figures:
@@ -131,12 +119,9 @@ def adaptation_figures(model: str, settings: TrainSettings, folder: Path, count:
     windows = film_look_windows(sum(count))
     train, test = windows[: count[0]], windows[count[0] :]
     samples = home_samples(test)
-    encoded = {
-        "train": encode_windows(train, model, folder / "train"),
-        "test": encode_windows(samples, model, folder / "test"),
-    }
+    shown, unseen = (encode_windows(part, model, folder / "encoded") for part in (train, samples))
     started = time.monotonic()
-    loop = _adapt(model, settings, encoded["train"], encoded["test"], folder / "checkpoints")
+    loop = train_transformer(settings, model, shown, unseen, folder / "training")
     values: dict[str, float] = {"training_minutes": (time.monotonic() - started) / 60}
     adapter = folder / "adapter"
     card = AdapterCard(
@@ -151,7 +136,7 @@ def adaptation_figures(model: str, settings: TrainSettings, folder: Path, count:
         step=loop.step,
     )
     save_adapter(adapter, loop.adapter(), loop.transformer.peft_config["default"], card)
-    rows = [encoded["test"][i] for i in range(len(samples))]
+    rows = [unseen[i] for i in range(len(samples))]
     with_adapter = figures.window_losses(loop.transformer.eval(), rows)
     base = figures.window_losses(load_transformer(model), rows)
     values |= {"loss_base": float(base.mean()), "loss_adapter": float(with_adapter.mean())}
@@ -169,21 +154,6 @@ def adaptation_figures(model: str, settings: TrainSettings, folder: Path, count:
         zooms = [camera_speeds(v[:, HEIGHT // 8 : -HEIGHT // 8])["zoom"] for v in frames]
         values[f"push_in_{name}"] = sum(zooms) / len(zooms)
     return Figures(values, videos, samples)
-
-
-def _adapt(model: str, settings: TrainSettings, train: EncodedWindows, test: EncodedWindows, folder: Path) -> TrainLoop:
-    loop = TrainLoop(
-        settings,
-        load_transformer(model),
-        train,
-        test,
-        ConditionEncoder(model).prompt_embeds(""),
-        Replicate(World()),
-        LocalCheckpoints(folder),
-        lambda first, events: None,
-    )
-    loop.run()
-    return loop
 
 
 def _use_of_conditions(model: str, samples: Sequence[Sample], encoded: EncodedWindows) -> dict[str, float]:
@@ -210,7 +180,3 @@ def _ends(name: str, comparison: Comparison) -> dict[str, float]:
 
 def _number(value: float | None) -> float:
     return float("nan") if value is None else value
-
-
-def _each(started: float, samples: Sequence[Sample]) -> float:
-    return (time.monotonic() - started) / len(samples)

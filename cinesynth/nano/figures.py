@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cinesynth.config import EvaluateSettings, SamplerSettings
+from cinesynth.config import SamplerSettings
 from cinesynth.data.video import Frames, write_video
 from cinesynth.generate.sampler import Conditions, Generator
 from cinesynth.metrics.evaluate import compare
@@ -87,15 +87,13 @@ def repeat_first(samples: Sequence[Sample]) -> list[Frames]:
     return [np.repeat(sample.frames[:1], len(sample.frames), axis=0) for sample in samples]
 
 
-def compare_arms(
-    samples: Sequence[Sample], arms: dict[str, list[Frames]], folder: Path, settings: EvaluateSettings | None = None
-) -> MetricsRecord:
+def compare_arms(samples: Sequence[Sample], arms: dict[str, list[Frames]], folder: Path) -> MetricsRecord:
     """FVD, KVD and LPIPS of each arm against the samples; the first arm is the baseline. Videos stay in `folder`."""
     for name, videos in {"real": [s.frames for s in samples], **arms}.items():
         for sample, frames in zip(samples, videos, strict=True):
             write_video(folder / name / f"{sample.name}.mkv", frames, codec="ffv1")
     groups = {sample.name: sample.group for sample in samples}
-    return compare(folder / "real", {name: folder / name for name in arms}, groups, settings)
+    return compare(folder / "real", {name: folder / name for name in arms}, groups)
 
 
 def first_frame_psnr(samples: Sequence[Sample], videos: Sequence[Frames]) -> float:

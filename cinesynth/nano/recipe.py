@@ -15,7 +15,13 @@ def _transformer(steps: int, batch: int) -> TrainSettings:
     return TrainSettings(
         mode="full",
         optimizer=OptimizerSettings(
-            algorithm="muon", steps=steps, lr=1e-2, warmup=0.02, betas=(0.9, 0.99), weight_decay=0.01, batch_size=batch
+            algorithm="muon",
+            steps=steps,
+            lr=1.5e-2,
+            warmup=0.02,
+            betas=(0.9, 0.99),
+            weight_decay=0.01,
+            batch_size=batch,
         ),
         flow=FlowSettings(distribution="uniform", shift=3.0),
         caption_dropout=0.1,
@@ -71,7 +77,7 @@ def full_recipe() -> Recipe:
             Phase("vae-33", 33, 2, (64, 96), Schedule(250, 3e-4, checkpoint_every=50, log_every=25)),
         ),
         encoders=Schedule(600, 5e-3, checkpoint_every=100, log_every=50),
-        transformer=_transformer(8000, 8),
+        transformer=_transformer(7500, 8),
     )
 
 

@@ -96,7 +96,7 @@ def train_transformer(
     folder: Path,
     world: World | None = None,
 ) -> TrainLoop:
-    """Train the whole transformer of `model` from where `folder` stopped; the loop holds the result."""
+    """Train the transformer of `model`, or an adapter on it, from where `folder` stopped; the loop holds the result."""
     folder.mkdir(parents=True, exist_ok=True)
     world = world or World()
     dtype = torch.bfloat16 if settings.dtype == "bf16" or world.device.startswith("cuda") else torch.float32

@@ -17,7 +17,6 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import patchify
 from numpy.typing import NDArray
 from torch import nn
 
-from cinesynth.metrics.lpips import load_lpips
 from cinesynth.nano.fit import Curve, Schedule, fit
 from cinesynth.nano.skeleton import Skeleton, copy_into
 
@@ -40,11 +39,6 @@ class Phase:
     batch: int
     crop: tuple[int, int]
     schedule: Schedule
-
-
-def perceptual_network() -> nn.Module:
-    """LPIPS with AlexNet: two batches of frames in [-1, 1] to distances."""
-    return load_lpips("alex")
 
 
 def to_video(windows: Pixels) -> torch.Tensor:
@@ -77,7 +71,10 @@ def train_skeleton(
 def train_phase(
     vae: AutoencoderKLWan, train: Pixels, held_out: Pixels, phase: Phase, seed: int, folder: Path, perceptual: nn.Module
 ) -> Curve:
-    """Train the whole network: reconstruction, colour and perceptual terms, and a KL that keeps variances near one."""
+    """Train the whole network: reconstruction, colour and perceptual terms, and a KL that keeps variances near one.
+
+    `perceptual` is LPIPS: two batches of frames in [-1, 1] to distances.
+    """
     vae.requires_grad_(True).train()
 
     def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
@@ -154,7 +151,7 @@ def pca_floor(train: Pixels, held_out: Pixels) -> dict[str, float]:
     return {"psnr": float(psnr), "psnr_first": float(first)}
 
 
-def latent_statistics(vae: AutoencoderKLWan, windows: Pixels) -> tuple[list[float], list[float]]:
+def channel_statistics(vae: AutoencoderKLWan, windows: Pixels) -> tuple[list[float], list[float]]:
     """(mean, standard deviation) of each latent channel over windows, for the VAE's configuration."""
     with torch.no_grad():
         z = torch.cat([vae.encode(to_video(w[None])).latent_dist.mode() for w in windows])

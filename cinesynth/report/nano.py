@@ -75,11 +75,7 @@ def _charts(folder: Path) -> list[tuple[str, Any]]:
 
 def _training(folder: Path, settings: TrainSettings) -> Training | None:
     events = training_curve(folder / "transformer")
-    if not events:
-        return None
-    steps = {e["step"]: e for e in events if "loss" in e}
-    held_out = {e["step"]: e for e in events if "val_loss" in e}
-    return Training(settings, [steps[k] for k in sorted(steps)], [held_out[k] for k in sorted(held_out)])
+    return Training.of(settings, events) if events else None
 
 
 def _scenes(home: Figures) -> list[tuple[str, list[tuple[str, list[str]]]]]:

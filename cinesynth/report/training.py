@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,8 +32,12 @@ class Training:
 
     @classmethod
     def read(cls, settings: TrainSettings, folder: Storage) -> Training:
-        """From a train run's folder; of a step that was run again after a kill, the last record counts."""
-        events = read_events(folder)
+        """From a train run's folder."""
+        return cls.of(settings, read_events(folder))
+
+    @classmethod
+    def of(cls, settings: TrainSettings, events: Sequence[dict[str, Any]]) -> Training:
+        """From events as they were logged; of a step that was run again after a kill, the last record counts."""
         steps = {event["step"]: event for event in events if "loss" in event}
         held_out = {event["step"]: event for event in events if "val_loss" in event}
         return cls(settings, [steps[k] for k in sorted(steps)], [held_out[k] for k in sorted(held_out)])

@@ -9,7 +9,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import patchify
 
 from cinesynth.nano.domain import held_out_windows
 from cinesynth.nano.skeleton import LATENTS, Skeleton, copy_into
-from cinesynth.nano.vae import VaeModel, latent_statistics, pca_floor, reconstruction, to_video
+from cinesynth.nano.vae import VaeModel, channel_statistics, pca_floor, reconstruction, to_video
 from cinesynth.wan.nano import nano_parts
 
 
@@ -68,7 +68,7 @@ def test_reconstruction_and_statistics_are_of_the_frames_they_name(windows: np.n
     assert found["psnr_first"] == pytest.approx(60)
     assert found["psnr_last"] == pytest.approx(40, abs=0.01)
     vae = nano_parts().vae
-    mean, std = latent_statistics(vae, windows[:2, :9])
+    mean, std = channel_statistics(vae, windows[:2, :9])
     with torch.no_grad():
         latents = vae.encode(to_video(windows[:2, :9])).latent_dist.mode().transpose(0, 1).flatten(1)
     assert mean == pytest.approx(latents.mean(1).tolist(), abs=1e-4)
