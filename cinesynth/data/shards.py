@@ -4,12 +4,14 @@
         manifest.json          schema version, shards with sha256, figures; its presence makes the dataset complete
         index.parquet          one row a window, without tensors: which shard and row holds it
         shards/*.parquet       all columns; tensors as little-endian fp16 bytes beside a `<name>_shape` column
-        empty_prompt.parquet   the embedding of the empty caption, for caption dropout
+        prompts/*.parquet      embeddings of the distinct captions, the empty one for caption dropout among them
         pixels/<window_id>.mkv lossless frames of val and test windows
-        windows.parquet        what the index stage found; indexed-rejects.parquet: what it left out, and why
-        rejected.parquet       the same, and what could not be encoded: source, reason, detail, window_id
-        commits/*.json         one a shard, in order of writing
-        index.html             counts and a contact sheet
+        sources.parquet        one row a file: what it is, its cuts, the seconds of it that are used
+        rejected.parquet       what was left out, and why: source, reason, detail, window_id
+        history/*.json         the manifests there were, one a content
+        index.html             windows by bucket, cuts by source, what was rejected
+        files.parquet scans/ annotations/ plan.parquet commits/     what `prepare` goes on from
+        withdrawn/*.json       sources that were taken out again
 
 Training stages the shards to local files, then reads by index.
 """
@@ -33,7 +35,7 @@ import torch
 from cinesynth.errors import DatasetError, StorageError
 from cinesynth.storage import Storage, sha256_file
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 TENSORS = ("latents", "condition_latents", "image_embeds", "prompt_embeds")
 Split = Literal["train", "val", "test"]
 _ROW_GROUP_BYTES = 1 << 20
@@ -57,27 +59,26 @@ WINDOW_SCHEMA = pa.schema(
         ("caption", pa.string()),
         ("domain", pa.string()),
         ("split", pa.string()),
-        ("frame_pts", pa.list_(pa.int64())),
+        ("scores", pa.map_(pa.string(), pa.float64())),
     ]
 )
 CLIP_SCHEMA = pa.schema(
     [
         *WINDOW_SCHEMA,
-        ("scores", pa.map_(pa.string(), pa.float64())),
+        ("frame_pts", pa.list_(pa.int64())),
+        ("box", pa.list_(pa.float64())),  # left, top, width, height in stored pixels
         ("encoder_hash", pa.string()),
         ("preview", pa.binary()),  # JPEG: first, middle and last frame side by side
         *_TENSOR_FIELDS,
     ],
     metadata={"cinesynth.schema": str(SCHEMA_VERSION), "cinesynth.tensors": "float16, little-endian, C order"},
 )
-INDEX_SCHEMA = pa.schema(
-    [*WINDOW_SCHEMA.remove(WINDOW_SCHEMA.get_field_index("frame_pts")), ("shard", pa.string()), ("row", pa.int32())]
-)
+INDEX_SCHEMA = pa.schema([*WINDOW_SCHEMA, ("shard", pa.string()), ("row", pa.int32())])
 
 
 @dataclass(frozen=True)
 class WindowFacts:
-    """What is known of a window, whether it is encoded or not."""
+    """What is known of a window, whether it is encoded or not. A score that could not be measured is not there."""
 
     window_id: str
     source_uri: str
@@ -94,6 +95,7 @@ class WindowFacts:
     caption: str
     domain: str
     split: str
+    scores: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,12 @@ class WindowRow(WindowFacts):
 
     shard: str
     row: int
+
+
+def window_columns(window: WindowFacts) -> dict[str, Any]:
+    """The columns of `WINDOW_SCHEMA`."""
+    values = {f.name: getattr(window, f.name) for f in fields(WindowFacts)}
+    return values | {"scores": sorted(window.scores.items())}
 
 
 def tensor_columns(name: str, value: torch.Tensor) -> dict[str, Any]:
@@ -183,7 +191,7 @@ class ClipsDataset:
         try:
             manifest = storage_location.read_json("manifest.json")
         except StorageError as e:
-            started = storage_location.exists("windows.parquet")
+            started = any(storage_location.exists(name) for name in ("files.parquet", "plan.parquet"))
             why = "was started but not finished: run its prepare command again" if started else "is no clips dataset"
             raise DatasetError(f"{storage_location.uri} {why} ({e})") from e
         found = manifest.get("schema")
@@ -199,14 +207,16 @@ class ClipsDataset:
         names = [f.name for f in fields(WindowRow)]
         rows = self._index().select(names).to_pylist()
         return sorted(
-            (WindowRow(**row) for row in rows if split in (None, row["split"])), key=lambda window: window.window_id
+            (WindowRow(**row | {"scores": dict(row["scores"])}) for row in rows if split in (None, row["split"])),
+            key=lambda window: window.window_id,
         )
 
     def empty_prompt_embeds(self) -> torch.Tensor:
         """Embedding of the empty caption: fp16 [L, D]."""
         entry = self.manifest["empty_prompt"]
         self._verify(entry["file"], hashlib.sha256(self.storage.read_bytes(entry["file"])).hexdigest(), entry["sha256"])
-        return tensor_from_columns(read_table(self.storage, entry["file"]).to_pylist()[0], "prompt_embeds")
+        rows = {row["caption_sha256"]: row for row in read_table(self.storage, entry["file"]).to_pylist()}
+        return tensor_from_columns(rows[entry["caption_sha256"]], "prompt_embeds")
 
     def stage(self, folder: str | os.PathLike[str], split: Split | None = None) -> StagedClips:
         """Copy the shards that hold windows of `split` into a local folder; those already there are kept.

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from cinesynth.config import SamplerSettings, TrainSettings
-from cinesynth.data.footage import crop_resize
+from cinesynth.data.geometry import crop_resize
 from cinesynth.data.photographs import PACKAGED
 from cinesynth.data.samples import sample_footage
 from cinesynth.data.video import Frames, read_video
