@@ -49,7 +49,7 @@ from cinesynth.data.encode import (
 )
 from cinesynth.data.plan import Assigned, assign, filter_windows
 from cinesynth.data.progress import Progress
-from cinesynth.data.scan import SCAN_SCHEMA, SCAN_VERSION, Scan, from_row, scan_file, to_row
+from cinesynth.data.scan import SCAN_SCHEMA, SCAN_VERSION, Scan, from_row, timed_scan, to_row
 from cinesynth.data.shards import read_table, write_table
 from cinesynth.data.sources import Reject, Source, content_sha256, find_sources, fingerprint, local_copy, source_key
 from cinesynth.data.windows import Window, cut_windows, shot_samples
@@ -225,13 +225,12 @@ def _scans(config: PrepareConfig, dataset: Storage, files: list[File]) -> tuple[
 
     def scanned(row: dict[str, str]) -> dict[str, Any]:
         sha256, location, uri = json.loads(row["file"])
-        found: Scan | str
         try:
             path = local_copy(location, sha256, decode.cache_gb * _CACHE_GB)
-            found = watched(decode.limit_s).call(uri, scan_file, path, shots)
+            found, cpu_s = watched(decode.limit_s).call(uri, timed_scan, path, shots)
         except MediaError as e:
-            found = str(e)
-        return to_row(row["key"], sha256, uri, found)
+            return to_row(row["key"], sha256, uri, str(e))
+        return to_row(row["key"], sha256, uri, found, cpu_s)
 
     errors: dict[str, str] = {}
     if missing:

@@ -7,6 +7,7 @@ twice, wherever the file lies and whatever windows are cut out of it.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
@@ -83,8 +84,16 @@ SCAN_SCHEMA = pa.schema(
         ("cuts", pa.list_(pa.list_(pa.int32()))),
         ("bars", pa.list_(pa.list_(pa.float32()))),
         ("samples", pa.string()),
+        ("cpu_s", pa.float64()),
     ]
 )
+
+
+def timed_scan(beat: Callable[[], None], path: str, settings: ShotSettings) -> tuple[Scan, float]:
+    """`scan_file`, and the CPU seconds it took; runs in the watched child."""
+    started = time.process_time()
+    found = scan_file(beat, path, settings)
+    return found, time.process_time() - started
 
 
 def scan_file(beat: Callable[[], None], path: str, settings: ShotSettings) -> Scan:
@@ -175,9 +184,9 @@ class _Sampler:
 # --- as stored -----------------------------------------------------------------------------------------------
 
 
-def to_row(key: str, sha256: str, uri: str, found: Scan | str) -> dict[str, Any]:
+def to_row(key: str, sha256: str, uri: str, found: Scan | str, cpu_s: float = 0.0) -> dict[str, Any]:
     """A scan, or why there is none, as a row of `SCAN_SCHEMA`."""
-    row: dict[str, Any] = {"key": key, "sha256": sha256, "uri": uri}
+    row: dict[str, Any] = {"key": key, "sha256": sha256, "uri": uri, "cpu_s": cpu_s}
     if isinstance(found, str):
         return row | {"error": found, "info": "{}", "samples": "[]"} | {n: [] for n in _LISTS}
     info = asdict(found.info) | {name: str(getattr(found.info, name)) for name in _FRACTIONS}

@@ -1,4 +1,4 @@
-"""A folder of everything that footage can be: what is usable is used, what is not is named, and nothing ends the run."""
+"""A folder of everything that footage can be: what is usable is used, what is not is named, nothing ends the run."""
 
 from __future__ import annotations
 

@@ -392,3 +392,96 @@ def _shards(commits: list[dict[str, Any]]) -> list[str]:
 
 def test_a_row_is_a_window_with_its_caption() -> None:
     assert row_id("w", "a") != row_id("w", "b") != row_id("x", "b")
+
+
+@pytest.mark.slow
+def test_four_nodes_of_which_one_dies_make_the_same_dataset(
+    footage: Path, prepared: Any, tmp_path: Path, ray_head: Any
+) -> None:
+    """The same ids, splits and scores; latents within one step of fp16, as threads may add up in another order."""
+    import threading
+
+    _, alone = prepared
+    nodes = [ray_head.cluster.add_node(num_cpus=2) for _ in range(3)]
+    storage = tmp_path / "storage"
+    commits = storage / "datasets/clips/commits"
+
+    def kill_one() -> None:
+        deadline = time.monotonic() + 120
+        while not any(commits.glob("0*.json")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        ray_head.cluster.remove_node(nodes[0], allow_graceful=False)
+
+    killer = threading.Thread(target=kill_one)
+    try:
+        killer.start()
+        resources = RESOURCES | {"vae": {"workers": 3, "cpus": 1.0}}
+        result = prepare(_config(footage, storage, resources=resources, shard_mb=0.02, shard_s=0.2))
+    finally:
+        killer.join()
+        for node in nodes[1:]:
+            ray_head.cluster.remove_node(node)
+    whole, spread = (ClipsDataset.open(_location(place)) for place in (prepared[0], storage))
+    facts = [[(w.window_id, w.split, w.group, w.scores, w.caption) for w in d.windows()] for d in (whole, spread)]
+    assert facts[0] == facts[1]
+    assert check_dataset(spread.storage)[1] == []
+    assert result["figures"]["windows"] == alone["figures"]["windows"]
+    staged = [d.stage(tmp_path / name, "test") for name, d in (("a", whole), ("b", spread))]
+    for i in range(len(staged[0])):
+        ours, theirs = (s[i]["latents"] for s in staged)
+        step = torch.nextafter(ours.abs(), torch.tensor(torch.inf, dtype=torch.half)) - ours.abs()
+        assert ((ours - theirs).abs() <= step).all()
+
+
+@pytest.mark.slow
+def test_kill_of_a_worker_loses_and_doubles_nothing(footage: Path, prepared: Any, tmp_path: Path) -> None:
+    """SIGKILL of the process that encodes latents, after the first commit."""
+    import threading
+
+    import psutil
+
+    _, alone = prepared
+    storage = tmp_path / "storage"
+    commits = storage / "datasets/clips/commits"
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not killed:
+            if any(commits.glob("0*.json")):
+                for process in psutil.process_iter(["cmdline"]):
+                    if "EncodeLatents" in " ".join(process.info["cmdline"] or []):
+                        process.kill()
+                        killed.append(process.pid)
+                        return
+            time.sleep(0.02)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    result = prepare(_config(footage, storage, shard_mb=0.02, shard_s=0.2))
+    killer.join()
+    assert killed
+    assert result["outputs"]["manifest_sha256"] == alone["outputs"]["manifest_sha256"]
+    rows = [row["row_id"] for commit in Commits(_location(storage)) for row in commit["rows"]]
+    assert len(rows) == len(set(rows)) == result["figures"]["windows"]
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_is_an_error_and_the_dataset_stays_valid(
+    footage: Path, prepared: Any, tmp_path: Path, ray_head: Any
+) -> None:
+    disk = tmp_path / "small"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a tmpfs cannot be mounted here")
+    try:
+        with pytest.raises(Exception, match=r"No space left on device|disk"):
+            prepare(_config(footage, disk))
+        assert not (disk / "datasets/clips/manifest.json").exists()
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        result = prepare(_config(footage, disk))
+        assert result["outputs"]["manifest_sha256"] == prepared[1]["outputs"]["manifest_sha256"]
+        assert check_dataset(_location(disk))[1] == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
