@@ -76,7 +76,10 @@ def _window_tasks(config: GenerateConfig, dataset: ClipsDataset, run: Run) -> li
     """One task a window and arm. Copies the real windows and writes the groups beside them."""
     windows = dataset.windows(config.split)[: config.max_windows]
     if not windows:
-        raise DatasetError(f"dataset {config.dataset!r} has no window in its {config.split} split; add footage")
+        raise DatasetError(
+            f"dataset {config.dataset!r} has no window in its {config.split} split: a domain with "
+            "fewer than 3 groups is trained on whole; add footage, or raise the split's share"
+        )
     for window in windows:
         name = f"{window.window_id}.mkv"
         if not run.folder.exists(f"videos/real/{name}"):
