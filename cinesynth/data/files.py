@@ -15,11 +15,11 @@ from cinesynth.config import PrepareConfig
 from cinesynth.data.assemble import explain, withdrawn
 from cinesynth.data.captions import Captions, ShotCaption, read_captions
 from cinesynth.data.shards import read_table, write_table
-from cinesynth.data.sources import Reject, Source, content_sha256, find_sources, fingerprint, source_key
+from cinesynth.data.sources import Reject, Source, content_sha256, find_sources, fingerprint, recorded_uri, source_key
 from cinesynth.errors import DatasetError, MediaError
 from cinesynth.storage import Storage
 
-_FILE_COLUMNS = ("location", "size", "changed", "sha256")
+_FILE_COLUMNS = ("uri", "size", "changed", "sha256")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def read_files(config: PrepareConfig, dataset: Storage) -> tuple[list[File], lis
         location = row["location"]
         try:
             size, changed = fingerprint(location)
-            before = ray.get(shared).get(location)
+            before = ray.get(shared).get(recorded_uri(location))
             sha256 = before[2] if before is not None and before[:2] == (size, changed) else content_sha256(location)
             captions = json.dumps(asdict(read_captions(location)))
         except MediaError as e:
@@ -58,7 +58,7 @@ def read_files(config: PrepareConfig, dataset: Storage) -> tuple[list[File], lis
     data = ray.data.from_items(items, override_num_blocks=blocks_of(len(items)))
     found = {row["location"]: row for row in data.map(read).iter_rows()}
     read_ones = {name: json.loads(row["found"]) for name, row in sorted(found.items()) if row["found"]}
-    hashes = {name: (size, changed, sha256) for name, (size, changed, sha256, _) in read_ones.items()}
+    hashes = {recorded_uri(name): (size, changed, sha256) for name, (size, changed, sha256, _) in read_ones.items()}
     if hashes != known:
         rows = [dict(zip(_FILE_COLUMNS, (name, *values), strict=True)) for name, values in hashes.items()]
         write_table(dataset, "files.parquet", pa.Table.from_pylist(rows))
@@ -86,7 +86,7 @@ def _known_hashes(dataset: Storage) -> dict[str, tuple[int, int, str]]:
     if not dataset.exists("files.parquet"):
         return {}
     rows = read_table(dataset, "files.parquet").to_pylist()
-    return {row["location"]: (row["size"], row["changed"], row["sha256"]) for row in rows}
+    return {row["uri"]: (row["size"], row["changed"], row["sha256"]) for row in rows}
 
 
 def _captions(row: dict[str, Any]) -> Captions:

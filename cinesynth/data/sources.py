@@ -52,9 +52,8 @@ class Source:
 
     @property
     def uri(self) -> str:
-        """The location without credentials and options, as datasets record it."""
-        scheme, separator, rest = self.location.partition("://")
-        return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}" if separator else self.location
+        """The location as datasets record it."""
+        return recorded_uri(self.location)
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,12 @@ def find_sources(footage: Sequence[FootageSource]) -> tuple[list[Source], list[R
         for item in _expand(source, rejects):
             found.setdefault((item.location, item.in_s, item.out_s), item)
     return list(found.values()), rejects
+
+
+def recorded_uri(location: str) -> str:
+    """A location without credentials and options."""
+    scheme, separator, rest = location.partition("://")
+    return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}" if separator else location
 
 
 def is_remote(location: str) -> bool:
@@ -208,7 +213,7 @@ def fingerprint(location: str) -> tuple[int, int]:
         info = storage.filesystem.get_file_info(storage.path)
         return int(info.size or 0), int(info.mtime_ns or 0)
     except (OSError, StorageError) as e:
-        raise MediaError(f"{_shown(location)} cannot be read: {e}") from e
+        raise MediaError(f"{recorded_uri(location)} cannot be read: {e}") from e
 
 
 def content_sha256(location: str) -> str:
@@ -216,7 +221,7 @@ def content_sha256(location: str) -> str:
     try:
         return Storage.open(location).sha256("")
     except (OSError, StorageError) as e:
-        raise MediaError(f"{_shown(location)} cannot be read: {e}") from e
+        raise MediaError(f"{recorded_uri(location)} cannot be read: {e}") from e
 
 
 def local_copy(location: str, sha256: str, cache_bytes: float) -> str:
@@ -235,14 +240,10 @@ def local_copy(location: str, sha256: str, cache_bytes: float) -> str:
             try:
                 Storage.open(location).download("", target)
             except (OSError, StorageError) as e:
-                raise MediaError(f"{_shown(location)} cannot be read: {e}") from e
+                raise MediaError(f"{recorded_uri(location)} cannot be read: {e}") from e
             _make_room(folder, cache_bytes, keep=target)
         os.utime(target)
     return str(target)
-
-
-def _shown(location: str) -> str:
-    return Source(location, "").uri
 
 
 def _make_room(folder: Path, cache_bytes: float, keep: Path) -> None:
