@@ -86,11 +86,11 @@ class Build:
         return model
 
     def _vae(self, parts: NanoParts, train: Pixels, held_out: Pixels) -> None:
-        recipe, floor = self.recipe, pca_floor(train[:1024], held_out)
-        sample = held_out[: recipe.vae_windows]
-        log.info("PCA of the latent budget: %.2f dB on %d held-out windows", floor["psnr"], len(held_out))
+        recipe, sample = self.recipe, held_out[: self.recipe.vae_windows]
         folder = self.out / "vae"
         if not (folder / "config.json").is_file():
+            floor = pca_floor(train[:1024], held_out)
+            log.info("PCA of the latent budget: %.2f dB on %d held-out windows", floor["psnr"], len(held_out))
             train_skeleton(parts.vae, train, sample, recipe.skeleton, recipe.seed, self.out / "vae-skeleton")
             perceptual = load_lpips("alex")
             for place, phase in enumerate(recipe.phases):
@@ -102,7 +102,8 @@ class Build:
             (self.out / "vae.json").write_text(json.dumps({"floor": floor, "vae": found}))
             parts.vae.save_pretrained(folder)
         parts.vae = AutoencoderKLWan.from_pretrained(folder).eval()
-        found = json.loads((self.out / "vae.json").read_text())["vae"]
+        record = json.loads((self.out / "vae.json").read_text())
+        floor, found = record["floor"], record["vae"]
         log.info("VAE: %.2f dB, first frame %.2f, last %.2f", found["psnr"], found["psnr_first"], found["psnr_last"])
         if found["psnr"] <= floor["psnr"]:
             message = f"the VAE reaches {found['psnr']:.2f} dB, a PCA of its latent budget {floor['psnr']:.2f} dB"

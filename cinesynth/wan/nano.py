@@ -1,7 +1,7 @@
 """The nano model: Wan2.1-I2V's classes, files and 36-channel conditioning at a few million parameters.
 
-Its weights ship inside the package; `cinesynth.nano` trains them. `build_nano` writes the same model with random
-weights: where that training starts, and what its figures are compared with.
+`cinesynth.nano` trains its weights and installs them in the package. `build_nano` writes the same model with random
+weights: where that training starts, what its figures are compared with, and what is used until trained ones ship.
 """
 
 from __future__ import annotations
