@@ -21,7 +21,7 @@ from diffusers import AutoencoderKLWan
 
 from cinesynth.errors import CinesynthError
 from cinesynth.metrics.lpips import load_lpips
-from cinesynth.nano.domain import HomeWindow, held_out_windows, rendered, training_windows
+from cinesynth.nano.domain import DOMAIN_VERSION, HomeWindow, held_out_windows, rendered, sharp, training_windows
 from cinesynth.nano.encoders import train_encoders
 from cinesynth.nano.recipe import Recipe, full_recipe, smoke_recipe
 from cinesynth.nano.transformer import EncodedWindows, encode_windows, train_transformer
@@ -53,7 +53,7 @@ class Build:
     def __init__(self, recipe: Recipe, out: Path, device: str = "cpu", gate: bool = True) -> None:
         self.recipe, self.out, self.device, self.gate = recipe, out, device, gate
         out.mkdir(parents=True, exist_ok=True)
-        identity = json.loads(json.dumps(recipe.identity()))
+        identity = json.loads(json.dumps(recipe.identity() | {"domain": DOMAIN_VERSION}))
         record = out / "recipe.json"
         if record.is_file() and json.loads(record.read_text()) != identity:
             raise CinesynthError(f"{out} holds a training by another recipe; give another folder, or remove it")
@@ -65,14 +65,18 @@ class Build:
         train = training_windows(recipe.train_windows, recipe.photographs)
         held_out = held_out_windows(recipe.held_out_windows)
         with self._stage("footage"):
-            pixels = rendered(train, self.out / "footage", processes)
-            held_out_pixels = rendered(held_out, self.out / "footage", processes)
+            footage, held_out_footage = (
+                [rendered(windows, self.out / "footage", processes) for windows in (part, sharp(part))]
+                for part in (train, held_out)
+            )
         parts = nano_parts(recipe.seed)
         with self._stage("vae"):
-            self._vae(parts, pixels, held_out_pixels)
+            self._vae(parts, footage[1], held_out_footage[1])
         with self._stage("encoders"):
             self._encoders(
-                parts, (pixels, [w.caption for w in train]), (held_out_pixels, [w.caption for w in held_out])
+                parts,
+                (footage[0], [w.caption for w in train]),
+                (held_out_footage[0], [w.caption for w in held_out]),
             )
         base = self._once("base", lambda folder: save_nano(parts, folder))
         with self._stage("encode"):

@@ -45,7 +45,7 @@ CAPTIONS = 4000
 TEXT_DIM = 64
 IMAGE_DIM = 64
 VAE_BASE_DIM = 16
-HEADS, HEAD_DIM, LAYERS, FFN_DIM = 4, 40, 8, 480
+HEADS, HEAD_DIM, LAYERS, FFN_DIM = 4, 64, 6, 512
 
 
 @dataclass
@@ -73,7 +73,7 @@ def nano_folder() -> Path:
 
 def _random_folder() -> Path:
     """The model with random weights in the cache, built on first use."""
-    target = cache_folder("models", "nano-random-3")
+    target = cache_folder("models", "nano-random-4")
     if not (target / "model_index.json").is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".tmp-", dir=target.parent) as temporary:
