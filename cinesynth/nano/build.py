@@ -65,18 +65,18 @@ class Build:
         train = training_windows(recipe.train_windows, recipe.photographs)
         held_out = held_out_windows(recipe.held_out_windows)
         with self._stage("footage"):
-            footage, held_out_footage = (
-                [rendered(windows, self.out / "footage", processes) for windows in (part, sharp(part))]
-                for part in (train, held_out)
+            footage, sharp_footage, held_out_footage, sharp_held_out_footage = (
+                rendered(windows, self.out / "footage", processes)
+                for windows in (train, sharp(train), held_out, sharp(held_out))
             )
         parts = nano_parts(recipe.seed)
         with self._stage("vae"):
-            self._vae(parts, footage[1], held_out_footage[1])
+            self._vae(parts, sharp_footage, sharp_held_out_footage)
         with self._stage("encoders"):
             self._encoders(
                 parts,
-                (footage[0], [w.caption for w in train]),
-                (held_out_footage[0], [w.caption for w in held_out]),
+                (footage, [w.caption for w in train]),
+                (held_out_footage, [w.caption for w in held_out]),
             )
         base = self._once("base", lambda folder: save_nano(parts, folder))
         with self._stage("encode"):

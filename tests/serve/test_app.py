@@ -39,7 +39,7 @@ class Service:
     def create(self, image: bytes, **fields: str) -> httpx.Response:
         return self.client.post("/v1/videos", data=fields, files={"input_reference": ("first.png", image)})
 
-    def wait(self, video_id: str, timeout_s: float = 90) -> dict[str, Any]:
+    def wait(self, video_id: str, timeout_s: float = 240) -> dict[str, Any]:
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             shown = self.client.get(f"/v1/videos/{video_id}").json()
