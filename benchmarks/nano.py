@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     _table("out of domain: bikes.mp4", bikes.values, [])
     passed &= _table("adaptation to the film look", adaptation.values, ADAPTATION)
     tables = {"home": home, "bikes": bikes, "adaptation": adaptation}
-    figures = {name: {key: round(v, 5) for key, v in table.values.items()} for name, table in tables.items()}
+    figures = {name: {key: round(float(v), 5) for key, v in table.values.items()} for name, table in tables.items()}
     if arguments.record:
         record_figures(arguments.record, full_recipe(), figures, home)
     targets = {
@@ -81,7 +81,7 @@ def _table(title: str, figures: dict[str, float], targets: list[Target]) -> bool
         marks = []
         for _, sign, bound in (target for target in targets if target[0] == key):
             limit = figures[bound] if isinstance(bound, str) else bound
-            met = {"<": value < limit, "<=": value <= limit, ">": value > limit, ">=": value >= limit}[sign]
+            met = bool({"<": value < limit, "<=": value <= limit, ">": value > limit, ">=": value >= limit}[sign])
             passed &= met
             marks.append(f"{'ok' if met else 'MISSED'} ({sign} {bound})")
         print(f"  {key:45} {value:10.4f}  {', '.join(marks)}")

@@ -24,7 +24,7 @@ _WORLD = (2.0, 1.5)  # half width and half height of the texture; it is mirrored
 _TEXTURE_DENSITY = 1.2  # texture pixels per view pixel at zoom 1
 PAN_SPEED, ZOOM_SPEED, ROLL_SPEED = 0.22, 0.2, math.radians(13)  # per second
 _SLOW = 0.6  # of the film look's push-in
-_SOFTNESS = 1 / 64  # deviation of the lens's blur, in view heights
+SOFT_LENS, SHARP_LENS = 1 / 24, 1 / 64  # deviation of the lens's blur, in view heights
 _SPRITE_REACH = 1.2  # half side of the sprite, in object radii
 
 
@@ -92,8 +92,10 @@ def object_at(shot: Shot, t: float) -> tuple[float, float, float]:
     return x, y, 0.0
 
 
-def render_shot(shot: Shot, frames: int, fps: float, height: int, width: int, start: float = 0.0) -> NDArray[np.uint8]:
-    """The shot from `start` seconds on, as uint8 RGB [T, height, width, 3]."""
+def render_shot(
+    shot: Shot, frames: int, fps: float, height: int, width: int, start: float = 0.0, lens: float = SOFT_LENS
+) -> NDArray[np.uint8]:
+    """The shot from `start` seconds on, as uint8 RGB [T, height, width, 3], seen through a lens of that blur."""
     texture = _texture(shot, height)
     zoom = max(camera_at(shot, t).zoom for t in (start, start + frames / fps))
     sprite = _sprite(shot, math.ceil(1.1 * _SPRITE_REACH * shot.size * height * zoom)) if shot.shape else None
@@ -105,7 +107,7 @@ def render_shot(shot: Shot, frames: int, fps: float, height: int, width: int, st
         if sprite is not None:
             _draw_object(canvas, sprite, shot, t, view)
         canvas *= _light(shot, t, height, width)
-        canvas = cv2.GaussianBlur(canvas, (0, 0), _SOFTNESS * height)  # type: ignore[assignment]
+        canvas = cv2.GaussianBlur(canvas, (0, 0), lens * height)  # type: ignore[assignment]
         cv2.convertScaleAbs(canvas, dst=out[i])  # rounds and saturates
     return film_look(out, shot.texture_seed) if shot.film_look else out
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, SchedulerMixin, WanTransformer3DModel
 from PIL import Image
@@ -20,7 +19,7 @@ import cinesynth
 from cinesynth.config import SamplerSettings
 from cinesynth.data.video import Frames
 from cinesynth.wan.adapter import Parent, load_adapters
-from cinesynth.wan.condition import ConditionEncoder, crop_to, latent_statistics, model_input, pad_prompt
+from cinesynth.wan.condition import ConditionEncoder, crop_to, latent_statistics, model_input, pad_prompt, to_frames
 from cinesynth.wan.load import base_hash, load_scheduler, load_transformer, load_vae, model_hash, model_shapes
 
 OnStep = Callable[[int, int], None]
@@ -190,5 +189,4 @@ def decode(vae: AutoencoderKLWan, latents_BCFhw: torch.Tensor) -> Frames:
     """Latents of one video to uint8 RGB [T, H, W, 3], T = 4 (F - 1) + 1."""
     mean, std = latent_statistics(vae)
     video_BCTHW = vae.decode(latents_BCFhw.to(vae.device, vae.dtype) * std + mean, return_dict=False)[0]
-    video_THWC = (video_BCTHW[0].permute(1, 2, 3, 0).float() / 2 + 0.5).clamp(0, 1)
-    return (video_THWC * 255).round().to(torch.uint8).cpu().numpy().astype(np.uint8, copy=False)
+    return to_frames(video_BCTHW[0].permute(1, 2, 3, 0))

@@ -21,7 +21,7 @@ from diffusers import AutoencoderKLWan
 
 from cinesynth.errors import CinesynthError
 from cinesynth.metrics.lpips import load_lpips
-from cinesynth.nano.domain import HomeWindow, held_out_windows, rendered, training_windows
+from cinesynth.nano.domain import DOMAIN_VERSION, HomeWindow, held_out_windows, rendered, sharp, training_windows
 from cinesynth.nano.encoders import train_encoders
 from cinesynth.nano.recipe import Recipe, full_recipe, smoke_recipe
 from cinesynth.nano.transformer import EncodedWindows, encode_windows, train_transformer
@@ -53,7 +53,7 @@ class Build:
     def __init__(self, recipe: Recipe, out: Path, device: str = "cpu", gate: bool = True) -> None:
         self.recipe, self.out, self.device, self.gate = recipe, out, device, gate
         out.mkdir(parents=True, exist_ok=True)
-        identity = json.loads(json.dumps(recipe.identity()))
+        identity = json.loads(json.dumps(recipe.identity() | {"domain": DOMAIN_VERSION}))
         record = out / "recipe.json"
         if record.is_file() and json.loads(record.read_text()) != identity:
             raise CinesynthError(f"{out} holds a training by another recipe; give another folder, or remove it")
@@ -65,14 +65,18 @@ class Build:
         train = training_windows(recipe.train_windows, recipe.photographs)
         held_out = held_out_windows(recipe.held_out_windows)
         with self._stage("footage"):
-            pixels = rendered(train, self.out / "footage", processes)
-            held_out_pixels = rendered(held_out, self.out / "footage", processes)
+            footage, sharp_footage, held_out_footage, sharp_held_out_footage = (
+                rendered(windows, self.out / "footage", processes)
+                for windows in (train, sharp(train), held_out, sharp(held_out))
+            )
         parts = nano_parts(recipe.seed)
         with self._stage("vae"):
-            self._vae(parts, pixels, held_out_pixels)
+            self._vae(parts, sharp_footage, sharp_held_out_footage)
         with self._stage("encoders"):
             self._encoders(
-                parts, (pixels, [w.caption for w in train]), (held_out_pixels, [w.caption for w in held_out])
+                parts,
+                (footage, [w.caption for w in train]),
+                (held_out_footage, [w.caption for w in held_out]),
             )
         base = self._once("base", lambda folder: save_nano(parts, folder))
         with self._stage("encode"):
@@ -86,11 +90,11 @@ class Build:
         return model
 
     def _vae(self, parts: NanoParts, train: Pixels, held_out: Pixels) -> None:
-        recipe, floor = self.recipe, pca_floor(train[:1024], held_out)
-        sample = held_out[: recipe.vae_windows]
-        log.info("PCA of the latent budget: %.2f dB on %d held-out windows", floor["psnr"], len(held_out))
+        recipe, sample = self.recipe, held_out[: self.recipe.vae_windows]
         folder = self.out / "vae"
         if not (folder / "config.json").is_file():
+            floor = pca_floor(train[:1024], held_out)
+            log.info("PCA of the latent budget: %.2f dB on %d held-out windows", floor["psnr"], len(held_out))
             train_skeleton(parts.vae, train, sample, recipe.skeleton, recipe.seed, self.out / "vae-skeleton")
             perceptual = load_lpips("alex")
             for place, phase in enumerate(recipe.phases):
@@ -102,7 +106,8 @@ class Build:
             (self.out / "vae.json").write_text(json.dumps({"floor": floor, "vae": found}))
             parts.vae.save_pretrained(folder)
         parts.vae = AutoencoderKLWan.from_pretrained(folder).eval()
-        found = json.loads((self.out / "vae.json").read_text())["vae"]
+        record = json.loads((self.out / "vae.json").read_text())
+        floor, found = record["floor"], record["vae"]
         log.info("VAE: %.2f dB, first frame %.2f, last %.2f", found["psnr"], found["psnr_first"], found["psnr_last"])
         if found["psnr"] <= floor["psnr"]:
             message = f"the VAE reaches {found['psnr']:.2f} dB, a PCA of its latent budget {floor['psnr']:.2f} dB"

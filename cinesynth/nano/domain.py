@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,21 +13,22 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from cinesynth.data.photographs import HELD_OUT, TRAINED_ON, locate_photograph
-from cinesynth.data.rendering import render_shot
+from cinesynth.data.rendering import SHARP_LENS, SOFT_LENS, render_shot
 from cinesynth.data.screenplay import Shot, draw_screenplay
 from cinesynth.storage import sha256_json
 
 HEIGHT, WIDTH, FRAMES, FPS = 64, 96, 33, 16
 TRAIN_SERIES, HELD_OUT_SERIES, FILM_LOOK_SERIES = 100, 101, 102
-DOMAIN_VERSION = 1  # raised whenever a change alters windows
+DOMAIN_VERSION = 2  # raised whenever a change alters windows
 
 
 @dataclass(frozen=True)
 class HomeWindow:
-    """Which window of which shot. Each is a group of its own: no two share a screenplay."""
+    """Which window of which shot, through which lens. Each is a group of its own: no two share a screenplay."""
 
     shot: Shot
     start_s: float
+    lens: float = SOFT_LENS
 
     @property
     def caption(self) -> str:
@@ -35,7 +36,7 @@ class HomeWindow:
 
     def render(self, height: int = HEIGHT, width: int = WIDTH, frames: int = FRAMES) -> NDArray[np.uint8]:
         """uint8 RGB [frames, height, width, 3] at 16 fps."""
-        return render_shot(self.shot, frames, FPS, height, width, self.start_s)
+        return render_shot(self.shot, frames, FPS, height, width, self.start_s, self.lens)
 
 
 def home_window(series: int, index: int, photographs: tuple[str, ...], film_look: bool = False) -> HomeWindow:
@@ -59,6 +60,11 @@ def held_out_windows(count: int) -> list[HomeWindow]:
 def film_look_windows(count: int) -> list[HomeWindow]:
     """What is adapted to: the film look on screenplays and photographs that the base model has not seen."""
     return [home_window(FILM_LOOK_SERIES, i, HELD_OUT, film_look=True) for i in range(count)]
+
+
+def sharp(windows: list[HomeWindow]) -> list[HomeWindow]:
+    """The same shots through a sharp lens: what the VAE learns from, so that it keeps more than the domain needs."""
+    return [replace(window, lens=SHARP_LENS) for window in windows]
 
 
 def rendered(windows: list[HomeWindow], folder: Path, processes: int) -> NDArray[np.uint8]:

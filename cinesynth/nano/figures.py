@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cinesynth.config import SamplerSettings
+from cinesynth.config import SamplerSettings, ValidationSettings
 from cinesynth.data.video import Frames, write_video
 from cinesynth.generate.sampler import Conditions, Generator
 from cinesynth.metrics.evaluate import compare
@@ -26,9 +26,10 @@ from cinesynth.nano.motion import camera_move
 from cinesynth.nano.vae import VaeModel, psnr_of_frames, to_video
 from cinesynth.train.batch import collate
 from cinesynth.train.randomness import generator
+from cinesynth.wan.condition import to_frames
 from cinesynth.wan.flow import flow_loss
 
-SIGMAS = (0.2, 0.4, 0.6, 0.8)
+SIGMAS = ValidationSettings().sigmas
 _AT_ONCE = 4
 
 
@@ -54,7 +55,7 @@ def vae_figures(model: Any, samples: Sequence[Sample]) -> dict[str, float]:
         video = to_video(sample.frames[None])
         with torch.no_grad():
             rebuilt = reconstruct(video)
-        frames = ((rebuilt[0].permute(1, 2, 3, 0) / 2 + 0.5).clamp(0, 1) * 255).round().byte().numpy()
+        frames = to_frames(rebuilt[0].permute(1, 2, 3, 0))
         rows.append((*psnr_of_frames(rebuilt, video), colour_error(frames, sample.frames)))
     psnr, first, last, colour = np.mean(rows, 0)
     return {"psnr": psnr, "psnr_first": first, "psnr_last": last, "colour_error": colour}

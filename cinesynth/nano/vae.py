@@ -19,6 +19,7 @@ from torch import nn
 
 from cinesynth.nano.fit import Curve, Schedule, fit
 from cinesynth.nano.skeleton import Skeleton, copy_into
+from cinesynth.wan.condition import to_unit_range
 
 KL_WEIGHT = 1e-3
 COLOUR_WEIGHT = 0.5
@@ -43,7 +44,7 @@ class Phase:
 
 def to_video(windows: Pixels) -> torch.Tensor:
     """[N, T, H, W, 3] uint8 to [N, 3, T, H, W] in [-1, 1]."""
-    return torch.tensor(np.ascontiguousarray(windows)).float().div_(127.5).sub_(1).permute(0, 4, 1, 2, 3)
+    return to_unit_range(windows).permute(0, 4, 1, 2, 3)
 
 
 def train_skeleton(

@@ -85,12 +85,12 @@ def orthogonalised(matrices: torch.Tensor, iterations: int = 5) -> torch.Tensor:
     """U V^T of each matrix U S V^T of a stack [N, R, C], to about 30 %: singular values end between 0.7 and 1.2."""
     a, b, c = _COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if tall else matrices
+    x = (matrices.mT if tall else matrices).bfloat16()
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(iterations):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+    return (x.mT if tall else x).to(matrices.dtype)
 
 
 def _is_matrix(parameter: torch.Tensor) -> bool:

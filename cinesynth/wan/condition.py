@@ -135,6 +135,12 @@ def to_unit_range(frames: Frames) -> torch.Tensor:
     return torch.tensor(np.ascontiguousarray(frames)).float() / 127.5 - 1
 
 
+def to_frames(video_THWC: torch.Tensor) -> Frames:
+    """The inverse of `to_unit_range`, values outside clipped: uint8, same shape."""
+    scaled = (video_THWC.float() / 2 + 0.5).clamp(0, 1) * 255
+    return scaled.round().to(torch.uint8).cpu().numpy().astype(np.uint8, copy=False)
+
+
 def first_frame_mask(condition_BCFhw: torch.Tensor) -> torch.Tensor:
     """[B, 4, F, h, w]: all four channels are 1 at latent frame 0, else 0."""
     batch, _, frames, height, width = condition_BCFhw.shape

@@ -1,7 +1,7 @@
 """The nano model: Wan2.1-I2V's classes, files and 36-channel conditioning at a few million parameters.
 
-Its weights ship inside the package; `cinesynth.nano` trains them. `build_nano` writes the same model with random
-weights: where that training starts, and what its figures are compared with.
+`cinesynth.nano` trains its weights and installs them in the package. `build_nano` writes the same model with random
+weights: where that training starts, what its figures are compared with, and what is used until trained ones ship.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CAPTIONS = 4000
 TEXT_DIM = 64
 IMAGE_DIM = 64
 VAE_BASE_DIM = 16
-HEADS, HEAD_DIM, LAYERS, FFN_DIM = 4, 40, 8, 480
+HEADS, HEAD_DIM, LAYERS, FFN_DIM = 4, 64, 6, 512
 
 
 @dataclass
@@ -73,7 +73,7 @@ def nano_folder() -> Path:
 
 def _random_folder() -> Path:
     """The model with random weights in the cache, built on first use."""
-    target = cache_folder("models", "nano-random-3")
+    target = cache_folder("models", "nano-random-4")
     if not (target / "model_index.json").is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".tmp-", dir=target.parent) as temporary:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cinesynth.data.rendering import camera_at, object_at, render_shot
+from cinesynth.data.rendering import SHARP_LENS, camera_at, object_at, render_shot
 from cinesynth.data.screenplay import CAMERAS, COLOURS, MOTIONS, TEXTURES, draw_screenplay
 from cinesynth.data.scripted import main, sample_captions, scripted_clip, write_scripted_clips
 from cinesynth.data.video import read_video
@@ -47,7 +47,8 @@ def test_every_word_of_the_script_is_drawn_and_lengths_and_cuts_are_as_promised(
 def _shift(shot_camera: str) -> tuple[float, float]:
     """Mean displacement of the picture between two frames, by phase correlation."""
     shot = replace(draw_screenplay(0, 0).shots[0], shape=None, camera=shot_camera, light="steady", texture="clouds")
-    grey = [cv2.cvtColor(f, cv2.COLOR_RGB2GRAY).astype(np.float32) for f in render_shot(shot, 12, 24, 96, 144)]
+    frames = render_shot(shot, 12, 24, 96, 144, lens=SHARP_LENS)
+    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32) for frame in frames]
     (dx, dy), _ = cv2.phaseCorrelate(grey[0], grey[-1], cv2.createHanningWindow((144, 96), cv2.CV_32F))
     return dx, dy
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from cinesynth.config import SamplerSettings
-from cinesynth.data.video import read_metadata, read_video
+from cinesynth.data.video import read_metadata, read_video, write_video
 from cinesynth.generate.sampler import Generator
 from cinesynth.registry import Registry
 from cinesynth.settings import parse_config
@@ -39,7 +39,7 @@ class Service:
     def create(self, image: bytes, **fields: str) -> httpx.Response:
         return self.client.post("/v1/videos", data=fields, files={"input_reference": ("first.png", image)})
 
-    def wait(self, video_id: str, timeout_s: float = 90) -> dict[str, Any]:
+    def wait(self, video_id: str, timeout_s: float = 240) -> dict[str, Any]:
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             shown = self.client.get(f"/v1/videos/{video_id}").json()
@@ -116,9 +116,12 @@ def test_a_served_video_is_what_the_library_generates(service: Service, png: byt
     generator = Generator("nano")
     made = generator.generate(first, "a car", 9, 64, 96, sampler)
     other = generator.generate(first, "a car", 9, 64, 96, sampler.model_copy(update={"seed": SEED + 1}))
-    # Of luma (BT.709): H.264 stores a quarter of the colour.
-    served, ours, by_chance = (video @ [0.2126, 0.7152, 0.0722] for video in (frames, made.frames, other.frames))
-    assert np.abs(served - ours).mean() < 0.5 * np.abs(served - by_chance).mean()
+    # Through the same codec: what H.264 takes from noise is no difference between the two.
+    ours, by_chance = (
+        read_video(write_video(tmp_path / f"{name}.mp4", video.frames, generator.fps))[0].astype(float)
+        for name, video in (("ours", made), ("by-chance", other))
+    )
+    assert np.abs(frames - ours).mean() < 0.2 * np.abs(frames - by_chance).mean()
     metadata = read_metadata(tmp_path / "served.mp4")
     assert metadata["model_sha256"] == made.provenance["model_sha256"]
     assert metadata["sampler"] == made.provenance["sampler"]

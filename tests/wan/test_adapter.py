@@ -27,6 +27,7 @@ from cinesynth.wan.adapter import (
     target_modules,
 )
 from cinesynth.wan.load import base_hash, load_transformer, model_folder
+from cinesynth.wan.nano import LAYERS
 from tests.nano_clips import FRAMES, HEIGHT, WIDTH, encoded_clips
 
 SAMPLER = SamplerSettings(steps=3, guidance_scale=1.0, seed=7)
@@ -85,11 +86,11 @@ def base_output() -> torch.Tensor:
 
 def test_cross_attention_includes_the_image_branch() -> None:
     names = target_modules(load_transformer("nano"), "cross_attention")
-    assert len(names) == 8 * 6
+    assert len(names) == LAYERS * 6
     assert {n.split(".", 2)[2] for n in names} == {
         f"attn2.{p}" for p in ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj")
     }
-    assert len(target_modules(load_transformer("nano"), "all")) == 8 * 12
+    assert len(target_modules(load_transformer("nano"), "all")) == LAYERS * 12
 
 
 def test_a_fresh_adapter_changes_nothing_at_all(base_output: torch.Tensor) -> None:
