@@ -38,17 +38,15 @@ RESOURCES = {
     "clip": {"workers": 1, "cpus": 0.5},
     "text": {"workers": 1, "cpus": 0.5},
 }
-
-
 def _config(footage: Path, storage: Path | str, **overrides: Any) -> PrepareConfig:
     values = {
         "name": "clips",
         "storage": str(storage),
         "footage": [{"path": str(footage), "domain": "scripted"}],
-        "window": {"num_frames": [17, 9], "sizes": ["48x32", "32x48"], "max_per_shot": 2},
-        "split": {"val": 0.3, "test": 0.4, "salt": "6"},
+        "window": {"num_frames": [17, 9], "sizes": ["48x32", "32x48"], "max_per_shot": 3},
+        "split": {"val": 0.3, "test": 0.4, "salt": "27"},
         "resources": RESOURCES,
-        "shard_s": 1.0,
+        "shard_mb": 0.05,
         **overrides,
     }
     return parse_config(PrepareConfig, values)
@@ -95,7 +93,7 @@ def test_every_window_is_encoded_or_rejected_with_its_reason(footage: Path, prep
     figures = result["figures"]
     assert [row.window_id for row in rows] == sorted(w.window_id for w in read_plan(dataset.storage))
     assert figures["windows"] == len(rows) == sum(figures[f"{s}_windows"] for s in SPLITS)
-    assert {row.split for row in rows} == set(SPLITS), "the salt above gives each split a group"
+    assert {row.split for row in rows} == set(SPLITS), "the salt above gives each split a scripted clip"
     assert {row.bucket for row in rows} >= {"48x32x17", "48x32x9", "32x48x17"}
     assert _rejects(storage) == {("broken.mp4", "unreadable"), ("zz-copy.mp4", "duplicate")}
     assert result["outputs"]["dataset"] == dataset.storage.uri
@@ -230,9 +228,9 @@ def test_added_moved_and_recaptioned_footage(footage: Path, prepared: Any, tmp_p
 
 def test_other_settings_or_encoders_under_the_same_name_are_refused(footage: Path, prepared: Any) -> None:
     storage, _ = prepared
-    with pytest.raises(IdentityError, match=r"window\.max_per_shot: recorded 2, given 3"):
+    with pytest.raises(IdentityError, match=r"window\.max_per_shot: recorded 3, given 4"):
         prepare(
-            _config(footage, storage, window={"num_frames": [17, 9], "sizes": ["48x32", "32x48"], "max_per_shot": 3})
+            _config(footage, storage, window={"num_frames": [17, 9], "sizes": ["48x32", "32x48"], "max_per_shot": 4})
         )
     with pytest.raises(IdentityError, match=r"vae_dtype: recorded 'fp32', given 'bf16'"):
         prepare(_config(footage, storage, vae_dtype="bf16"))
@@ -329,8 +327,9 @@ def test_footage_without_a_window_says_why(tmp_path: Path, ray_head: Any) -> Non
 )
 def test_what_is_missing_is_refused_before_ray_starts(overrides: dict[str, Any], message: str, tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").touch()
+    given = {"footage": [{"path": str(tmp_path)}], "name": "clips", "storage": str(tmp_path), **overrides}
     with pytest.raises(ConfigError, match=message):
-        _config(tmp_path, tmp_path, **overrides).check_inputs()
+        parse_config(PrepareConfig, given).check_inputs()
 
 
 @pytest.mark.slow
