@@ -16,14 +16,22 @@ from numpy.typing import NDArray
 
 from cinesynth.data.film_look import film_look
 from cinesynth.data.photographs import PHOTOGRAPHS, load_photograph
-from cinesynth.data.screenplay import COLOURS, Shot
+from cinesynth.data.screenplay import COLOURS, PULSES, Shot
 
 Array = NDArray[np.float32]
 
 _WORLD = (2.0, 1.5)  # half width and half height of the texture; it is mirrored beyond
 _TEXTURE_DENSITY = 1.2  # texture pixels per view pixel at zoom 1
-PAN_SPEED, ZOOM_SPEED, ROLL_SPEED = 0.22, 0.2, math.radians(13)  # per second
+PAN_SPEED, ZOOM_SPEED, ROLL_SPEED = 0.2, 0.2, math.radians(12)  # per second
 _SLOW = 0.6  # of the film look's push-in
+_GRAVITY, _ORBIT_S, _SWING_S, _SPIN_S = 3.5, 3.4, 2.6, 3.2
+_LIGHT_RATE, _PULSE_S = 0.6, 1.0  # decay or growth per second; seconds from pulse to pulse
+_DIMMED = {  # what each of `PULSES` takes from red, green and blue
+    "pulse": (0.75, 0.75, 0.75),
+    "golden": (0.0, 0.3, 0.8),
+    "blue": (0.8, 0.45, 0.0),
+    "red": (0.0, 0.75, 0.65),
+}
 SOFT_LENS, SHARP_LENS = 1 / 24, 1 / 64  # deviation of the lens's blur, in view heights
 _SPRITE_REACH = 1.2  # half side of the sprite, in object radii
 
@@ -74,34 +82,34 @@ def object_at(shot: Shot, t: float) -> tuple[float, float, float]:
         case ["bounce"]:
             return x, 0.42 - shot.size / 2 - _bounce_height(t, 0.62), 0.0
         case ["slide", way]:
-            return 0.2 * u * (1 if way == "right" else -1), y, 0.0
+            return 0.16 * u * (1 if way == "right" else -1), y, 0.0
         case ["rise"]:
             return x, -0.13 * u, 0.0
         case ["sink"]:
             return x, 0.13 * u, 0.0
         case ["orbit", way]:
-            angle = (2 * math.pi / 2.6 * t) * (1 if way == "clockwise" else -1) + phase
+            angle = (2 * math.pi / _ORBIT_S * t) * (1 if way == "clockwise" else -1) + phase
             return 0.26 * math.cos(angle), 0.24 * math.sin(angle), 0.0
         case ["pendulum"]:
             # Let go at one of its ends, so that the first frame shows where it swings.
-            angle = 0.55 * math.cos(2 * math.pi / 1.9 * t) * (1 if shot.phase < 0.5 else -1)
+            angle = 0.55 * math.cos(2 * math.pi / _SWING_S * t) * (1 if shot.phase < 0.5 else -1)
             px, py = _pivot(shot)
             return px + 0.72 * math.sin(angle), py + 0.72 * math.cos(angle), -angle
         case ["spin"]:
-            return x, y, 2 * math.pi / 2.4 * t + phase
+            return x, y, 2 * math.pi / _SPIN_S * t + phase
     return x, y, 0.0
 
 
 def render_shot(
-    shot: Shot, frames: int, fps: float, height: int, width: int, start: float = 0.0, lens: float = SOFT_LENS
+    shot: Shot, frames: int, fps: float, height: int, width: int, lens: float = SOFT_LENS
 ) -> NDArray[np.uint8]:
-    """The shot from `start` seconds on, as uint8 RGB [T, height, width, 3], seen through a lens of that blur."""
+    """The shot from its start, as uint8 RGB [T, height, width, 3], seen through a lens of that blur."""
     texture = _texture(shot, height)
-    zoom = max(camera_at(shot, t).zoom for t in (start, start + frames / fps))
+    zoom = max(camera_at(shot, t).zoom for t in (0.0, frames / fps))
     sprite = _sprite(shot, math.ceil(1.1 * _SPRITE_REACH * shot.size * height * zoom)) if shot.shape else None
     out = np.empty((frames, height, width, 3), np.uint8)
     for i in range(frames):
-        t = start + i / fps
+        t = i / fps
         view = camera_at(shot, t).matrix(height, width)
         canvas = _warp(texture, view @ _texture_to_world(texture), height, width, cv2.BORDER_REFLECT_101)
         if sprite is not None:
@@ -155,7 +163,7 @@ def _pivot(shot: Shot) -> tuple[float, float]:
     return shot.place[0] / 2, -0.62
 
 
-def _bounce_height(t: float, drop: float, gravity: float = 5.5, restitution: float = 0.93) -> float:
+def _bounce_height(t: float, drop: float, gravity: float = _GRAVITY, restitution: float = 0.93) -> float:
     """Height above the floor `t` seconds after being dropped from `drop`."""
     fall = math.sqrt(2 * drop / gravity)
     if t < fall:
@@ -169,19 +177,17 @@ def _bounce_height(t: float, drop: float, gravity: float = 5.5, restitution: flo
 
 
 def _light(shot: Shot, t: float, height: int, width: int) -> Array:
-    """Gain [height, width, 3] or broadcastable to it; a vignette is always there. Rates are per second."""
+    """Gain [height, width, 3] or broadcastable to it; a vignette is always there."""
     y, x = np.mgrid[-0.5 : 0.5 : height * 1j, -0.5 : 0.5 : width * 1j].astype(np.float32)
     gain = (1.05 - 0.45 * (x * x + y * y))[..., None]
+    pulse = 0.5 - 0.5 * math.cos(2 * math.pi * t / _PULSE_S)  # 0 at the start
     match shot.light:
         case "fade":
-            return gain * np.float32(1.1 * math.exp(-0.2 * t))
+            return gain * np.float32(1.1 * math.exp(-_LIGHT_RATE * t))
         case "brighten":
-            return gain * np.float32(0.5 * math.exp(0.16 * t))
-        case "warm":
-            return gain * (1 + np.array([0.04, -0.015, -0.1], np.float32) * np.float32(t))
-        case "sweep":
-            centre = -0.7 + 0.32 * t
-            return gain * (0.75 + 0.5 * np.exp(-(((x - centre) / 0.28) ** 2)))[..., None]
+            return gain * np.float32(min(0.3 * math.exp(_LIGHT_RATE * t), 1.15))
+        case light if light in PULSES:
+            return gain * (1.05 - pulse * np.array(_DIMMED[light], np.float32))
     return gain
 
 
@@ -227,7 +233,7 @@ def _pattern(shot: Shot, x: Array, y: Array, noise: Array) -> tuple[Array, Array
     angle = shot.texture_angle
     along = x * np.float32(math.cos(angle)) + y * np.float32(math.sin(angle))
     across = y * np.float32(math.cos(angle)) - x * np.float32(math.sin(angle))
-    k = np.float32(math.pi / 0.34 * shot.texture_scale)
+    k = np.float32(math.pi / 0.5 * shot.texture_scale)
     flat = np.ones_like(x)
     match shot.texture:
         case "gradient":

@@ -38,7 +38,8 @@ TEXTURES: dict[str, str] = {
     "ripples": "{a} and {b} ripples",
 }
 PHOTOGRAPH_SHARE = 0.5  # of the shots, where a series has photographs
-_BARE_SHARE = 0.35  # of the shots show no object
+_BARE_SHARE = 0.4  # of the shots show no object
+_STEADY_SHARE = 1 / 8  # of the shots keep their light
 MOTIONS: dict[str, str] = {
     "still": "stays still",
     "bounce": "falls and bounces",
@@ -66,9 +67,12 @@ LIGHTS: dict[str, str] = {
     "steady": "",
     "fade": "the light fades",
     "brighten": "the light grows brighter",
-    "warm": "the light turns warm",
-    "sweep": "a light sweeps to the right",
+    "pulse": "the light pulses",
+    "golden": "the light pulses golden",
+    "blue": "the light pulses blue",
+    "red": "the light pulses red",
 }
+PULSES = ("pulse", "golden", "blue", "red")
 FILM_LOOK = "film look"  # the words for a grade, grain and letterbox over a push-in, which goes unsaid
 
 
@@ -169,7 +173,7 @@ def _draw_shot(rng: np.random.Generator, duration: float, before: Shot | None, p
     if motion == "still":
         cameras.remove("static")
     camera = pick(cameras)
-    light = "steady" if rng.random() < 0.5 else pick([name for name in LIGHTS if name != "steady"])
+    light = "steady" if rng.random() < _STEADY_SHARE else pick(["fade", "brighten", *PULSES, *PULSES])
     return Shot(
         duration=duration,
         texture=texture,

@@ -23,7 +23,7 @@ from cinesynth.data.video import write_video
 
 __all__ = ["ScriptedClip", "sample_captions", "scripted_clip", "write_scripted_clips"]
 
-GENERATOR_VERSION = 3  # raised whenever a change alters frames or captions: folders of older versions are rewritten
+GENERATOR_VERSION = 4  # raised whenever a change alters frames or captions: folders of older versions are rewritten
 _MANIFEST = "scripted.manifest"
 _SETS: dict[str, tuple[str, ...]] = {"none": (), "held-out": HELD_OUT, "trained-on": TRAINED_ON}
 

@@ -24,7 +24,7 @@ SCAN_WIDTH = 256
 
 Cut = tuple[int, int]
 
-_THRESHOLDS = {"content": 27.0, "adaptive": 3.0, "hash": 0.3, "transnet": 0.5}
+_THRESHOLDS = {"content": 27.0, "adaptive": 3.0, "hash": 0.32, "transnet": 0.5}
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ def make_cut_detector(settings: ShotSettings) -> CutDetector:
         return TransNetDetector(threshold, settings.min_frames)
     # Times are frame numbers (at a nominal rate): the shortest shot counts frames, whatever their duration.
     of = settings.min_frames
-    detectors = {
-        "content": lambda: ContentDetector(threshold=threshold, min_scene_len=of),
-        "adaptive": lambda: AdaptiveDetector(adaptive_threshold=threshold, min_scene_len=of),
-        "hash": lambda: HashDetector(threshold=threshold, min_scene_len=of),
-    }
-    return SceneDetectDetector(detectors[settings.detector]())
+    match settings.detector:
+        case "adaptive":
+            return SceneDetectDetector(_Adaptive(adaptive_threshold=threshold, min_scene_len=of))
+        case "hash":
+            return SceneDetectDetector(HashDetector(threshold=threshold, min_scene_len=of))
+    return SceneDetectDetector(_Content(threshold=threshold, min_scene_len=of))
 
 
 class NoDetector:
@@ -69,6 +69,31 @@ class NoDetector:
 
     def finish(self) -> list[Cut]:
         return []
+
+
+class _CircularHue:
+    """The score of PySceneDetect's content detector, but hues are compared on their circle.
+
+    As numbers, red is both ends: red light that swings to orange would look like a cut.
+    """
+
+    _before: Frames | None = None
+
+    def _calculate_frame_score(self, timecode: FrameTimecode, frame_img: Frames) -> float:
+        hsv = cv2.cvtColor(frame_img, cv2.COLOR_BGR2HSV)
+        before, self._before = self._before, hsv  # type: ignore[assignment]
+        if before is None:
+            return 0.0
+        hue, saturation, value = cv2.split(cv2.absdiff(hsv, before))
+        return float(np.minimum(hue, 180 - hue).mean() + saturation.mean() + value.mean()) / 3
+
+
+class _Content(_CircularHue, ContentDetector):
+    pass
+
+
+class _Adaptive(_CircularHue, AdaptiveDetector):
+    pass
 
 
 class SceneDetectDetector:

@@ -19,15 +19,14 @@ from cinesynth.storage import sha256_json
 
 HEIGHT, WIDTH, FRAMES, FPS = 64, 96, 33, 16
 TRAIN_SERIES, HELD_OUT_SERIES, FILM_LOOK_SERIES = 100, 101, 102
-DOMAIN_VERSION = 2  # raised whenever a change alters windows
+DOMAIN_VERSION = 3  # raised whenever a change alters windows
 
 
 @dataclass(frozen=True)
 class HomeWindow:
-    """Which window of which shot, through which lens. Each is a group of its own: no two share a screenplay."""
+    """The start of a shot, where things are let go. Each is a group of its own: no two share a screenplay."""
 
     shot: Shot
-    start_s: float
     lens: float = SOFT_LENS
 
     @property
@@ -36,15 +35,12 @@ class HomeWindow:
 
     def render(self, height: int = HEIGHT, width: int = WIDTH, frames: int = FRAMES) -> NDArray[np.uint8]:
         """uint8 RGB [frames, height, width, 3] at 16 fps."""
-        return render_shot(self.shot, frames, FPS, height, width, self.start_s, self.lens)
+        return render_shot(self.shot, frames, FPS, height, width, self.lens)
 
 
 def home_window(series: int, index: int, photographs: tuple[str, ...], film_look: bool = False) -> HomeWindow:
-    """Window `index` of a series: half of them at the start of a shot, where things are let go."""
-    shot = draw_screenplay(series, index, photographs, film_look).shots[0]
-    rng = np.random.default_rng([series, index, 1])
-    latest = max(0.0, shot.duration - FRAMES / FPS)
-    return HomeWindow(shot, 0.0 if rng.random() < 0.5 else float(rng.uniform(0, latest)))
+    """Window `index` of a series."""
+    return HomeWindow(draw_screenplay(series, index, photographs, film_look).shots[0])
 
 
 def training_windows(count: int, photographs: tuple[str, ...] = TRAINED_ON) -> list[HomeWindow]:

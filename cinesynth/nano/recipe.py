@@ -71,10 +71,10 @@ def full_recipe() -> Recipe:
         train_windows=4096,
         held_out_windows=96,
         vae_windows=16,
-        skeleton=Schedule(2400, 2e-2, checkpoint_every=400, log_every=100),
+        skeleton=Schedule(1600, 2e-2, checkpoint_every=400, log_every=100),
         phases=(
-            Phase("vae-13", 13, 8, (32, 48), Schedule(1600, 8e-4, warmup=100, checkpoint_every=200, log_every=50)),
-            Phase("vae-33", 33, 2, (64, 96), Schedule(250, 3e-4, checkpoint_every=50, log_every=25)),
+            Phase("vae-13", 13, 8, (32, 48), Schedule(1000, 8e-4, warmup=100, checkpoint_every=200, log_every=50)),
+            Phase("vae-33", 33, 2, (64, 96), Schedule(200, 3e-4, checkpoint_every=50, log_every=25)),
         ),
         encoders=Schedule(600, 5e-3, checkpoint_every=100, log_every=50),
         transformer=_transformer(7500, 8),

@@ -38,6 +38,8 @@ RESOURCES = {
     "clip": {"workers": 1, "cpus": 0.5},
     "text": {"workers": 1, "cpus": 0.5},
 }
+
+
 def _config(footage: Path, storage: Path | str, **overrides: Any) -> PrepareConfig:
     values = {
         "name": "clips",

@@ -92,7 +92,7 @@ def test_things_fall_rise_slide_and_circle_as_the_caption_says() -> None:
     assert bounce.max() <= floor + 1e-9
     assert bounce.max() > floor - 0.03
     # Between bounces the acceleration is gravity's: the median second difference, in heights per second squared.
-    assert np.median(np.diff(bounce, 2)) / 0.02**2 == pytest.approx(5.5, rel=1e-6)
+    assert np.median(np.diff(bounce, 2)) / 0.02**2 == pytest.approx(3.5, rel=1e-6)
 
 
 def test_a_roll_turns_the_camera_and_a_still_camera_stays() -> None:
@@ -143,3 +143,24 @@ def test_files_carry_sidecars_and_are_made_once(tmp_path: Path, capsys: pytest.C
     assert sorted(p.name for p in tmp_path.glob("*.mp4")) == ["scripted-0000.mp4"]
     assert paths[0].stat().st_mtime_ns != before[0]
     assert "1 clips" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("light", "ratios"),
+    [("steady", (1, 1, 1)), ("pulse", (0.29, 0.29, 0.29)), ("red", (1, 0.29, 0.38)), ("golden", (1, 0.71, 0.24))],
+)
+def test_a_pulse_dims_its_channels_after_half_a_second_and_is_over_after_one(
+    light: str, ratios: tuple[float, float, float]
+) -> None:
+    shot = replace(draw_screenplay(0, 5).shots[0], shape=None, texture="gradient", texture_colours=("gray", "white"))
+    frames = render_shot(replace(shot, camera="static", light=light), 17, 16, 32, 48).astype(float)
+    means = frames.mean(axis=(1, 2))
+    assert means[8] / means[0] == pytest.approx(ratios, abs=0.03)
+    assert means[16] == pytest.approx(means[0], abs=1)
+
+
+def test_light_fades_and_grows_at_its_rate() -> None:
+    shot = replace(draw_screenplay(0, 5).shots[0], shape=None, camera="static", texture="gradient")
+    for light, factor in (("fade", 0.55), ("brighten", 1.82)):
+        frames = render_shot(replace(shot, light=light), 17, 16, 32, 48).astype(float)
+        assert frames[16].mean() / frames[0].mean() == pytest.approx(factor, abs=0.03)

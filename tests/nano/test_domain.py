@@ -11,7 +11,8 @@ import pytest
 from cinesynth.data import photographs
 from cinesynth.data.film_look import film_look
 from cinesynth.data.photographs import HELD_OUT, PHOTOGRAPHS, TRAINED_ON, load_photograph
-from cinesynth.data.screenplay import CAMERAS
+from cinesynth.data.rendering import PAN_SPEED
+from cinesynth.data.screenplay import CAMERAS, LIGHTS
 from cinesynth.errors import MediaError
 from cinesynth.nano.domain import FRAMES, film_look_windows, held_out_windows, rendered, training_windows
 from cinesynth.nano.motion import camera_move, camera_speeds
@@ -25,7 +26,8 @@ def test_held_out_windows_share_no_photograph_and_no_screenplay_with_training() 
     assert not seeds[0] & (seeds[1] | seeds[2])
     assert 0.4 < np.mean([w.shot.texture in PHOTOGRAPHS for w in train]) < 0.6
     assert {w.shot.camera for w in train} == set(CAMERAS)
-    assert 0.4 < np.mean([w.start_s == 0 for w in train]) < 0.6
+    assert {w.shot.light for w in train} == set(LIGHTS)
+    assert 0.08 < np.mean([w.shot.light == "steady" for w in train]) < 0.18
 
 
 def test_held_out_photographs_come_from_python_packages_and_every_licence_allows_a_derived_model() -> None:
@@ -76,7 +78,7 @@ def test_flow_measures_speeds_in_view_heights_and_finds_none_in_a_still_picture(
     window = next(w for w in held_out_windows(20) if w.shot.texture == "pavilion")
     shot = replace(window.shot, camera="pan right", shape=None, light="steady", motion="still")
     frames = replace(window, shot=shot).render()
-    assert camera_speeds(frames)["pan"] == pytest.approx(0.22, rel=0.1)
+    assert camera_speeds(frames)["pan"] == pytest.approx(PAN_SPEED, rel=0.1)
     assert camera_move(np.repeat(frames[:1], FRAMES, axis=0)) == "static"
     assert camera_move(np.zeros_like(frames)) == "static"
 
