@@ -114,7 +114,7 @@ def render_shot(
         canvas = _warp(texture, view @ _texture_to_world(texture), height, width, cv2.BORDER_REFLECT_101)
         if sprite is not None:
             _draw_object(canvas, sprite, shot, t, view)
-        canvas *= _light(shot, t, height, width)
+        canvas *= light_gain(shot, t, height, width)
         canvas = cv2.GaussianBlur(canvas, (0, 0), lens * height)  # type: ignore[assignment]
         cv2.convertScaleAbs(canvas, dst=out[i])  # rounds and saturates
     return film_look(out, shot.texture_seed) if shot.film_look else out
@@ -176,8 +176,8 @@ def _bounce_height(t: float, drop: float, gravity: float = _GRAVITY, restitution
     return speed * t - gravity * t * t / 2
 
 
-def _light(shot: Shot, t: float, height: int, width: int) -> Array:
-    """Gain [height, width, 3] or broadcastable to it; a vignette is always there."""
+def light_gain(shot: Shot, t: float, height: int, width: int) -> Array:
+    """What light does to the picture `t` seconds into the shot: factors [height, width, 1 or 3]; with a vignette."""
     y, x = np.mgrid[-0.5 : 0.5 : height * 1j, -0.5 : 0.5 : width * 1j].astype(np.float32)
     gain = (1.05 - 0.45 * (x * x + y * y))[..., None]
     pulse = 0.5 - 0.5 * math.cos(2 * math.pi * t / _PULSE_S)  # 0 at the start
