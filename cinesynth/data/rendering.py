@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cinesynth.data.film_look import film_look
 from cinesynth.data.photographs import PHOTOGRAPHS, load_photograph
-from cinesynth.data.screenplay import COLOURS, PULSES, Shot
+from cinesynth.data.screenplay import COLOURS, Shot
 
 Array = NDArray[np.float32]
 
@@ -26,7 +26,7 @@ PAN_SPEED, ZOOM_SPEED, ROLL_SPEED = 0.2, 0.2, math.radians(12)  # per second
 _SLOW = 0.6  # of the film look's push-in
 _GRAVITY, _ORBIT_S, _SWING_S, _SPIN_S = 3.5, 3.4, 2.6, 3.2
 _LIGHT_RATE, _PULSE_S = 0.6, 1.0  # decay or growth per second; seconds from pulse to pulse
-_DIMMED = {  # what each of `PULSES` takes from red, green and blue
+_DIMMED = {  # what each of the screenplay's `PULSES` takes from red, green and blue
     "pulse": (0.75, 0.75, 0.75),
     "golden": (0.0, 0.3, 0.8),
     "blue": (0.8, 0.45, 0.0),
@@ -186,7 +186,7 @@ def light_gain(shot: Shot, t: float, height: int, width: int) -> Array:
             return gain * np.float32(1.1 * math.exp(-_LIGHT_RATE * t))
         case "brighten":
             return gain * np.float32(min(0.3 * math.exp(_LIGHT_RATE * t), 1.15))
-        case light if light in PULSES:
+        case light if light in _DIMMED:
             return gain * (1.05 - pulse * np.array(_DIMMED[light], np.float32))
     return gain
 

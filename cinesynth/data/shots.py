@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import cv2
+import numpy as np
 from scenedetect import ContentDetector, FrameTimecode
 
 from cinesynth.config import ShotSettings
@@ -33,7 +34,7 @@ def detect_cuts(frames: Iterable[Frames], settings: ShotSettings) -> list[int]:
         settings: threshold and shortest shot; detector "none" still consumes the frames and finds no cut.
     """
     # Times are frame numbers (at a nominal rate): the shortest shot counts frames, whatever their duration.
-    detector = ContentDetector(threshold=settings.threshold, min_scene_len=settings.min_frames)
+    detector = _CircularHueDetector(threshold=settings.threshold, min_scene_len=settings.min_frames)
     cuts: list[FrameTimecode] = []
     last = None
     for number, frame in enumerate(frames):
@@ -54,3 +55,20 @@ def split_shots(pts: list[int], cuts: list[int]) -> list[ShotSpan]:
     end = pts[-1] + (gaps[len(gaps) // 2] if gaps else 1)
     edges = [0, *cuts, len(pts)]
     return [ShotSpan(pts[a], pts[b] if b < len(pts) else end, tuple(pts[a:b])) for a, b in pairwise(edges)]
+
+
+class _CircularHueDetector(ContentDetector):
+    """PySceneDetect's score, but hues are compared on their circle.
+
+    As numbers, red is both ends: red light that swings to orange would look like a cut.
+    """
+
+    _before: Frames | None = None
+
+    def _calculate_frame_score(self, timecode: FrameTimecode, frame_img: Frames) -> float:
+        hsv = cv2.cvtColor(frame_img, cv2.COLOR_BGR2HSV)
+        before, self._before = self._before, hsv  # type: ignore[assignment]
+        if before is None:
+            return 0.0
+        hue, saturation, value = cv2.split(cv2.absdiff(hsv, before))
+        return float(np.minimum(hue, 180 - hue).mean() + saturation.mean() + value.mean()) / 3

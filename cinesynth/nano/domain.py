@@ -37,11 +37,10 @@ class HomeWindow:
         """uint8 RGB [frames, height, width, 3] at 16 fps."""
         return render_shot(self.shot, frames, FPS, height, width, self.lens)
 
-    def still(self) -> NDArray[np.uint8]:
-        """The first frame standing still under the shot's light, as `render`: what repeating would be if it knew."""
-        first = self.render(frames=1)[0].astype(np.float32)
+    def still(self, first_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The first of `render`'s frames standing still under the shot's light: what repeating would be if it knew."""
         gains = np.stack([light_gain(self.shot, i / FPS, HEIGHT, WIDTH) for i in range(FRAMES)])
-        return np.clip(np.round(first * gains / gains[:1]), 0, 255).astype(np.uint8)
+        return np.clip(np.round(first_HWC * gains / gains[:1]), 0, 255).astype(np.uint8)
 
 
 def home_window(series: int, index: int, photographs: tuple[str, ...], film_look: bool = False) -> HomeWindow:

@@ -58,8 +58,9 @@ class Figures:
 def home_samples(windows: Sequence[HomeWindow]) -> list[Sample]:
     """Windows of scripted shots as samples, each its own group."""
     return [
-        Sample(f"window-{i:03d}", w.render(), w.caption, f"shot-{i:03d}", w.shot.camera, w.still())
+        Sample(f"window-{i:03d}", frames, w.caption, f"shot-{i:03d}", w.shot.camera, w.still(frames[0]))
         for i, w in enumerate(windows)
+        for frames in (w.render(),)
     ]
 
 

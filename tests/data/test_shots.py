@@ -5,7 +5,7 @@ from __future__ import annotations
 from cinesynth.config import ShotSettings
 from cinesynth.data.footage import PyAVDecoder
 from cinesynth.data.samples import sample_footage
-from cinesynth.data.screenplay import PULSES, draw_screenplay
+from cinesynth.data.screenplay import draw_screenplay
 from cinesynth.data.scripted import scripted_clip
 from cinesynth.data.shots import SCAN_WIDTH, detect_cuts, split_shots
 
@@ -28,13 +28,11 @@ def test_detector_none_finds_no_cut() -> None:
 
 
 def test_known_cuts_of_scripted_clips_are_found() -> None:
-    """None is missed, and F1 is at least 0.95; coloured light is left out: a hue that passes red looks like a cut."""
+    """None is missed, and F1 is at least 0.95, under light that pulses in all colours."""
     known = found = right = 0
     for seed in (0, 1):
-        plays = {i: draw_screenplay(seed, i).shots for i in range(300)}
-        plain = {i: shots for i, shots in plays.items() if not {shot.light for shot in shots} & {*PULSES[1:]}}
-        with_cuts = [i for i, shots in plain.items() if len(shots) > 1]
-        for index in [*with_cuts, next(iter(plain))]:
+        with_cuts = [i for i in range(60) if len(draw_screenplay(seed, i).shots) > 1]
+        for index in [*with_cuts, 0, 1]:
             clip = scripted_clip(seed, index, height=48, width=72)
             cuts = detect_cuts(clip.frames, ShotSettings())
             assert set(clip.cuts) <= set(cuts), clip.caption
