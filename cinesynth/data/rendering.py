@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cinesynth.data.film_look import film_look
 from cinesynth.data.photographs import PHOTOGRAPHS, load_photograph
-from cinesynth.data.screenplay import COLOURS, PULSES, Shot
+from cinesynth.data.screenplay import COLOURS, Shot
 
 Array = NDArray[np.float32]
 
@@ -26,7 +26,7 @@ PAN_SPEED, ZOOM_SPEED, ROLL_SPEED = 0.2, 0.2, math.radians(12)  # per second
 _SLOW = 0.6  # of the film look's push-in
 _GRAVITY, _ORBIT_S, _SWING_S, _SPIN_S = 3.5, 3.4, 2.6, 3.2
 _LIGHT_RATE, _PULSE_S = 0.6, 1.0  # decay or growth per second; seconds from pulse to pulse
-_DIMMED = {  # what each of `PULSES` takes from red, green and blue
+_DIMMED = {  # what each of the screenplay's `PULSES` takes from red, green and blue
     "pulse": (0.75, 0.75, 0.75),
     "golden": (0.0, 0.3, 0.8),
     "blue": (0.8, 0.45, 0.0),
@@ -114,7 +114,7 @@ def render_shot(
         canvas = _warp(texture, view @ _texture_to_world(texture), height, width, cv2.BORDER_REFLECT_101)
         if sprite is not None:
             _draw_object(canvas, sprite, shot, t, view)
-        canvas *= _light(shot, t, height, width)
+        canvas *= light_gain(shot, t, height, width)
         canvas = cv2.GaussianBlur(canvas, (0, 0), lens * height)  # type: ignore[assignment]
         cv2.convertScaleAbs(canvas, dst=out[i])  # rounds and saturates
     return film_look(out, shot.texture_seed) if shot.film_look else out
@@ -176,8 +176,8 @@ def _bounce_height(t: float, drop: float, gravity: float = _GRAVITY, restitution
     return speed * t - gravity * t * t / 2
 
 
-def _light(shot: Shot, t: float, height: int, width: int) -> Array:
-    """Gain [height, width, 3] or broadcastable to it; a vignette is always there."""
+def light_gain(shot: Shot, t: float, height: int, width: int) -> Array:
+    """What light does to the picture `t` seconds into the shot: factors [height, width, 1 or 3]; with a vignette."""
     y, x = np.mgrid[-0.5 : 0.5 : height * 1j, -0.5 : 0.5 : width * 1j].astype(np.float32)
     gain = (1.05 - 0.45 * (x * x + y * y))[..., None]
     pulse = 0.5 - 0.5 * math.cos(2 * math.pi * t / _PULSE_S)  # 0 at the start
@@ -186,7 +186,7 @@ def _light(shot: Shot, t: float, height: int, width: int) -> Array:
             return gain * np.float32(1.1 * math.exp(-_LIGHT_RATE * t))
         case "brighten":
             return gain * np.float32(min(0.3 * math.exp(_LIGHT_RATE * t), 1.15))
-        case light if light in PULSES:
+        case light if light in _DIMMED:
             return gain * (1.05 - pulse * np.array(_DIMMED[light], np.float32))
     return gain
 

@@ -13,7 +13,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from cinesynth.data.photographs import HELD_OUT, TRAINED_ON, locate_photograph
-from cinesynth.data.rendering import SHARP_LENS, SOFT_LENS, render_shot
+from cinesynth.data.rendering import SHARP_LENS, SOFT_LENS, light_gain, render_shot
 from cinesynth.data.screenplay import Shot, draw_screenplay
 from cinesynth.storage import sha256_json
 
@@ -36,6 +36,11 @@ class HomeWindow:
     def render(self, height: int = HEIGHT, width: int = WIDTH, frames: int = FRAMES) -> NDArray[np.uint8]:
         """uint8 RGB [frames, height, width, 3] at 16 fps."""
         return render_shot(self.shot, frames, FPS, height, width, self.lens)
+
+    def still(self, first_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The first of `render`'s frames standing still under the shot's light: what repeating would be if it knew."""
+        gains = np.stack([light_gain(self.shot, i / FPS, HEIGHT, WIDTH) for i in range(FRAMES)])
+        return np.clip(np.round(first_HWC * gains / gains[:1]), 0, 255).astype(np.uint8)
 
 
 def home_window(series: int, index: int, photographs: tuple[str, ...], film_look: bool = False) -> HomeWindow:

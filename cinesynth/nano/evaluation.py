@@ -58,8 +58,9 @@ class Figures:
 def home_samples(windows: Sequence[HomeWindow]) -> list[Sample]:
     """Windows of scripted shots as samples, each its own group."""
     return [
-        Sample(f"window-{i:03d}", window.render(), window.caption, f"shot-{i:03d}", window.shot.camera)
-        for i, window in enumerate(windows)
+        Sample(f"window-{i:03d}", frames, w.caption, f"shot-{i:03d}", w.shot.camera, w.still(frames[0]))
+        for i, w in enumerate(windows)
+        for frames in (w.render(),)
     ]
 
 
@@ -74,7 +75,8 @@ def bikes_samples(stride: int = 4) -> list[Sample]:
 
 
 def measure(model: str, samples: Sequence[Sample], folder: Path) -> Figures:
-    """All figures of a model on samples of one domain, against repeating the first frame and random weights.
+    """All figures of a model on samples of one domain, against random weights and against repeating the first frame:
+    as it is, and, where the light is known, as it changes under it.
 
     What is made on the way stays in `folder`: videos, encoded windows, the model with random weights.
     """
@@ -83,6 +85,8 @@ def measure(model: str, samples: Sequence[Sample], folder: Path) -> Figures:
     values = {f"vae_{name}": value for name, value in vae.items()}
     values["vae_drift"] = vae["psnr_first"] - vae["psnr_last"]
     videos = {"repeat": figures.repeat_first(samples)}
+    if samples[0].still is not None:
+        videos["repeat_lit"] = [sample.still for sample in samples if sample.still is not None]
     for name, location in (("nano", model), ("random", str(build_nano(folder / "random-weights")))):
         started = time.monotonic()
         videos[name] = figures.generate_all(Generator(location), samples, SAMPLER)
@@ -91,7 +95,7 @@ def measure(model: str, samples: Sequence[Sample], folder: Path) -> Figures:
     record = figures.compare_arms(samples, videos, folder / "videos")
     values["first_frame_psnr"] = figures.first_frame_psnr(samples, videos["nano"])
     for metric in ("kvd", "lpips_late"):
-        for arm in ("repeat", "nano", "random"):
+        for arm in videos:
             values[f"{metric}_{arm}"] = _number(record.value(metric, arm).value)
         values |= _ends(f"{metric}_nano_minus_repeat", record.comparison(metric, "nano"))
     values["kvd_share_of_random"] = values["kvd_nano"] / values["kvd_random"]

@@ -35,13 +35,15 @@ _AT_ONCE = 4
 
 @dataclass(frozen=True)
 class Sample:
-    """A real window: its pixels, its caption, the group it belongs to, and the camera move where it is known."""
+    """A real window: its pixels, caption and group; where they are known, the camera move, and the first frame standing
+    still under the window's light."""
 
     name: str
     frames: Frames
     caption: str
     group: str
     camera: str | None = None
+    still: Frames | None = None
 
     def render(self) -> Frames:
         """The frames, as `HomeWindow` renders its own."""

@@ -101,3 +101,13 @@ def test_the_grade_turns_shadows_teal_and_highlights_orange() -> None:
     red, _, blue = film_look(frames, seed=0)[:, 4:-4].astype(float).mean(axis=(0, 1)).T
     assert (blue - red)[:20].mean() > 10
     assert (red - blue)[28:].mean() > 15
+
+
+def test_a_still_picture_that_knows_the_light_is_the_clip_where_nothing_moves() -> None:
+    window = held_out_windows(1)[0]
+    shot = replace(window.shot, camera="static", shape=None, motion="still", light="red")
+    frames = replace(window, shot=shot).render()
+    still = replace(window, shot=shot).still(frames[0])
+    assert np.array_equal(still[0], frames[0])
+    assert np.abs(still.astype(int) - frames).mean() < 0.5
+    assert np.abs(frames[:1].astype(int) - frames).mean() > 5
