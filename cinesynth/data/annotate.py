@@ -17,10 +17,15 @@ import pyarrow as pa
 from PIL import Image
 
 from cinesynth.data.config import CaptionerSettings, DecodeSettings, PrepareSettings
-from cinesynth.data.encode import decode_window, window_from_json
+from cinesynth.data.encode import decode_window, is_of_machine, window_from_json
 from cinesynth.data.video import Frames
-from cinesynth.errors import ConfigError, MediaError, ModelError
+from cinesynth.data.windows import Window
+from cinesynth.errors import AttemptFailed, ConfigError, MediaError, ModelError
 from cinesynth.storage import sha256_json
+
+ANNOTATED = pa.schema(
+    [(name, pa.string()) for name in ("key", "scores", "caption", "reason", "error")] + [("again", pa.bool_())]
+)
 
 
 class PictureScore(Protocol):
@@ -35,6 +40,11 @@ def annotation_key(settings: PrepareSettings) -> str:
     return sha256_json(asked)[:16] if any(asked.values()) else ""
 
 
+def annotation_row(window: Window) -> str:
+    """Name of what is found of a window: a caption is made only where it has none of its own."""
+    return window.window_id if window.caption else f"{window.window_id}?"
+
+
 def unavailable(settings: PrepareSettings) -> dict[str, str]:
     """Scores that are not measured, and why."""
     missing = {}
@@ -46,7 +56,7 @@ def unavailable(settings: PrepareSettings) -> dict[str, str]:
 
 
 class Annotate:
-    """Windows in; scores and captions out, one JSON row a window."""
+    """Windows in; scores and captions out, or why there are none."""
 
     def __init__(self, settings: dict[str, Any], decode: DecodeSettings, device: str) -> None:
         given = PrepareSettings.model_validate(settings)
@@ -61,20 +71,29 @@ class Annotate:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = [self._row(text) for text in batch["window"].to_pylist()]
-        return pa.table({name: [row[name] for row in rows] for name in ("window_id", "found", "error")})
+        return pa.Table.from_pylist(rows, schema=ANNOTATED)
 
-    def _row(self, text: str) -> dict[str, str]:
+    def _row(self, text: str) -> dict[str, Any]:
         window = window_from_json(text)
+        row = {"key": annotation_row(window), "scores": "{}", "caption": "", "reason": "", "error": "", "again": False}
         try:
-            frames, _ = decode_window(window, self._decode)
+            scores, caption = self._found(window)
         except MediaError as e:
-            return {"window_id": window.window_id, "found": "{}", "error": str(e)}
+            return row | {"reason": "undecodable", "error": str(e)}
+        except AttemptFailed as e:
+            return row | {"reason": "decode_failed", "error": str(e), "again": True}
+        except Exception as e:
+            if is_of_machine(e):
+                raise
+            return row | {"reason": "annotate_failed", "error": f"{type(e).__name__}: {e}", "again": True}
+        return row | {"scores": json.dumps(scores), "caption": caption}
+
+    def _found(self, window: Window) -> tuple[dict[str, float], str]:
+        frames, _ = decode_window(window, self._decode)
         places = np.linspace(0, len(frames) - 1, min(len(frames), self._frames)).round().astype(int)
         chosen = frames[places]
-        found: dict[str, Any] = {"scores": {name: round(score(chosen), 4) for name, score in self._scores.items()}}
-        if self._captioner is not None and not window.caption:
-            found["caption"] = self._captioner(chosen)
-        return {"window_id": window.window_id, "found": json.dumps(found), "error": ""}
+        caption = self._captioner(chosen) if self._captioner is not None and not window.caption else ""
+        return {name: round(score(chosen), 4) for name, score in self._scores.items()}, caption
 
 
 class TextOverlay:

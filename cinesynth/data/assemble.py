@@ -1,6 +1,7 @@
 """Put a dataset together from what is stored: plan, commits, sources and withdrawals to index, page and manifest.
 
-The manifest is written last, and whole: until then readers see the dataset as it was.
+The manifest is written last, and whole, and what it names is never overwritten: until then readers see the dataset as
+it was.
 """
 
 from __future__ import annotations
@@ -8,19 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import asdict, fields
 from typing import Any
 
 import pyarrow as pa
 
 from cinesynth.data.commits import Commits, row_id
+from cinesynth.data.encode import prompt_file
 from cinesynth.data.shards import (
     INDEX_SCHEMA,
     SCHEMA_VERSION,
     WINDOW_SCHEMA,
     WindowFacts,
     read_table,
+    row_sha256,
+    table_bytes,
     window_columns,
     write_table,
 )
@@ -46,7 +50,9 @@ SOURCE_SCHEMA = pa.schema(
 )
 
 
-def assemble(dataset: Storage, facts: dict[str, Any], rejects: list[Reject], commits: Commits) -> dict[str, Any]:
+def assemble(
+    dataset: Storage, facts: dict[str, Any], rejects: list[Reject], commits: Commits, only: Container[str] | None = None
+) -> dict[str, Any]:
     """Write index, page, history and manifest; returns the manifest.
 
     Args:
@@ -54,14 +60,15 @@ def assemble(dataset: Storage, facts: dict[str, Any], rejects: list[Reject], com
         facts: what the manifest says of how it was made: name, model, encoder_hash, window, unmeasured.
         rejects: everything that was left out.
         commits: of the dataset.
+        only: windows of the plan that count; default: all.
 
-    Raises DatasetError when no window is left.
+    Raises DatasetError when no window is left, or when one that counts is neither encoded nor rejected.
     """
     from cinesynth.report.dataset import write_dataset_page
 
     gone = withdrawn(dataset)
     places = commits.places()
-    planned = [w for w in read_plan(dataset) if w.source_sha256 not in gone]
+    planned = [w for w in read_plan(dataset) if w.source_sha256 not in gone and (only is None or w.window_id in only)]
     kept = sorted(
         ((w, places[key]) for w in planned if (key := row_id(w.window_id, w.caption)) in places),
         key=lambda pair: pair[0].window_id,
@@ -69,10 +76,14 @@ def assemble(dataset: Storage, facts: dict[str, Any], rejects: list[Reject], com
     windows = [window for window, _ in kept]
     if not windows:
         raise DatasetError(f"no window of {dataset.uri} is left: {explain(rejects)}")
-    lost = len(planned) - len(windows) - len({r.window_id for r in rejects} & {w.window_id for w in planned})
-    assert lost == 0, f"{lost} windows are neither encoded nor rejected"
+    there = {window.window_id for window in windows}
+    rejects = [reject for reject in rejects if reject.window_id not in there]
+    lost = {w.window_id for w in planned} - there - {reject.window_id for reject in rejects}
+    if lost:
+        raise DatasetError(f"{dataset.uri}: {len(lost)} windows are neither encoded nor rejected, first {min(lost)}")
+    sources = [row for row in read_table(dataset, "sources.parquet").to_pylist() if row["sha256"] not in gone]
     rows = [window_columns(w) | {key: place[key] for key in ("shard", "row")} for w, place in kept]
-    write_table(dataset, "index.parquet", pa.Table.from_pylist(rows, schema=INDEX_SCHEMA))
+    index = _write_index(dataset, pa.Table.from_pylist(rows, schema=INDEX_SCHEMA))
     write_table(dataset, "rejected.parquet", reject_table(rejects))
     used = {place["shard"] for _, place in kept}
     empty = facts["empty_prompt"]
@@ -81,20 +92,33 @@ def assemble(dataset: Storage, facts: dict[str, Any], rejects: list[Reject], com
         "schema": SCHEMA_VERSION,
         "kind": "clips",
         "windows": len(windows),
+        "found_s": round(sum(row["seconds"] for row in sources), 2),
         "splits": {split: _counts(w for w in windows if w.split == split) for split in SPLITS},
         "domains": _counts_by(windows, "domain"),
         "buckets": _counts_by(windows, "bucket"),
         "rejected": dict(sorted(Counter(reject.reason for reject in rejects).items())),
-        "index": {"file": "index.parquet", "sha256": _sha256(dataset, "index.parquet")},
+        "index": index,
         "shards": [commit["shard"] for commit in commits if commit.get("shard", {}).get("file") in used],
         "withdrawn": sorted(gone),
         "content_sha256": sha256_json([SCHEMA_VERSION, facts["encoder_hash"], empty["sha256"], content]),
     }
     history = {"content_sha256": manifest["content_sha256"], "sources": sorted({w.source_sha256 for w in windows})}
     dataset.write_json(f"history/{manifest['content_sha256']}.json", history)
-    write_dataset_page(dataset, manifest, windows, rejects, read_table(dataset, "sources.parquet").to_pylist())
+    write_dataset_page(dataset, manifest, windows, rejects, sources)
+    before = {dataset.read_json("manifest.json")["index"]["file"]} if dataset.exists("manifest.json") else set()
     dataset.write_json("manifest.json", manifest)
+    for name in dataset.list("index"):  # a reader may have just read the manifest before this one
+        if name not in before | {index["file"]}:
+            dataset.delete(name)
     return manifest
+
+
+def _write_index(dataset: Storage, table: pa.Table) -> dict[str, str]:
+    data = table_bytes(table)
+    sha256 = hashlib.sha256(data).hexdigest()
+    name = f"index/{sha256}.parquet"
+    dataset.write_bytes(name, data)
+    return {"file": name, "sha256": sha256}
 
 
 def write_plan(dataset: Storage, identity: str, windows: Iterable[Window]) -> None:
@@ -160,16 +184,13 @@ def _counts_by(windows: list[Window], name: str) -> dict[str, dict[str, Any]]:
     return {value: _counts(w for w in windows if getattr(w, name) == value) for value in values}
 
 
-def _sha256(dataset: Storage, name: str) -> str:
-    return hashlib.sha256(dataset.read_bytes(name)).hexdigest()
-
-
-def empty_prompt_entry(dataset: Storage, part: str, caption_sha256: str) -> dict[str, Any]:
+def empty_prompt_entry(dataset: Storage) -> dict[str, Any]:
     """What a manifest records of the empty caption's embedding."""
-    return {"file": part, "sha256": _sha256(dataset, part), "caption_sha256": caption_sha256}
+    name = prompt_file("")
+    return {"file": name, "sha256": row_sha256(read_table(dataset, name).to_pylist()[0], ["prompt_embeds"])}
 
 
 def facts_of(manifest: dict[str, Any]) -> dict[str, Any]:
     """The part of a manifest that does not depend on which windows there are."""
-    names = ("name", "model", "encoder_hash", "window", "unmeasured", "empty_prompt", "found_s")
+    names = ("name", "model", "encoder_hash", "window", "unmeasured", "empty_prompt")
     return json.loads(json.dumps({name: manifest[name] for name in names}))

@@ -7,7 +7,7 @@ divide no group; pixels of every held-out window.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,7 @@ def check_dataset(location: Storage) -> tuple[dict[str, int], list[Finding]]:
     by_shard: dict[str, list[WindowRow]] = defaultdict(list)
     for window in windows:
         by_shard[window.shard].append(window)
-    committed = {key: place["sha256"] for key, place in Commits(location).places().items()}
+    committed = Commits(location).places()
     known = {entry["file"]: entry for entry in dataset.manifest["shards"]}
     for name, rows in sorted(by_shard.items()):
         counts["shards"] += 1
@@ -56,9 +56,16 @@ def check_dataset(location: Storage) -> tuple[dict[str, int], list[Finding]]:
     for window in windows:
         if window.split != "train":
             counts["pixels"] += 1
-            if not location.exists(f"pixels/{window.window_id}.mkv"):
-                findings.append(Finding(f"pixels/{window.window_id}.mkv", f"is missing ({window.split} window)"))
+            findings += _pixels(location, window, committed)
     return dict(counts), findings
+
+
+def _pixels(location: Storage, window: WindowRow, committed: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
+    name = f"pixels/{window.window_id}.mkv"
+    if not location.exists(name):
+        yield Finding(name, f"is missing ({window.split} window)")
+    elif location.sha256(name) != committed.get(row_id(window.window_id, window.caption), {}).get("pixels_sha256"):
+        yield Finding(name, "is damaged: its sha256 is not that which was committed")
 
 
 def _splits(dataset: ClipsDataset, windows: list[WindowRow]) -> Iterator[Finding]:
@@ -77,7 +84,11 @@ def _splits(dataset: ClipsDataset, windows: list[WindowRow]) -> Iterator[Finding
 
 
 def _shard(
-    dataset: ClipsDataset, entry: dict[str, Any] | None, name: str, windows: list[WindowRow], committed: dict[str, str]
+    dataset: ClipsDataset,
+    entry: dict[str, Any] | None,
+    name: str,
+    windows: list[WindowRow],
+    committed: Mapping[str, Mapping[str, Any]],
 ) -> Iterator[Finding]:
     if entry is None:
         yield Finding(name, "is in the index, but not in the manifest")
@@ -102,7 +113,7 @@ def _shard(
             continue
         if row["encoder_hash"] != dataset.manifest["encoder_hash"]:
             yield Finding(where, "was encoded by other encoders")
-        if row_sha256(row) != committed.get(row_id(window.window_id, window.caption)):
+        if row_sha256(row) != committed.get(row_id(window.window_id, window.caption), {}).get("sha256"):
             yield Finding(where, "has other tensors than were committed")
         yield from _tensors(where, row, window, shapes)
 

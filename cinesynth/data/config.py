@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import math
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from cinesynth.settings import NAME_PATTERN, Finite, Settings, WindowFrames, runtime
+
+log = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".ts")
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -91,7 +96,6 @@ class ShotSettings(Settings):
 
     detector: Literal["content", "adaptive", "hash", "transnet", "none"] = "content"
     threshold: Finite | None = Field(None, gt=0, description="on the detector's own scale; default: its own")
-    min_frames: int = Field(8, ge=1, description="shortest shot, in source frames")
 
 
 class Range(Settings):
@@ -159,6 +163,30 @@ class PrepareResources(Settings):
     clip: StageResources = StageResources()
     text: StageResources = StageResources()
     models: StageResources = Field(StageResources(), description="text overlay, aesthetic score and captions")
+
+
+def fitted(resources: PrepareResources, cluster: Mapping[str, float]) -> PrepareResources:
+    """The resources with CPUs that the cluster has: what waits for more than there is waits for ever.
+
+    Encoding needs its actors and one decoding task at the same time.
+    """
+    stages = (resources.vae, resources.clip)
+    needed = resources.decode + sum(stage.workers * stage.cpus for stage in stages)
+    factor = min(1.0, cluster.get("CPU", needed) / needed)
+    if factor == 1.0:
+        return resources
+
+    def less(stage: StageResources) -> StageResources:
+        return stage.model_copy(update={"cpus": _down(stage.cpus * factor)})
+
+    log.info("encoding asks for %g CPUs, the cluster has %g: each stage takes less", needed, cluster["CPU"])
+    return resources.model_copy(
+        update={"decode": _down(resources.decode * factor), "vae": less(resources.vae), "clip": less(resources.clip)}
+    )
+
+
+def _down(cpus: float) -> float:
+    return max(0.01, math.floor(cpus * 100) / 100)
 
 
 class PrepareSettings(Settings):

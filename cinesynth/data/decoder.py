@@ -8,7 +8,7 @@ read by the backend of the configuration; all give the same pixels, see `tests/d
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -23,7 +23,7 @@ from cinesynth.errors import ConfigError, MediaError
 
 Backend = Literal["pyav", "decord", "torchcodec"]
 
-_HD_ROWS = 720  # untagged video of at least so many rows (or columns) is taken as BT.709, as players do
+_SD = (1280, 576)  # untagged video with a longer or a shorter side above these is taken as BT.709, as players do
 _REORDERED = 16  # frames before a damaged one that may refer to it
 _MATRICES = {1: "bt709", 5: "bt601", 6: "bt601", 9: "bt2020", 10: "bt2020"}
 _TRANSFERS = {16: "pq", 18: "hlg"}
@@ -65,11 +65,6 @@ class VideoInfo:
     streams: int
     duration_s: float
 
-    @property
-    def display_aspect(self) -> float:
-        """Width over height, as shown."""
-        return self.width * float(self.pixel_aspect) / self.height
-
 
 @dataclass(frozen=True)
 class ScannedFrame:
@@ -78,7 +73,6 @@ class ScannedFrame:
     pts: int
     damaged: bool
     """The decoder reported an error in it, or in a frame that it refers to."""
-    key: bool
     interlaced: bool
     _frame: Any
 
@@ -89,13 +83,28 @@ class ScannedFrame:
         return _pixels(self._frame, size)
 
 
+Change = Callable[[Frames], Frames]
+
+
+def _unchanged(frame_HWC: Frames) -> Frames:
+    return frame_HWC
+
+
 class Decoder(Protocol):
     """A library that reads chosen frames. They come out upright, in stored (maybe not square) pixels."""
 
-    def read(self, path: str, pts: Sequence[int]) -> Frames:
-        """The frames with these ascending timestamps (repeats allowed): uint8 RGB [T, H, W, 3].
+    def read(self, path: str, pts: Sequence[int], change: Change = ...) -> Frames:
+        """The frames with these ascending timestamps (repeats allowed), each as `change` makes it when it is decoded.
 
-        Raises MediaError, naming the timestamp, when one of them does not decode, or is damaged.
+        Args:
+            path: of the file.
+            pts: timestamps of a scan.
+            change: uint8 RGB [H, W, 3] to what is kept of it; default: all.
+
+        Returns:
+            uint8 RGB [T, H, W, 3].
+
+        Raises MediaError, naming the timestamp, when one of them does not decode.
         """
 
 
@@ -159,7 +168,7 @@ def scan(path: str) -> Iterator[ScannedFrame]:
             if last is not None and frame.pts <= last:
                 continue
             last = frame.pts
-            yield ScannedFrame(frame.pts, damaged, bool(frame.key_frame), bool(frame.interlaced_frame), frame)
+            yield ScannedFrame(frame.pts, damaged, bool(frame.interlaced_frame), frame)
 
 
 def spread_damage(damaged: Sequence[bool]) -> list[bool]:
@@ -171,16 +180,23 @@ def spread_damage(damaged: Sequence[bool]) -> list[bool]:
     return spread
 
 
+def display_order(path: str) -> list[int]:
+    """Timestamps of all packets of the chosen stream in display order, without decoding them."""
+    with _opened(path) as (container, stream):
+        found = (p.pts if p.pts is not None else p.dts for p in container.demux(stream))
+        return sorted({pts for pts in found if pts is not None})
+
+
 class PyAVDecoder:
     """`Decoder` by PyAV (FFmpeg's libraries)."""
 
-    def read(self, path: str, pts: Sequence[int]) -> Frames:
+    def read(self, path: str, pts: Sequence[int], change: Change = _unchanged) -> Frames:
         wanted = set(pts)
         with _opened(path) as (container, stream):
-            found = _collect(container, stream, wanted, seek=True)
+            found = _collect(container, stream, wanted, change, seek=True)
         if found.keys() != wanted:  # a seek that lands too late, which some containers do: from the start instead
             with _opened(path) as (container, stream):
-                found = _collect(container, stream, wanted, seek=False)
+                found = _collect(container, stream, wanted, change, seek=False)
         missing = sorted(wanted - found.keys())
         if missing:
             raise MediaError(f"{path}: no frame decodes at timestamp {missing[0]} ({len(missing)} of {len(wanted)})")
@@ -207,34 +223,42 @@ def _is_cover(stream: Any) -> bool:
 
 
 def _decode(container: Any, stream: Any) -> Iterator[tuple[Any, bool]]:
-    """Frames with a timestamp, each with whether a packet before it did not decode."""
+    """Frames with a timestamp, each with whether something before it did not decode.
+
+    Where a container states no presentation time (AVI), that of decoding stands for it.
+    """
     lost = False
     for packet in container.demux(stream):
         try:
             frames = packet.decode()
-        except av.error.InvalidDataError:
+        except av.error.EOFError:
+            return
+        except (av.error.FFmpegError, ArithmeticError):
             lost = True
             continue
         for frame in frames:
+            if frame.pts is None:
+                frame.pts = frame.dts
             if frame.pts is not None:
                 yield frame, lost
                 lost = False
 
 
-def _collect(container: Any, stream: Any, wanted: set[int], seek: bool) -> dict[int, Frames]:
+def _collect(container: Any, stream: Any, wanted: set[int], change: Change, seek: bool) -> dict[int, Frames]:
     if seek:
         container.seek(min(wanted), stream=stream, backward=True)
     found: dict[int, Frames] = {}
     for frame, _ in _decode(container, stream):
         if frame.pts in wanted:
-            found.setdefault(frame.pts, _pixels(frame))
+            found.setdefault(frame.pts, change(_pixels(frame)))
         if frame.pts >= max(wanted):
             break
     return found
 
 
 def _assumed_hd(frame: Any) -> bool:
-    return int(frame.colorspace) not in _MATRICES and max(frame.width, frame.height) >= _HD_ROWS
+    sides = max(frame.width, frame.height), min(frame.width, frame.height)
+    return int(frame.colorspace) not in _MATRICES and (sides[0] >= _SD[0] or sides[1] > _SD[1])
 
 
 def _pixels(frame: Any, size: tuple[int, int] | None = None) -> Frames:

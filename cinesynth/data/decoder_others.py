@@ -1,6 +1,7 @@
 """Decoders by decord and torchcodec, for those who have a reason to prefer them (a GPU, an existing parity).
 
-Both find a frame by time in seconds; its own timestamp is compared with the one that was asked for.
+decord knows a frame by its place in display order, torchcodec by its time in seconds, whose own timestamp is compared
+with the one that was asked for.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from cinesynth.data.decoder import VideoInfo, probe
+from cinesynth.data.decoder import Change, VideoInfo, display_order, probe
 from cinesynth.data.video import Frames
 from cinesynth.errors import ConfigError, MediaError
 
@@ -18,21 +19,23 @@ from cinesynth.errors import ConfigError, MediaError
 class DecordDecoder:
     """`Decoder` by decord 0.6: opened in the worker with one thread and closed at once, as its readers grow."""
 
-    def read(self, path: str, pts: Sequence[int]) -> Frames:
+    def read(self, path: str, pts: Sequence[int], change: Change = lambda frame: frame) -> Frames:
         import decord
 
         info = probe(path)
+        # Its own timestamps are float32, and begin at 0 whatever the stream's do.
+        index = {p: i for i, p in enumerate(display_order(path))}
+        missing = sorted(set(pts) - index.keys())
+        if missing:
+            raise MediaError(f"{path}: decord has no frame at timestamp {missing[0]} ({len(missing)})")
         try:
             reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
-            seconds = reader.get_frame_timestamp(np.arange(len(reader)))[:, 0]
-            index = {_ticks(float(s), info.time_base): i for i, s in enumerate(seconds)}
-            missing = sorted(set(pts) - index.keys())
-            if missing:
-                raise MediaError(f"{path}: decord has no frame at timestamp {missing[0]} ({len(missing)})")
-            frames = reader.get_batch([index[p] for p in pts]).asnumpy()
+            if len(reader) != len(index):
+                raise MediaError(f"{path}: decord counts {len(reader)} frames, FFmpeg {len(index)}; use pyav")
+            frames = {p: change(_as_assumed(reader[index[p]].asnumpy(), info)) for p in sorted(set(pts))}
         except decord.DECORDError as e:
             raise MediaError(f"{path} cannot be decoded by decord: {str(e).splitlines()[0]}") from e
-        return _as_assumed(frames, info)
+        return np.stack([frames[p] for p in pts])
 
 
 class TorchcodecDecoder:
@@ -46,28 +49,32 @@ class TorchcodecDecoder:
                 "decode.backend: torchcodec finds no FFmpeg libraries (Debian: apt-get install ffmpeg); use pyav"
             ) from e
 
-    def read(self, path: str, pts: Sequence[int]) -> Frames:
+    def read(self, path: str, pts: Sequence[int], change: Change = lambda frame: frame) -> Frames:
         from torchcodec.decoders import VideoDecoder
 
         info = probe(path)
         try:
             decoder = VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=1)
-            batch = decoder.get_frames_played_at([float((p + Fraction(1, 4)) * info.time_base) for p in pts])
+            frames = {}
+            for wanted in sorted(set(pts)):
+                frame = decoder.get_frame_played_at(float((wanted + Fraction(1, 4)) * info.time_base))
+                got = round(float(frame.pts_seconds) / float(info.time_base))
+                if wanted != got:
+                    raise MediaError(f"{path}: torchcodec has no frame at timestamp {wanted}; the nearest is {got}")
+                frames[wanted] = change(_as_assumed(frame.data.numpy(), info))
         except (RuntimeError, ValueError, IndexError) as e:
+            if isinstance(e, MediaError):
+                raise
             raise MediaError(f"{path} cannot be decoded by torchcodec: {str(e).splitlines()[0]}") from e
-        found = [_ticks(float(s), info.time_base) for s in batch.pts_seconds]
-        for wanted, got in zip(pts, found, strict=True):
-            if wanted != got:
-                raise MediaError(f"{path}: torchcodec has no frame at timestamp {wanted}; the nearest is {got}")
-        return _as_assumed(batch.data.numpy(), info)
+        return np.stack([frames[p] for p in pts])
 
 
-def _as_assumed(frames_THWC: Frames, info: VideoInfo) -> Frames:
-    """Untagged HD frames, which both convert as BT.601, as if they had been converted as BT.709."""
+def _as_assumed(frame_HWC: Frames, info: VideoInfo) -> Frames:
+    """An untagged HD frame, which both convert as BT.601, as if it had been converted as BT.709."""
     if info.matrix != "bt709 (assumed)":
-        return frames_THWC
+        return frame_HWC
     change = (_rgb_from_yuv(0.2126, 0.0722) @ np.linalg.inv(_rgb_from_yuv(0.299, 0.114))).astype(np.float32)
-    return np.stack([np.clip(np.rint(f.astype(np.float32) @ change.T), 0, 255).astype(np.uint8) for f in frames_THWC])
+    return np.clip(np.rint(frame_HWC.astype(np.float32) @ change.T), 0, 255).astype(np.uint8)
 
 
 def _rgb_from_yuv(kr: float, kb: float) -> np.ndarray:
@@ -75,7 +82,3 @@ def _rgb_from_yuv(kr: float, kb: float) -> np.ndarray:
     kg = 1 - kr - kb
     red, blue = 2 * (1 - kr), 2 * (1 - kb)
     return np.array([[1, 0, red], [1, -blue * kb / kg, -red * kr / kg], [1, blue, 0]])
-
-
-def _ticks(seconds: float, time_base: Fraction) -> int:
-    return round(seconds / float(time_base))

@@ -1,7 +1,7 @@
 """The stages of the encode graph: decode and crop, VAE, CLIP; and text, once for each distinct caption.
 
 A block of the graph holds windows of one bucket. What fails for a reason of its own is a reject in a column, never an
-exception; running out of memory or disk is no property of a window, and ends the attempt.
+exception; an accelerator's error, or running out of memory or disk, is no property of a window and ends the attempt.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import hashlib
 import json
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from functools import lru_cache
@@ -25,12 +24,12 @@ from cinesynth.data.config import DecodeSettings
 from cinesynth.data.decoder import Backend, make_decoder
 from cinesynth.data.geometry import Box, Size, resize
 from cinesynth.data.shards import tensor_columns, write_table
-from cinesynth.data.sources import Reject, local_copy
+from cinesynth.data.sources import Reject, local_file
 from cinesynth.data.video import Frames, write_video
 from cinesynth.data.watch import Watched
 from cinesynth.data.windows import Window
-from cinesynth.errors import MediaError
-from cinesynth.storage import Storage
+from cinesynth.errors import AttemptFailed, MediaError
+from cinesynth.storage import Storage, sha256_file
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +40,7 @@ PIXEL_TENSORS = ("latents", "condition_latents", "image_embeds")
 _HELD_OUT = ("val", "test")
 _PREVIEW_HEIGHT = 96
 _BLOCK_WINDOWS = 4
-_CACHE_GB = 1e9
+CACHE_GB = 1e9
 
 STAGES = ("decode", "vae", "clip")
 
@@ -50,6 +49,7 @@ _BASE = [
     ("window", pa.string()),  # JSON
     ("reject", pa.string()),  # JSON, or empty
     ("preview", pa.large_binary()),
+    ("pixels_sha256", pa.string()),  # of the stored file; empty where none is kept
     *((f"{stage}_cpu_s", pa.float64()) for stage in STAGES),
 ]
 _PIXELS = [("pixels", pa.large_binary())]
@@ -82,7 +82,12 @@ def read_window(
 ) -> tuple[Frames, float]:
     """The frames of a window in its bucket's size, and the CPU seconds they took; runs in the watched child."""
     started = time.process_time()
-    frames = resize(make_decoder(backend).read(path, pts), size, box)
+
+    def change(frame_HWC: Frames) -> Frames:
+        beat()
+        return resize(frame_HWC[None], size, box)[0]
+
+    frames = make_decoder(backend).read(path, pts, change)
     return frames, time.process_time() - started
 
 
@@ -104,32 +109,42 @@ class DecodeWindows:
             frames, cpu_s = decode_window(window, self._settings)
         except MediaError as e:
             return row | {"reject": _reject(window, "undecodable", str(e))}
-        if window.split in _HELD_OUT:
-            self._keep(window, frames)
-        row |= {"pixels": frames.tobytes(), "preview": preview(frames)}
+        except AttemptFailed as e:
+            return row | {"reject": _reject(window, "decode_failed", str(e))}
+        kept = self._keep(window, frames) if window.split in _HELD_OUT else ""
+        row |= {"pixels": frames.tobytes(), "preview": preview(frames), "pixels_sha256": kept}
         return row | {"decode_cpu_s": cpu_s + time.process_time() - started}
 
-    def _keep(self, window: Window, frames: Frames) -> None:
+    def _keep(self, window: Window, frames: Frames) -> str:
+        """The sha256 of the file that is stored."""
         with tempfile.TemporaryDirectory() as folder:
             path = write_video(Path(folder) / "pixels.mkv", frames, fps=window.fps, codec="ffv1")
             Storage(*self._dataset).upload(path, f"pixels/{window.window_id}.mkv")
+            return sha256_file(path)
 
 
 def decode_window(window: Window, settings: DecodeSettings) -> tuple[Frames, float]:
     """uint8 [T, height, width, 3] of a window, and the CPU seconds of the child that decoded it.
 
-    Raises MediaError when it does not decode, or not in time.
+    Raises MediaError when it does not decode, and AttemptFailed when that could not be found out, or not in time.
     """
-    path = local_copy(window.location, window.source_sha256, settings.cache_gb * _CACHE_GB)
     size = (window.width, window.height)
     what = f"{window.source_uri} at {window.start_s:.2f} s"
-    return watched(settings.limit_s).call(what, read_window, settings.backend, path, window.frame_pts, size, window.box)
+    with local_file(window.location, window.source_sha256, settings.cache_gb * CACHE_GB) as path:
+        child = watched(settings.limit_s)
+        return child.call(what, read_window, settings.backend, path, window.frame_pts, size, window.box)
 
 
 @lru_cache(maxsize=1)
 def watched(limit_s: float) -> Watched:
     """This process's decoding child."""
     return Watched(limit_s)
+
+
+def is_of_machine(error: Exception) -> bool:
+    """Whether an error says nothing of the window: memory, disk, or an accelerator, on which all fails after it."""
+    accelerator = type(error).__name__ in ("OutOfMemoryError", "AcceleratorError") or "CUDA error" in str(error)
+    return accelerator or isinstance(error, MemoryError | OSError)
 
 
 class _Encoder:
@@ -166,7 +181,7 @@ class _Encoder:
         except FloatingPointError as e:
             return row | {"reject": _reject(window, "not_finite", str(e))}
         except Exception as e:
-            if type(e).__name__ == "OutOfMemoryError" or isinstance(e, MemoryError | OSError):
+            if is_of_machine(e):
                 raise
             return row | {"reject": _reject(window, "encode_failed", f"{type(e).__name__}: {e}")}
 
@@ -196,7 +211,7 @@ class EncodeImages(_Encoder):
 
 
 class EncodeCaptions:
-    """Distinct captions in, one stored part of embeddings a batch out."""
+    """Distinct captions in; the embedding of each is stored as an object of its own."""
 
     def __init__(self, model: str, device: str, dataset: tuple[Any, ...]) -> None:
         from cinesynth.wan.condition import ConditionEncoder
@@ -204,20 +219,22 @@ class EncodeCaptions:
         self._encoder, self._dataset = ConditionEncoder(model, device), Storage(*dataset)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        captions = batch["caption"].to_pylist()
-        rows = [
-            {"caption_sha256": caption_sha256(caption)}
-            | _columns("prompt_embeds", self._encoder.prompt_embeds(caption))
-            for caption in captions
-        ]
-        name = f"prompts/{uuid.uuid4().hex}.parquet"
-        write_table(self._dataset, name, pa.Table.from_pylist(rows))
-        return pa.table({"part": [name] * len(rows), "caption_sha256": [row["caption_sha256"] for row in rows]})
+        errors = [self._store(caption) for caption in batch["caption"].to_pylist()]
+        return batch.append_column("error", pa.array(errors, pa.string()))
+
+    def _store(self, caption: str) -> str:
+        """Why there is no embedding, or nothing."""
+        try:
+            columns = _columns("prompt_embeds", self._encoder.prompt_embeds(caption))
+        except FloatingPointError as e:
+            return str(e)
+        write_table(self._dataset, prompt_file(caption), pa.Table.from_pylist([columns]))
+        return ""
 
 
-def caption_sha256(caption: str) -> str:
-    """Name of a caption among the stored embeddings."""
-    return hashlib.sha256(caption.encode()).hexdigest()
+def prompt_file(caption: str) -> str:
+    """The object that holds the embedding of a caption."""
+    return f"prompts/{hashlib.sha256(caption.encode()).hexdigest()}.parquet"
 
 
 def preview(frames_THWC: Frames) -> bytes:

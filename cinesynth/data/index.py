@@ -7,34 +7,32 @@ from __future__ import annotations
 
 import json
 import logging
-import time
-from collections.abc import Iterator
+from collections import defaultdict
 from dataclasses import asdict, replace
 from typing import Any
 
 import pyarrow as pa
 
 from cinesynth.config import PrepareConfig
-from cinesynth.data.annotate import Annotate, annotation_key
+from cinesynth.data.annotate import Annotate, annotation_key, annotation_row
 from cinesynth.data.assemble import SOURCE_SCHEMA, withdrawn, write_plan
 from cinesynth.data.captions import with_trigger
 from cinesynth.data.config import StageResources
 from cinesynth.data.duplicates import near_duplicates
-from cinesynth.data.encode import to_blocks, watched
+from cinesynth.data.encode import CACHE_GB, to_blocks, watched
 from cinesynth.data.files import File, blocks_of
 from cinesynth.data.plan import Assigned, assign, filter_windows
-from cinesynth.data.progress import Progress
+from cinesynth.data.progress import Progress, in_parts
 from cinesynth.data.scan import SCAN_SCHEMA, SCAN_VERSION, Scan, from_row, timed_scan, to_row
 from cinesynth.data.shards import read_table, write_table
-from cinesynth.data.sources import Reject, local_copy
-from cinesynth.data.windows import Window, cut_windows, shot_samples
-from cinesynth.errors import MediaError
+from cinesynth.data.sources import Reject, local_file
+from cinesynth.data.windows import Window, cut_windows, samples_between
+from cinesynth.errors import AttemptFailed, MediaError
 from cinesynth.storage import Storage, sha256_json
 
 log = logging.getLogger(__name__)
 
-_STORE_S = 20.0
-_CACHE_GB = 1e9
+_SCANS = "scans"
 
 
 def plan_windows(
@@ -44,41 +42,44 @@ def plan_windows(
     scans, rejects = _scans(config, dataset, files)
     windows: dict[str, Window] = {}
     for file in files:
-        if file.sha256 in scans:
-            found, left_out = cut_windows(file.source, file.sha256, scans[file.sha256], file.captions, config)
+        if (scan := scans.get(file.sha256)) is not None:
+            found, left_out = cut_windows(file.source, file.sha256, scan, file.captions, config)
             rejects += left_out
             for window in found:
                 windows.setdefault(window.window_id, window)
     _write_sources(dataset, files, scans)
-    annotated, more = _annotated(config, dataset, list(windows.values()))
+    kept, more = filter_windows(windows.values(), config.filters)
     rejects += more
-    kept, more = filter_windows(annotated, config.filters)
+    kept, more = _annotated(config, dataset, kept)
+    rejects += more
+    kept, more = filter_windows(kept, config.filters)
     rejects += more
     kept = [replace(w, caption=with_trigger(w.caption or config.caption, config.trigger)) for w in kept]
-    assigned, more = assign(
+    # What the footage no longer holds stays in the dataset: taking it out is a decision, see `withdraw`.
+    gone, known = withdrawn(dataset), {w.window_id for w in kept}
+    kept = [*(w for w in before if w.window_id not in known and w.source_sha256 not in gone), *kept]
+    planned, more = assign(
         kept, _alike(config, scans, kept), config, {w.shot_id: Assigned(w.group, w.split) for w in before}
     )
     rejects += more
-    known = {w.window_id for w in assigned}
-    # What the footage no longer holds stays in the dataset: taking it out is a decision, see `withdraw`.
-    gone = withdrawn(dataset)
-    planned = [*(w for w in before if w.window_id not in known and w.source_sha256 not in gone), *assigned]
     write_plan(dataset, identity, planned)
     log.info("planned %d windows of %d files; %d rejects", len(planned), len(files), len(rejects))
     return planned, rejects
 
 
-def _alike(config: PrepareConfig, scans: dict[str, Scan], windows: list[Window]) -> list[tuple[str, str]]:
-    """Pairs of shot ids that show nearly the same."""
+def _alike(config: PrepareConfig, scans: Scans, windows: list[Window]) -> list[tuple[str, str]]:
+    """Pairs of shot ids whose windows show nearly the same."""
     if config.duplicates.action == "keep":
         return []
-    wanted = {w.shot_id: w.source_sha256 for w in windows}
+    spans: dict[str, dict[str, tuple[int, int]]] = defaultdict(dict)  # source to shot to what is used of it
+    for w in windows:
+        first, last = spans[w.source_sha256].get(w.shot_id, (w.frame_pts[0], w.frame_pts[-1]))
+        spans[w.source_sha256][w.shot_id] = min(first, w.frame_pts[0]), max(last, w.frame_pts[-1])
     ids, samples = [], []
-    for sha256 in dict.fromkeys(wanted.values()):
-        for shot in scans[sha256].shots():
-            if (shot_id := f"{sha256[:16]}-{shot.start_pts}") in wanted:
-                ids.append(shot_id)
-                samples.append(shot_samples(scans[sha256], shot))
+    for sha256, shots in spans.items():
+        if (scan := scans.get(sha256)) is not None:
+            ids += shots
+            samples += [samples_between(scan, *span) for span in shots.values()]
     return [(ids[a], ids[b]) for a, b in near_duplicates(samples, config.duplicates)]
 
 
@@ -90,8 +91,9 @@ def _annotated(config: PrepareConfig, dataset: Storage, windows: list[Window]) -
     if not key:
         return windows, []
     folder = f"annotations/{key}"
-    stored = {name: (row["found"], row["error"]) for name, row in _stored(dataset, folder, "window_id").items()}
-    missing = [w for w in windows if w.window_id not in stored]
+    wanted = {annotation_row(w): w for w in windows}
+    found = {row["key"]: row for part in _stored(dataset, folder) for row in part.to_pylist()}
+    missing = [w for name, w in wanted.items() if name not in found]
     if missing:
         resources = config.resources.models
         progress = Progress("annotate", config.name, len(missing), "windows")
@@ -104,72 +106,110 @@ def _annotated(config: PrepareConfig, dataset: Storage, windows: list[Window]) -
             ),
             **actor_stage(resources),
         )
-        for table in _in_parts(rows, progress):
-            _store(dataset, folder, table)
-            stored |= {row["window_id"]: (row["found"], row["error"]) for row in table.to_pylist()}
+        for table in in_parts(rows, progress):
+            if len(settled := table.filter(pa.compute.invert(table["again"]))):
+                _store(dataset, folder, settled)
+            found |= {row["key"]: row for row in table.to_pylist()}
     kept, rejects = [], []
-    for window in windows:
-        found, error = stored[window.window_id]
-        if error:
-            rejects.append(Reject(window.source_uri, "undecodable", error, window.window_id))
+    for name, window in wanted.items():
+        row = found[name]
+        if row["error"]:
+            rejects.append(Reject(window.source_uri, row["reason"], row["error"], window.window_id))
         else:
-            found = json.loads(found)
-            caption = window.caption or found.get("caption", "")
-            kept.append(replace(window, scores=window.scores | found["scores"], caption=caption))
+            scores = window.scores | json.loads(row["scores"])
+            kept.append(replace(window, scores=scores, caption=window.caption or row["caption"]))
     return kept, rejects
 
 
-def _write_sources(dataset: Storage, files: list[File], scans: dict[str, Scan]) -> None:
-    rows = []
+def _write_sources(dataset: Storage, files: list[File], scans: Scans) -> None:
+    rows: dict[str, dict[str, Any]] = {}
     for file in files:
-        if (scan := scans.get(file.sha256)) is not None:
+        if file.sha256 not in rows and (scan := scans.get(file.sha256)) is not None:
             base, first, shots = scan.info.time_base, scan.pts[0], scan.shots()
             info = asdict(scan.info) | {"pixel_aspect": str(scan.info.pixel_aspect), "time_base": str(base)}
             seconds = float((shots[-1].end_pts - first) * base)
-            rows.append(
-                {
-                    "uri": file.source.uri,
-                    "sha256": file.sha256,
-                    "domain": file.source.domain,
-                    "seconds": seconds,
-                    "frames": len(scan.pts),
-                    "info": json.dumps(info),
-                    "shots": [[float((p - first) * base) for p in (s.start_pts, s.end_pts)] for s in shots],
-                    "damaged_s": seconds * sum(scan.damaged) / len(scan.pts),
-                }
-            )
-    known = {row["sha256"] for row in rows}
+            rows[file.sha256] = {
+                "uri": file.source.uri,
+                "sha256": file.sha256,
+                "domain": file.source.domain,
+                "seconds": seconds,
+                "frames": len(scan.pts),
+                "info": json.dumps(info),
+                "shots": [[float((p - first) * base) for p in (s.start_pts, s.end_pts)] for s in shots],
+                "damaged_s": seconds * sum(scan.damaged) / len(scan.pts),
+            }
+    gone = withdrawn(dataset)
     if dataset.exists("sources.parquet"):  # what the footage no longer holds stays in the dataset
-        rows += [row for row in read_table(dataset, "sources.parquet").to_pylist() if row["sha256"] not in known]
-    write_table(dataset, "sources.parquet", pa.Table.from_pylist(rows, schema=SOURCE_SCHEMA))
+        for row in read_table(dataset, "sources.parquet").to_pylist():
+            if row["sha256"] not in gone:
+                rows.setdefault(row["sha256"], row)
+    write_table(dataset, "sources.parquet", pa.Table.from_pylist(list(rows.values()), schema=SOURCE_SCHEMA))
 
 
-def _scans(config: PrepareConfig, dataset: Storage, files: list[File]) -> tuple[dict[str, Scan], list[Reject]]:
-    """Scan of each content, made where it is not stored; and what could not be scanned."""
+class Scans:
+    """The stored scans, by content; each is taken out of its table when it is asked for, as long films are large."""
+
+    def __init__(self, dataset: Storage, settings: dict[str, Any]) -> None:
+        self._dataset, self._settings = dataset, settings
+        self._places: dict[str, tuple[pa.Table, int]] = {}
+        for table in _stored(dataset, _SCANS):
+            self._add(table)
+
+    def key(self, sha256: str) -> str:
+        """Name of a scan: of this content, with these settings."""
+        return sha256_json([SCAN_VERSION, sha256, self._settings])
+
+    def __contains__(self, sha256: str) -> bool:
+        return self.key(sha256) in self._places
+
+    def get(self, sha256: str) -> Scan | None:
+        """The scan of a content; None where there is none, or an error instead."""
+        place = self._places.get(self.key(sha256))
+        return from_row(place[0].slice(place[1], 1).to_pylist()[0]) if place is not None else None
+
+    def error(self, sha256: str) -> str:
+        """Why a content has no scan; empty where it has."""
+        table, row = self._places[self.key(sha256)]
+        return str(table["error"][row])
+
+    def store(self, table: pa.Table) -> None:
+        """Store scans, and the errors that no other attempt changes."""
+        _store(self._dataset, _SCANS, table)
+        self._add(table)
+
+    def _add(self, table: pa.Table) -> None:
+        self._places |= {key: (table, row) for row, key in enumerate(table["key"].to_pylist())}
+
+
+def _scans(config: PrepareConfig, dataset: Storage, files: list[File]) -> tuple[Scans, list[Reject]]:
+    """Scans of all contents, made where they are not stored; and what could not be scanned."""
     import ray
 
-    settings = config.shots.model_dump(mode="json")
-    wanted = {sha256_json([SCAN_VERSION, f.sha256, settings]): f for f in reversed(files)}
-    stored = _stored(dataset, "scans", "key")
+    scans = Scans(dataset, config.shots.model_dump(mode="json"))
+    by_content = {file.sha256: file for file in reversed(files)}
     missing = [
-        {"key": key, "file": json.dumps([f.sha256, f.source.location, f.source.uri])}
-        for key, f in wanted.items()
-        if key not in stored
+        {"key": scans.key(sha256), "file": json.dumps([sha256, file.source.location, file.source.uri])}
+        for sha256, file in by_content.items()
+        if sha256 not in scans
     ]
     shots, decode = config.shots, config.decode
 
     def scanned(row: dict[str, str]) -> dict[str, Any]:
         sha256, location, uri = json.loads(row["file"])
         try:
-            path = local_copy(location, sha256, decode.cache_gb * _CACHE_GB)
-            found, cpu_s = watched(decode.limit_s).call(uri, timed_scan, path, shots)
+            with local_file(location, sha256, decode.cache_gb * CACHE_GB) as path:
+                found, cpu_s = watched(decode.limit_s).call(uri, timed_scan, path, shots)
         except MediaError as e:
             return to_row(row["key"], sha256, uri, str(e))
+        except AttemptFailed as e:
+            return to_row(row["key"], sha256, uri, str(e)) | {"again": True}
         return to_row(row["key"], sha256, uri, found, cpu_s)
 
-    errors: dict[str, str] = {}
+    rejects: list[Reject] = []
     if missing:
-        log.info("scanning %d files (%d of %d are known)", len(missing), len(wanted) - len(missing), len(wanted))
+        log.info(
+            "scanning %d files (%d of %d are known)", len(missing), len(by_content) - len(missing), len(by_content)
+        )
         progress = Progress("scan", config.name, len(missing), "files")
         data = ray.data.from_items(missing, override_num_blocks=blocks_of(len(missing)))
         rows = data.map_batches(
@@ -178,36 +218,22 @@ def _scans(config: PrepareConfig, dataset: Storage, files: list[File]) -> tuple[
             batch_format="pyarrow",
             num_cpus=config.resources.decode,
         )
-        for table in _in_parts(rows, progress):
-            good = table.filter(pa.compute.equal(table["error"], ""))
-            if len(good):
-                _store(dataset, "scans", good)
-            for row in table.to_pylist():
-                stored[row["key"]] = row
-                if row["error"]:
-                    errors[row["key"]] = row["error"]
-    scans = {f.sha256: scan for key, f in wanted.items() if (scan := from_row(stored[key])) is not None}
-    return scans, [Reject(wanted[key].source.uri, "unreadable", error) for key, error in sorted(errors.items())]
+        for table in in_parts(rows, progress):
+            failed = table.filter(table["again"]).to_pylist()
+            rejects += [Reject(row["uri"], "decode_failed", row["error"]) for row in failed]
+            if len(failed) < len(table):
+                scans.store(table.filter(pa.compute.invert(table["again"])))
+    rejects += [
+        Reject(file.source.uri, "unreadable", error)
+        for sha256, file in by_content.items()
+        if sha256 in scans and (error := scans.error(sha256))
+    ]
+    return scans, sorted(rejects, key=lambda reject: reject.source)
 
 
-def _in_parts(rows: Any, progress: Progress) -> Iterator[pa.Table]:
-    """A graph's results (with a column `error`) as they come, put together for as long as `_STORE_S`."""
-    waiting: list[pa.Table] = []
-    since = time.monotonic()
-    for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
-        progress.add(len(batch), errors=sum(bool(error) for error in batch["error"].to_pylist()))
-        waiting.append(batch)
-        if time.monotonic() - since > _STORE_S:
-            yield pa.concat_tables(waiting)
-            waiting, since = [], time.monotonic()
-    if waiting:
-        yield pa.concat_tables(waiting)
-
-
-def _stored(dataset: Storage, folder: str, key: str) -> dict[str, dict[str, Any]]:
-    """All rows of the parts in a folder."""
-    parts = [read_table(dataset, name) for name in dataset.list(folder)]
-    return {row[key]: row for part in parts for row in part.to_pylist()}
+def _stored(dataset: Storage, folder: str) -> list[pa.Table]:
+    """The parts in a folder, in the order in which they were stored."""
+    return [read_table(dataset, name) for name in dataset.list(folder)]
 
 
 def _store(dataset: Storage, folder: str, table: pa.Table) -> None:

@@ -10,7 +10,7 @@ from cinesynth.data.config import VIDEO_SUFFIXES, FootageSource, PrepareSettings
 from cinesynth.data.decoder import make_decoder
 from cinesynth.data.samples import resolve_footage
 from cinesynth.data.shots import make_cut_detector
-from cinesynth.data.sources import LIST_SUFFIXES, is_remote, read_list
+from cinesynth.data.sources import LIST_SUFFIXES, is_remote, matches, read_list
 from cinesynth.errors import ConfigError
 
 _EXTRAS = {"rapidocr": "detect_text", "onnxruntime": "detect_text"}
@@ -41,7 +41,7 @@ def _check_source(key: str, source: FootageSource) -> None:
         return
     path = resolve_footage(source.path)
     if glob.has_magic(str(path)) and not path.exists():
-        if not glob.glob(str(path), recursive=True):
+        if not matches(path.absolute()):
             raise ConfigError(f"{key}: {source.path!r} matches nothing")
     elif not path.exists():
         raise ConfigError(f"{key}: {source.path!r} does not exist; give a folder, a video file, a glob or a list")

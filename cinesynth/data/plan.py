@@ -50,7 +50,7 @@ def assign(
     """Windows with group and split, and those that near-duplicates exclude.
 
     Args:
-        windows: in the order of footage.
+        windows: in the order of footage, with those of earlier plans that the footage does not hold any more.
         alike: pairs of shot ids that show nearly the same.
         settings: of the dataset.
         before: shot id to what an earlier plan said of it.
@@ -104,7 +104,7 @@ def _without_repeats(
     kept, rejects = [], []
     for window in windows:
         first = chosen[same.get(window.shot_id, window.shot_id)]
-        if window.shot_id in (first, *before):
+        if window.shot_id == first or window.shot_id in before:
             kept.append(window)
         else:
             rejects.append(_reject(window, "near_duplicate", f"it shows nearly the same as shot {first}"))
@@ -116,7 +116,13 @@ def _linked_groups(
 ) -> dict[str, str]:
     """Shot id to group: groups that share a cluster of shots are one, named as it was before, else by its first."""
     own = {w.shot_id: before[w.shot_id].group if w.shot_id in before else w.group for w in windows}
-    joined = clusters([(own[shot], own[root]) for shot, root in same.items() if shot in own and root in own])
+    links = [(own[shot], own[root]) for shot, root in same.items() if shot in own and root in own]
+    # What is said of a known shot now, and what its file is called by, may be said of new shots, too.
+    now = {w.group for w in windows if w.shot_id not in before}
+    for w in windows:
+        if w.shot_id in before:
+            links += [(before[w.shot_id].group, name) for name in (w.group, w.source_sha256[:16]) if name in now]
+    joined = clusters(links)
     members: dict[str, set[str]] = defaultdict(set)
     for group in own.values():
         members[joined.get(group, group)].add(group)

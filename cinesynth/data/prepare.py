@@ -30,23 +30,22 @@ from cinesynth.data.assemble import (
     read_plan,
     withdrawn,
 )
-from cinesynth.data.commits import Commits, ShardWriter, row_id
-from cinesynth.data.config import DecodeSettings
+from cinesynth.data.commits import RETRIED, Commits, ShardWriter, row_id
+from cinesynth.data.config import DecodeSettings, fitted
 from cinesynth.data.encode import (
     DecodeWindows,
     EncodeCaptions,
     EncodeImages,
     EncodeLatents,
-    caption_sha256,
+    prompt_file,
     to_blocks,
 )
 from cinesynth.data.files import read_files
 from cinesynth.data.index import actor_stage, device_of, plan_windows
 from cinesynth.data.progress import Progress
-from cinesynth.data.shards import read_table
 from cinesynth.data.sources import Reject, source_key
 from cinesynth.data.windows import Window
-from cinesynth.errors import DatasetError, StorageError
+from cinesynth.errors import DatasetError, ModelError, StorageError
 from cinesynth.runs import Run
 from cinesynth.storage import Storage, sha256_json
 
@@ -78,11 +77,14 @@ def prepare(config: PrepareConfig) -> dict[str, Any]:
 
 
 def _prepare(config: PrepareConfig) -> dict[str, Any]:
+    import ray
+
     from cinesynth.wan.load import encoder_hash
 
     started = time.monotonic()
     _quiet_ray_data()
     encoders = encoder_hash(config.model)
+    config = config.model_copy(update={"resources": fitted(config.resources, ray.cluster_resources())})
     run = Run.open(config, inputs={"model": encoders})
     dataset = open_dataset(config.storage, config.name)
     identity = sha256_json({"identity": config.identity(), "inputs": run.inputs})
@@ -91,24 +93,26 @@ def _prepare(config: PrepareConfig) -> dict[str, Any]:
     footage = sha256_json([sorted(source_key(f.source, f.sha256) + repr(f) for f in files), sorted(withdrawn(dataset))])
     result = run.result()
     if result is not None and result["outputs"].get("footage_sha256") == footage and dataset.exists("manifest.json"):
-        log.info("prepare %s: already complete", config.name)
-        return result
+        failed = {why: n for why, n in dataset.read_json("manifest.json")["rejected"].items() if why in RETRIED}
+        if not failed:
+            log.info("prepare %s: already complete", config.name)
+            return result
+        log.info("prepare %s: trying again what failed before: %s", config.name, failed)
     windows, more = plan_windows(config, dataset, identity, planned, files)
     rejects += more
     if not windows:
         raise DatasetError(f"no window came out of {len(files)} files: {explain(rejects)}")
     commits = Commits(dataset)
-    prompts = _encode_captions(config, dataset, {w.caption for w in windows})
-    rejects += _encode(config, dataset, encoders, windows, commits, prompts)
-    empty = prompts[caption_sha256("")]
+    windows, more = _encode_captions(config, dataset, windows)
+    rejects += more
+    rejects += _encode(config, dataset, encoders, windows, commits)
     facts = {
         "name": config.name,
         "model": config.model,
         "encoder_hash": encoders,
         "window": config.window.model_dump(mode="json"),
         "unmeasured": unavailable(config),
-        "empty_prompt": empty_prompt_entry(dataset, empty, caption_sha256("")),
-        "found_s": round(sum(row["seconds"] for row in read_table(dataset, "sources.parquet").to_pylist()), 2),
+        "empty_prompt": empty_prompt_entry(dataset),
     }
     _remove_uncommitted(dataset, commits)
     manifest = assemble(dataset, facts, rejects, commits)
@@ -136,16 +140,15 @@ def index_footage(config: PrepareConfig, dataset: Storage) -> tuple[list[Window]
 # --- encode --------------------------------------------------------------------------------------------------
 
 
-def _encode_captions(config: PrepareConfig, dataset: Storage, captions: set[str]) -> dict[str, str]:
-    """Caption sha256 to the object that holds its embedding, for all captions and the empty one."""
+def _encode_captions(
+    config: PrepareConfig, dataset: Storage, windows: list[Window]
+) -> tuple[list[Window], list[Reject]]:
+    """Store the embeddings of all captions and of the empty one; returns the windows whose captions have one."""
     import ray
 
-    parts = {
-        sha256: name
-        for name in dataset.list("prompts")
-        for sha256 in read_table(dataset, name)["caption_sha256"].to_pylist()
-    }
-    missing = sorted(caption for caption in {*captions, ""} if caption_sha256(caption) not in parts)
+    stored = set(dataset.list("prompts"))
+    missing = sorted(caption for caption in {*(w.caption for w in windows), ""} if prompt_file(caption) not in stored)
+    errors: dict[str, str] = {}
     if missing:
         resources = config.resources.text
         rows = ray.data.from_items(
@@ -154,10 +157,16 @@ def _encode_captions(config: PrepareConfig, dataset: Storage, captions: set[str]
         encoded = rows.map_batches(
             EncodeCaptions,
             fn_constructor_args=(config.model, device_of(resources), dataset.reference()),
-            **actor_stage(resources) | {"batch_size": 256},
+            **actor_stage(resources) | {"batch_size": 64},
         )
-        parts |= {row["caption_sha256"]: row["part"] for row in encoded.iter_rows()}
-    return parts
+        errors = {row["caption"]: row["error"] for row in encoded.iter_rows() if row["error"]}
+    if "" in errors:
+        raise ModelError(f"{config.model}: the empty caption cannot be encoded: {errors['']}")
+    return [w for w in windows if w.caption not in errors], [
+        Reject(w.source_uri, "not_finite", f"its caption cannot be encoded: {errors[w.caption]}", w.window_id)
+        for w in windows
+        if w.caption in errors
+    ]
 
 
 def _encode(
@@ -166,7 +175,6 @@ def _encode(
     encoders: str,
     windows: list[Window],
     commits: Commits,
-    prompts: dict[str, str],
 ) -> list[Reject]:
     """Encode and commit the windows that no commit settles; returns the rejects of the planned ones.
 
@@ -176,22 +184,24 @@ def _encode(
 
     rows = {row_id(w.window_id, w.caption): w for w in windows}
     progress = Progress("encode", config.name, len(rows), "windows", done=len(rows.keys() & commits.done))
-    tried: set[str] = set()
-    while pending := {key: w for key, w in rows.items() if key not in commits.done | tried}:
-        before = len(commits.done)
+    failed: set[str] = set()
+    while pending := {key: w for key, w in rows.items() if key not in commits.done and key not in failed}:
+        before = len(commits.done) + len(failed)
         writer = ShardWriter(
-            dataset, commits, encoders, prompts, config.shard_mb * 1e6, config.shard_s, lambda n, e: progress.add(n, e)
+            dataset, commits, encoders, config.shard_mb * 1e6, config.shard_s, lambda n, e: progress.add(n + e, e)
         )
         try:
             writer.run(encode_graph(config, dataset, pending.values()).iter_internal_ref_bundles())
         except ray.exceptions.RayError as e:
-            if len(commits.done) == before:
+            if len(commits.done) + len(failed | writer.failed) == before:
                 raise
             log.warning("encoding was interrupted, going on with what is left: %s", str(e).splitlines()[0])
-            continue
-        tried |= pending.keys() - commits.done
-    wanted = {w.window_id for w in windows}
-    return [reject for reject in commits.rejects() if reject.window_id in wanted]
+        else:
+            lost = len(pending.keys() - commits.done - writer.failed)
+            if lost:
+                raise DatasetError(f"{lost} windows came back neither encoded nor rejected; this is a bug")
+        failed |= writer.failed
+    return commits.rejects(rows)
 
 
 def encode_graph(config: PrepareConfig, dataset: Storage, windows: Iterable[Window]) -> Any:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
 
 log = logging.getLogger("cinesynth.prepare")
 
 _EVERY_S = 10.0
+_STORE_S = 20.0
 
 
 class Progress:
     """Counts what is done of a stage.
 
     Args:
-        stage: `scan`, `annotate` or `encode`.
+        stage: `hash`, `scan`, `annotate` or `encode`.
         run: name of the run, a tag of the gauges.
         total: how much there is to do.
         unit: what is counted.
@@ -63,3 +68,17 @@ class Progress:
         values["eta_s"] = (self._total - self._done) / rate if rate else 0.0
         for name, value in values.items():
             self._gauges[name].set(value)
+
+
+def in_parts(rows: Any, progress: Progress) -> Iterator[pa.Table]:
+    """A graph's results (with a column `error`) as they come, put together for as long as `_STORE_S`."""
+    waiting: list[pa.Table] = []
+    since = time.monotonic()
+    for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
+        progress.add(len(batch), errors=sum(bool(error) for error in batch["error"].to_pylist()))
+        waiting.append(batch)
+        if time.monotonic() - since > _STORE_S:
+            yield pa.concat_tables(waiting)
+            waiting, since = [], time.monotonic()
+    if waiting:
+        yield pa.concat_tables(waiting)

@@ -77,6 +77,7 @@ SCAN_SCHEMA = pa.schema(
         ("sha256", pa.string()),
         ("uri", pa.string()),
         ("error", pa.string()),
+        ("again", pa.bool_()),  # another attempt may succeed
         ("info", pa.string()),
         ("pts", pa.list_(pa.int64())),
         ("damaged", pa.list_(pa.bool_())),
@@ -121,7 +122,7 @@ def scan_file(beat: Callable[[], None], path: str, settings: ShotSettings) -> Sc
             beat()
     if not pts:
         raise MediaError(f"{path} holds no frame that decodes")
-    cuts = detector.finish()
+    cuts = detector.finish(beat)
     return Scan(
         replace(info, interlaced=interlaced),
         tuple(pts),
@@ -186,7 +187,7 @@ class _Sampler:
 
 def to_row(key: str, sha256: str, uri: str, found: Scan | str, cpu_s: float = 0.0) -> dict[str, Any]:
     """A scan, or why there is none, as a row of `SCAN_SCHEMA`."""
-    row: dict[str, Any] = {"key": key, "sha256": sha256, "uri": uri, "cpu_s": cpu_s}
+    row: dict[str, Any] = {"key": key, "sha256": sha256, "uri": uri, "cpu_s": cpu_s, "again": False}
     if isinstance(found, str):
         return row | {"error": found, "info": "{}", "samples": "[]"} | {n: [] for n in _LISTS}
     info = asdict(found.info) | {name: str(getattr(found.info, name)) for name in _FRACTIONS}

@@ -2,11 +2,11 @@
 
     <storage>/datasets/<name>/
         manifest.json          schema version, shards with sha256, figures; its presence makes the dataset complete
-        index.parquet          one row a window, without tensors: which shard and row holds it
+        index/*.parquet        one row a window, without tensors: which shard and row holds it; the manifest names one
         shards/*.parquet       all columns; tensors as little-endian fp16 bytes beside a `<name>_shape` column
         prompts/*.parquet      embeddings of the distinct captions, the empty one for caption dropout among them
         pixels/<window_id>.mkv lossless frames of val and test windows
-        sources.parquet        one row a file: what it is, its cuts, the seconds of it that are used
+        sources.parquet        one row a file: what it is, its shots, its length
         rejected.parquet       what was left out, and why: source, reason, detail, window_id
         history/*.json         the manifests there were, one a content
         index.html             windows by bucket, cuts by source, what was rejected
@@ -23,6 +23,7 @@ import hashlib
 import os
 import tempfile
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -123,10 +124,10 @@ def tensor_from_columns(row: dict[str, Any], name: str) -> torch.Tensor:
     return torch.from_numpy(np.frombuffer(row[name], dtype="<f2").astype(np.float16).reshape(row[f"{name}_shape"]))
 
 
-def row_sha256(row: dict[str, Any]) -> str:
+def row_sha256(row: dict[str, Any], names: Sequence[str] = TENSORS) -> str:
     """Hex sha256 of a row's tensors."""
     digest = hashlib.sha256()
-    for name in TENSORS:
+    for name in names:
         digest.update(repr((name, [int(n) for n in row[f"{name}_shape"]])).encode())
         digest.update(row[name])
     return digest.hexdigest()
@@ -157,9 +158,14 @@ def write_shard(dataset: Storage, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def write_table(dataset: Storage, name: str, table: pa.Table) -> None:
     """Write a small table as one object."""
+    dataset.write_bytes(name, table_bytes(table))
+
+
+def table_bytes(table: pa.Table) -> bytes:
+    """A table as a Parquet file."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
-    dataset.write_bytes(name, sink.getvalue().to_pybytes())
+    return sink.getvalue().to_pybytes()
 
 
 def read_table(dataset: Storage, name: str) -> pa.Table:
@@ -214,9 +220,9 @@ class ClipsDataset:
     def empty_prompt_embeds(self) -> torch.Tensor:
         """Embedding of the empty caption: fp16 [L, D]."""
         entry = self.manifest["empty_prompt"]
-        self._verify(entry["file"], hashlib.sha256(self.storage.read_bytes(entry["file"])).hexdigest(), entry["sha256"])
-        rows = {row["caption_sha256"]: row for row in read_table(self.storage, entry["file"]).to_pylist()}
-        return tensor_from_columns(rows[entry["caption_sha256"]], "prompt_embeds")
+        row = read_table(self.storage, entry["file"]).to_pylist()[0]
+        self._verify(entry["file"], row_sha256(row, ["prompt_embeds"]), entry["sha256"])
+        return tensor_from_columns(row, "prompt_embeds")
 
     def stage(self, folder: str | os.PathLike[str], split: Split | None = None) -> StagedClips:
         """Copy the shards that hold windows of `split` into a local folder; those already there are kept.

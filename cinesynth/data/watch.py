@@ -1,21 +1,25 @@
 """Run what may hang or crash (a decoder on a broken file) in a child process, under a time limit.
 
 The child is started once in a process and kept; when it hangs or dies it is replaced at the next call. A call that
-takes long says that it is alive through the `beat` that it is given.
+takes long says that it is alive through the `beat` that it is given. The child ends itself when its parent is gone,
+even while it hangs.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-from cinesynth.errors import CinesynthError, MediaError
+from cinesynth.errors import AttemptFailed, CinesynthError
 
 Result = TypeVar("Result")
 Beat = Callable[[], None]
@@ -23,12 +27,14 @@ Beat = Callable[[], None]
 # Not a `multiprocessing` child: those import the parent's main module again, which in a Ray worker is Ray itself.
 _CHILD = """
 import sys
+parent = int(sys.argv[2])
 from multiprocessing.connection import Connection
 pipe = Connection(int(sys.argv[1]))
 sys.path[:] = pipe.recv()
 from cinesynth.data.watch import serve
-serve(pipe)
+serve(pipe, parent)
 """
+_START_S = 300.0  # a cold disk, many at once
 
 
 class Watched:
@@ -46,22 +52,26 @@ class Watched:
     def call(self, what: str, function: Callable[..., Result], *arguments: Any) -> Result:
         """`function(beat, *arguments)` in the child; function, arguments and result must pickle.
 
-        Raises MediaError, beginning with `what`, when the time limit passes or the child dies, and the function's own
-        CinesynthError as it is.
+        Raises the function's own CinesynthError as it is, and AttemptFailed, beginning with `what`, when the time
+        limit passes, the child dies, or the function raises anything else.
         """
-        pipe = self._connect()
+        answered = False
         try:
+            pipe = self._connect()
             pipe.send((function, arguments))
             while pipe.poll(self.limit_s):
                 kind, value = pipe.recv()
-                if kind == "result":
-                    return value
-                if kind == "error":
-                    raise value
+                if kind != "beat":
+                    answered = True
+                    if kind == "result":
+                        return value
+                    raise value if isinstance(value, CinesynthError) else AttemptFailed(f"{what}: {value}")
         except (EOFError, BrokenPipeError, ConnectionResetError) as e:
-            raise MediaError(f"{what}: the decoder {self._ending()}") from e
-        self.close()
-        raise MediaError(f"{what}: no sign of life from the decoder for {self.limit_s:g} s")
+            raise AttemptFailed(f"{what}: the decoder {self._ending()}") from e
+        finally:
+            if not answered:  # its answer would be taken for that to the next call
+                self.close()
+        raise AttemptFailed(f"{what}: no sign of life from the decoder for {self.limit_s:g} s")
 
     def close(self) -> None:
         """End the child; the next call starts another."""
@@ -78,24 +88,27 @@ class Watched:
             self.close()
             ours, theirs = socket.socketpair()
             with theirs:
-                command = [sys.executable, "-c", _CHILD, str(theirs.fileno())]
-                # It ends by itself when this process does: the pipe breaks.
+                command = [sys.executable, "-c", _CHILD, str(theirs.fileno()), str(os.getpid())]
                 self._child = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
             self._pipe = Connection(ours.detach())
             self._pipe.send(sys.path)
+            if not self._pipe.poll(_START_S):
+                raise AttemptFailed(f"the decoding process did not start within {_START_S:g} s")
+            self._pipe.recv()
         return self._pipe
 
     def _ending(self) -> str:
         assert self._child is not None
         code = self._child.wait(10)
-        self.close()
         return f"crashed ({signal.Signals(-code).name})" if code < 0 else f"ended with exit code {code}"
 
 
-def serve(pipe: Connection) -> None:
+def serve(pipe: Connection, parent: int) -> None:
     """The child's loop, until the parent closes the pipe or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     try:
+        pipe.send(("ready", None))
         while True:
             function, arguments = pipe.recv()
             pipe.send(_outcome(pipe, function, arguments))
@@ -110,4 +123,10 @@ def _outcome(pipe: Connection, function: Callable[..., Any], arguments: tuple[An
         return "error", e
     except Exception as e:
         where = traceback.extract_tb(e.__traceback__)[-1]
-        return "error", MediaError(f"{type(e).__name__}: {e} ({where.filename}:{where.lineno})")
+        return "error", f"{type(e).__name__}: {e} ({where.filename}:{where.lineno})"
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(2)
+    os._exit(1)

@@ -69,6 +69,10 @@ def cut_windows(
                     windows.setdefault(window.window_id, window)
             if more:
                 rejects.append(span.reject("max_per_shot", f"{more} more windows lie beyond max_per_shot"))
+    if not windows and not rejects:
+        seconds = float((scan.shots()[-1].end_pts - scan.pts[0]) * info.time_base)
+        detail = f"in_s = {source.in_s:g} lies beyond its end at {seconds:.2f} s"
+        rejects.append(Reject(source.uri, "shot_too_short", detail))
     return list(windows.values()), rejects
 
 
@@ -131,7 +135,7 @@ class _Shot:
         cropped = settings.window.black_bars == "crop"
         self.picture = _inside(self.info, bars if cropped else (0.0, 0.0))
         self.shot_id = f"{sha256[:16]}-{span.start_pts}"
-        self.samples = shot_samples(scan, span)
+        self.samples = samples_between(scan, span.pts[0], span.pts[-1])
 
     def window(self, pts: tuple[int, ...], size: Size) -> Window:
         w = self.settings.window
@@ -196,16 +200,19 @@ class _Shot:
         return float((pts - self.scan.pts[0]) * self.info.time_base)
 
 
-def shot_samples(scan: Scan, shot: ShotSpan) -> list[Sample]:
-    """The samples of one shot."""
-    return [s for s in scan.samples if shot.pts[0] <= scan.pts[s.frame] <= shot.pts[-1]]
+def samples_between(scan: Scan, first_pts: int, last_pts: int) -> list[Sample]:
+    """The samples of the frames from one timestamp to another, both included."""
+    first, stop = bisect.bisect_left(scan.pts, first_pts), bisect.bisect_right(scan.pts, last_pts)
+    start, end = (bisect.bisect_left(scan.samples, frame, key=lambda s: s.frame) for frame in (first, stop))
+    return list(scan.samples[start:end])
 
 
 def _between(shot: ShotSpan, first_pts: int, time_base: Fraction, in_s: float, out_s: float) -> ShotSpan | None:
     """The part of a shot between two times from the file's first frame."""
-    start = first_pts + math.ceil(Fraction(in_s) / time_base)
-    end = first_pts + math.floor(Fraction(out_s) / time_base) if out_s < math.inf else shot.end_pts
-    pts = tuple(p for p in shot.pts if start <= p < end)
+    # As written: a float's 0.1 is a little more than a tenth.
+    start = first_pts + math.ceil(Fraction(str(in_s)) / time_base)
+    end = first_pts + math.floor(Fraction(str(out_s)) / time_base) if out_s < math.inf else shot.end_pts
+    pts = shot.pts[bisect.bisect_left(shot.pts, start) : bisect.bisect_left(shot.pts, end)]
     return ShotSpan(pts[0], min(shot.end_pts, end), pts) if pts else None
 
 

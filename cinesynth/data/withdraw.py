@@ -1,9 +1,10 @@
 """Take a source out of a dataset again, and name the adapters that were trained on it.
 
-    python -m jobs.prepare --withdraw SOURCE name=clips storage=/data/cinesynth
+    python -m jobs.prepare --withdraw SOURCE --dataset /data/cinesynth/datasets/clips
 
 A withdrawal is a small object that stays: the source's windows leave the index at once, its kept pixels are deleted,
 and no later run of prepare takes it in again. Shards are immutable: its rows stay in them, reachable by nothing.
+Given again, it does what is left of it, and names the adapters again.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from typing import Any
 
 from cinesynth.data.assemble import assemble, facts_of, read_plan, read_rejects, withdrawn
 from cinesynth.data.commits import Commits
+from cinesynth.data.shards import ClipsDataset
 from cinesynth.data.sources import Reject
 from cinesynth.errors import DatasetError
 from cinesynth.storage import Storage
+
+_REASON = "withdrawn"
 
 
 @dataclass(frozen=True)
@@ -38,24 +42,29 @@ def withdraw(storage: Storage, name: str, source: str) -> tuple[dict[str, Any], 
     dataset = storage.child("datasets", name)
     if not dataset.exists("manifest.json"):
         raise DatasetError(f"{dataset.uri} is no finished clips dataset; run prepare first")
-    manifest = dataset.read_json("manifest.json")
-    plan = read_plan(dataset)
-    found = {w.source_sha256: w.source_uri for w in plan if _names(source, w.source_uri, w.source_sha256)}
+    windows = ClipsDataset.open(dataset).windows()
+    gone = withdrawn(dataset)
+    sources = {w.source_sha256: w.source_uri for w in windows} | {sha256: at["uri"] for sha256, at in gone.items()}
+    found = [(sha256, uri) for sha256, uri in sources.items() if _names(source, uri, sha256)]
     if len(found) != 1:
         what = "is no source of" if not found else f"names {len(found)} sources of"
         raise DatasetError(f"{source!r} {what} {dataset.uri}; give a uri or a sha256 from its sources.parquet")
-    sha256, uri = next(iter(found.items()))
-    if all(w.source_sha256 in {sha256, *withdrawn(dataset)} for w in plan):
+    sha256, uri = found[0]
+    kept = {w.window_id for w in windows if w.source_sha256 not in {sha256, *gone}}
+    if not kept:
         raise DatasetError(f"{uri} is all that {dataset.uri} holds: remove the dataset instead")
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    dataset.write_json(f"withdrawn/{sha256}.json", {"sha256": sha256, "uri": uri, "at": now})
-    for window in plan:
-        if window.source_sha256 == sha256:
-            dataset.delete(f"pixels/{window.window_id}.mkv")
-    gone = {w.window_id for w in plan if w.source_sha256 == sha256}
-    rejects = [r for r in read_rejects(dataset) if r.window_id not in gone]
-    rejects.append(Reject(uri, "withdrawn", f"on {now}"))
-    return assemble(dataset, facts_of(manifest), rejects, Commits(dataset)), affected_adapters(storage, dataset, sha256)
+    if sha256 not in gone:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        dataset.write_json(f"withdrawn/{sha256}.json", {"sha256": sha256, "uri": uri, "at": now})
+    # What a run that is not finished has planned or encoded beyond the published windows is left to it.
+    of_it = {w.window_id for w in read_plan(dataset) if w.source_sha256 == sha256}
+    at = withdrawn(dataset)[sha256]["at"]
+    rejects = [r for r in read_rejects(dataset) if r.window_id not in of_it and (r.source, r.reason) != (uri, _REASON)]
+    rejects.append(Reject(uri, _REASON, f"on {at}"))
+    manifest = assemble(dataset, facts_of(dataset.read_json("manifest.json")), rejects, Commits(dataset), only=kept)
+    for window_id in sorted(of_it):
+        dataset.delete(f"pixels/{window_id}.mkv")
+    return manifest, affected_adapters(storage, dataset, sha256)
 
 
 def affected_adapters(storage: Storage, dataset: Storage, source_sha256: str) -> list[Affected]:

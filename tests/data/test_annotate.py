@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any
 
@@ -138,12 +137,12 @@ def test_a_captioner_describes_what_has_no_caption(tmp_path: Path) -> None:
     settings: dict[str, Any] = config.model_dump(mode="json", exclude={"name", "storage", "ray", "model"})
     stage = Annotate(settings, DecodeSettings(), "cpu")
     found = stage(to_blocks(windows[:2])[0]).to_pylist()
-    captions = [json.loads(row["found"])["caption"] for row in found]
+    captions = [row["caption"] for row in found]
     assert [row["error"] for row in found] == ["", ""]
     assert all(captions)
-    assert captions == [json.loads(row["found"])["caption"] for row in stage(to_blocks(windows[:2])[0]).to_pylist()]
+    assert captions == [row["caption"] for row in stage(to_blocks(windows[:2])[0]).to_pylist()]
     named = [w.__class__(**{**vars(w), "caption": "its own"}) for w in windows[:1]]
-    assert "caption" not in json.loads(stage(to_blocks(named)[0]).to_pylist()[0]["found"])
+    assert stage(to_blocks(named)[0]).to_pylist()[0]["caption"] == ""
 
 
 def test_what_does_not_decode_is_an_error_in_its_row(tmp_path: Path) -> None:
@@ -153,7 +152,32 @@ def test_what_does_not_decode_is_an_error_in_its_row(tmp_path: Path) -> None:
     path.write_bytes(b"gone")
     settings = config.model_dump(mode="json", exclude={"name", "storage", "ray", "model"})
     found: pa.Table = Annotate(settings, DecodeSettings(), "cpu")(to_blocks(windows[:1])[0])
-    assert "cannot be decoded" in found.to_pylist()[0]["error"]
+    row = found.to_pylist()[0]
+    assert "cannot be decoded" in row["error"]
+    assert (row["reason"], row["again"]) == ("undecodable", False)
+
+
+def test_a_model_that_fails_costs_its_window_one_attempt(tmp_path: Path) -> None:
+    path = write_levels(tmp_path / "clip.mkv", range(0, 2000, 40))
+    config = config_of(path, shots={"detector": "none"})
+    windows, _ = cut(path, config)
+    stage = Annotate(
+        config.model_dump(mode="json", exclude={"name", "storage", "ray", "model"}), DecodeSettings(), "cpu"
+    )
+
+    def fail(frames_THWC: np.ndarray) -> float:
+        raise RuntimeError("odd picture")
+
+    stage._scores["text"] = fail
+    row = stage(to_blocks(windows[:1])[0]).to_pylist()[0]
+    assert (row["reason"], row["error"], row["again"]) == ("annotate_failed", "RuntimeError: odd picture", True)
+
+    def full(frames_THWC: np.ndarray) -> float:
+        raise OSError("No space left on device")
+
+    stage._scores["text"] = full
+    with pytest.raises(OSError, match="No space left"):
+        stage(to_blocks(windows[:1])[0])
 
 
 def test_what_is_asked_for_is_named() -> None:

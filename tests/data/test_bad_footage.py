@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 
 from cinesynth.config import PrepareConfig
+from cinesynth.data.config import DecodeSettings
+from cinesynth.data.encode import DecodeWindows, to_blocks, watched
 from cinesynth.data.prepare import index_footage
 from cinesynth.data.samples import sample_footage
 from cinesynth.data.scripted import scripted_clip
@@ -24,6 +26,7 @@ from cinesynth.settings import parse_config
 from cinesynth.storage import Storage
 from tests.data.clips import encode_frames, flip_bytes, write_levels
 from tests.data.test_decoder import _audio_only
+from tests.data.test_windows import config_of, cut
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,11 +64,12 @@ def _video_frames(index: int, **size: int) -> list[av.VideoFrame]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("odd footage")
-    good = write_video(root / "good.mp4", _frames(0), fps=24)
+    write_video(root / "good.mp4", _frames(0), fps=24)
     (root / "empty.mp4").touch()
     (root / "garbage.mp4").write_bytes(np.random.default_rng(0).bytes(50_000))
-    whole = good.read_bytes()  # its index lies in front
-    (root / "index-first-cut.mp4").write_bytes(write_video(root / "x.mp4", _frames(1), fps=24).read_bytes()[:-2500])
+    front = write_video(root / "x.mp4", _frames(1), fps=24).read_bytes()
+    assert 0 < front.find(b"moov") < front.find(b"mdat")
+    (root / "index-first-cut.mp4").write_bytes(front[:-2500])
     (root / "x.mp4").unlink()
     behind = encode_frames(root / "y.mp4", _video_frames(2)).read_bytes()
     assert behind.find(b"moov") > behind.find(b"mdat") > 0
@@ -89,7 +93,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "itself.mp4").symlink_to(root / "itself.mp4")
     (root / "loop").symlink_to(root)
     os.mkfifo(root / "pipe.mp4")
-    assert whole
     return root
 
 
@@ -171,15 +174,20 @@ def test_a_file_that_may_not_be_read_is_named(folder: Path, tmp_path: Path) -> N
     assert "secret.mp4 cannot be read" in json.loads(child.stdout)
 
 
-def test_a_decoder_that_hangs_is_a_reject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file of a bucket that stops sending: the pipe below never ends."""
-    from cinesynth.data.scan import scan_file
-    from cinesynth.data.watch import Watched
-    from cinesynth.errors import MediaError
-
-    os.mkfifo(tmp_path / "endless.mp4")
-    watched = Watched(1.0)
-    config = parse_config(PrepareConfig, {"name": "x", "footage": [{"path": "x"}]})
-    with pytest.raises(MediaError, match=r"endless\.mp4: no sign of life from the decoder for 1 s"):
-        watched.call("endless.mp4", scan_file, str(tmp_path / "endless.mp4"), config.shots)
-    watched.close()
+def test_a_decoder_that_hangs_is_a_reject(folder: Path, tmp_path: Path) -> None:
+    """A file that stops sending: the pipe that stands in for it never ends."""
+    path = tmp_path / "endless.mp4"
+    path.write_bytes((folder / "good.mp4").read_bytes())
+    config = config_of(path)
+    windows, _ = cut(path, config)
+    stage = DecodeWindows(DecodeSettings(limit_s=1.0), Storage.open(tmp_path / "dataset").reference())
+    good = stage(to_blocks(windows[:1])[0]).to_pylist()[0]
+    assert not good["reject"]
+    path.unlink()
+    os.mkfifo(path)
+    row = stage(to_blocks(windows[:1])[0]).to_pylist()[0]
+    reject = json.loads(row["reject"])
+    assert (reject["reason"], reject["window_id"]) == ("decode_failed", windows[0].window_id)
+    assert reject["detail"].endswith("no sign of life from the decoder for 1 s")
+    assert row["pixels"] is None
+    watched(1.0).close()

@@ -187,7 +187,6 @@ def test_pixel_aspect_in_the_file_reaches_the_probe(tmp_path: Path) -> None:
     path = encode_frames(tmp_path / "wide.mp4", frames, aspect=Fraction(4, 3))
     info = probe(str(path))
     assert info.pixel_aspect == Fraction(4, 3)
-    assert info.display_aspect == pytest.approx(64 * 4 / 3 / 48)
     assert probe(str(sample_footage() / "carphone_pristine.mp4")).pixel_aspect == Fraction(128, 117)
 
 
@@ -232,11 +231,10 @@ def test_flipped_bytes_are_found_until_the_next_key_frame(tmp_path: Path) -> Non
     clean = sample_footage() / "bikes.mp4"
     path = flip_bytes(clean, tmp_path / "flipped.mp4", count=3, seed=3)
     reference = {frame.pts: frame.rgb(160).astype(int) for frame in scan(str(clean))}
-    seen, marked, keys = [], [], []
+    seen, marked = [], []
     for frame in scan(str(path)):
         seen.append(np.abs(frame.rgb(160) - reference[frame.pts]).mean() > 2)
         marked.append(frame.damaged)
-        keys.append(frame.key)
     assert sum(seen) > 20, "the damage shows"
     spread = spread_damage(marked)
     assert not any(bad and not mark for bad, mark in zip(seen, spread, strict=True)), "what shows damage is marked"

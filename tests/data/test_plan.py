@@ -128,6 +128,23 @@ def test_splits_are_near_their_shares_and_never_drawn_anew() -> None:
     assert [assign_split(f"group-{i}", "film", shares) for i in range(12)] == golden
 
 
+def test_what_is_said_of_new_footage_holds_for_footage_that_is_there_too() -> None:
+    """A group that is given later, a file that was linked into another's group, and footage that is listed no more."""
+    before = {"s00": Assigned("group-s00", "test"), "s01": Assigned("linked", "test"), "old": Assigned("scene", "test")}
+    named = [window("s00", "scene 12"), window("s02", "scene 12")]
+    assert {(w.group, w.split) for w in assign(named, [], settings(), before)[0]} == {("group-s00", "test")}
+    of_file = [
+        replace(window("s01", "file"), source_sha256="file"),
+        replace(window("s03", "file"), source_sha256="file"),
+    ]
+    assert {(w.group, w.split) for w in assign(of_file, [], settings(), before)[0]} == {("linked", "test")}
+    gone = replace(window("old", "scene"), split="test")
+    later, _ = assign([gone, window("s04", "scene"), *WINDOWS[5:]], [], settings(), before)
+    assert [(w.group, w.split) for w in later[:2]] == [("scene", "test")] * 2
+    alike, _ = assign([gone, window("s04"), *WINDOWS[5:]], [("old", "s04")], settings(), before)
+    assert (alike[1].group, alike[1].split) == ("scene", "test")
+
+
 # --- the join ------------------------------------------------------------------------------------------------
 
 

@@ -63,20 +63,13 @@ def _write(storage: Storage, count: int = 12) -> dict[str, Any]:
         places += [{"shard": shards[-1]["file"], "row": k} for k in range(len(rows))]
     index = [window_columns(w) | place for w, place in zip(windows, places, strict=True)]
     write_table(storage, "index.parquet", pa.Table.from_pylist(index, schema=INDEX_SCHEMA))
-    prompts = [
-        {"caption_sha256": name} | tensor_columns("prompt_embeds", value)
-        for name, value in (("other", torch.ones(2, 64)), ("empty", _empty()))
-    ]
-    write_table(storage, "prompts/0.parquet", pa.Table.from_pylist(prompts))
+    empty = tensor_columns("prompt_embeds", _empty())
+    write_table(storage, "prompts/0.parquet", pa.Table.from_pylist([empty]))
     manifest = {
         "schema": SCHEMA_VERSION,
         "content_sha256": "c" * 64,
         "index": {"file": "index.parquet", "sha256": storage.sha256("index.parquet")},
-        "empty_prompt": {
-            "file": "prompts/0.parquet",
-            "sha256": storage.sha256("prompts/0.parquet"),
-            "caption_sha256": "empty",
-        },
+        "empty_prompt": {"file": "prompts/0.parquet", "sha256": row_sha256(empty, ["prompt_embeds"])},
         "shards": shards,
     }
     storage.write_json("manifest.json", manifest)

@@ -13,7 +13,7 @@ import pytest
 
 from cinesynth.data.config import FootageSource
 from cinesynth.data.samples import resolve_footage, sample_footage
-from cinesynth.data.sources import Source, content_sha256, find_sources, fingerprint, local_copy, read_list, source_key
+from cinesynth.data.sources import Source, content_sha256, find_sources, fingerprint, local_file, read_list, source_key
 from cinesynth.errors import ConfigError, MediaError
 from cinesynth.storage import sha256_file
 
@@ -112,7 +112,8 @@ def test_content_is_read_and_what_cannot_be_read_is_named(folder: Path) -> None:
     path = folder / "a.mkv"
     assert content_sha256(str(path)) == sha256_file(path)
     assert fingerprint(str(path))[0] == 5
-    assert local_copy(str(path), "", 1) == str(path)
+    with local_file(str(path), "", 1) as found:
+        assert found == str(path)
     for call in (content_sha256, fingerprint):
         with pytest.raises(MediaError, match=r"gone\.mp4 cannot be read"):
             call(str(folder / "gone.mp4"))

@@ -16,7 +16,15 @@ import cinesynth
 from cinesynth.config import EvaluateConfig, GenerateConfig, PipelineConfig, PrepareConfig, PublishConfig, TrainConfig
 from cinesynth.data.encode import preview
 from cinesynth.data.scripted import scripted_clip
-from cinesynth.data.shards import INDEX_SCHEMA, SCHEMA_VERSION, TENSORS, tensor_columns, write_shard, write_table
+from cinesynth.data.shards import (
+    INDEX_SCHEMA,
+    SCHEMA_VERSION,
+    TENSORS,
+    row_sha256,
+    tensor_columns,
+    write_shard,
+    write_table,
+)
 from cinesynth.data.video import Frames, write_video
 from cinesynth.metrics import values
 from cinesynth.metrics.record import MetricsRecord
@@ -104,7 +112,7 @@ def write_dataset(location: Storage, windows: list[Window], rejected: dict[str, 
     shard = write_shard(location, rows)
     index = [w.row | {"shard": shard["file"], "row": place} for place, w in enumerate(windows)]
     write_table(location, "index.parquet", pa.Table.from_pylist(index, schema=INDEX_SCHEMA))
-    empty = {"caption_sha256": "empty"} | tensor_columns("prompt_embeds", torch.zeros(1, 3))
+    empty = tensor_columns("prompt_embeds", torch.zeros(1, 3))
     write_table(location, "prompts/0.parquet", pa.Table.from_pylist([empty]))
     content = sha256_json([w.row["window_id"] for w in windows])
     manifest = {
@@ -118,11 +126,7 @@ def write_dataset(location: Storage, windows: list[Window], rejected: dict[str, 
         "buckets": {f"{WIDTH}x{HEIGHT}x{FRAMES}": {"windows": len(windows)}},
         "rejected": rejected,
         "index": {"file": "index.parquet", "sha256": location.sha256("index.parquet")},
-        "empty_prompt": {
-            "file": "prompts/0.parquet",
-            "sha256": location.sha256("prompts/0.parquet"),
-            "caption_sha256": "empty",
-        },
+        "empty_prompt": {"file": "prompts/0.parquet", "sha256": row_sha256(empty, ["prompt_embeds"])},
         "shards": [shard],
         "content_sha256": content,
     }
