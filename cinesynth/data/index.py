@@ -207,9 +207,7 @@ def _scans(config: PrepareConfig, dataset: Storage, files: list[File]) -> tuple[
 
     rejects: list[Reject] = []
     if missing:
-        log.info(
-            "scanning %d files (%d of %d are known)", len(missing), len(by_content) - len(missing), len(by_content)
-        )
+        log.info("scanning %d of %d files", len(missing), len(by_content))
         progress = Progress("scan", config.name, len(missing), "files")
         data = ray.data.from_items(missing, override_num_blocks=blocks_of(len(missing)))
         rows = data.map_batches(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cinesynth.data.config import DuplicateSettings, PrepareSettings, Range, SplitSettings
-from cinesynth.data.duplicates import BANDS, MAX_SAMPLES, VALUES, Pictures, clusters
+from cinesynth.data.duplicates import BANDS, MAX_SAMPLES, VALUES, Pictures, clusters, near_duplicates
 from cinesynth.data.plan import Assigned, assign, assign_split, filter_windows
 from cinesynth.data.scan import Sample
 from cinesynth.data.scores import grey, perceptual_hash
@@ -191,6 +191,23 @@ def test_a_long_shot_is_spread_over_its_length_and_flat_pictures_say_nothing() -
     assert len(pictures.hashes) <= MAX_SAMPLES
     assert pictures.hashes.max() > 480
     assert 0 not in pictures.hashes
+
+
+def test_planted_duplicates_are_all_found_and_nothing_else(ray_head: Any) -> None:
+    """Shots again: encoded hard, cropped a little, a shade darker, smaller, and only a part of them."""
+    originals = [scripted_clip(11, i, 96, 144).frames for i in range(60)]
+    planted = []
+    for number, frames in enumerate(originals[:20]):
+        copy = frames[:, 2:-2, 3:-3] if number % 2 else frames
+        copy = copy[len(copy) // 3 :] if number % 3 == 0 else copy
+        small = [cv2.resize(frame, (96, 64), interpolation=cv2.INTER_AREA) for frame in copy]
+        coded = [cv2.imencode(".jpg", frame * 0.9, [cv2.IMWRITE_JPEG_QUALITY, 25])[1] for frame in small]
+        planted.append([np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR)) for data in coded])
+    shots = [[_sample(np.asarray(frame)) for frame in frames[::6]] for frames in [*originals, *planted]]
+    found = set(near_duplicates(shots, DuplicateSettings()))
+    expected = {(i, 60 + i) for i in range(20)}
+    assert found >= expected
+    assert len(found - expected) <= 0.01 * len(shots)
 
 
 def test_clusters_are_connected_components_named_by_their_smallest() -> None:
