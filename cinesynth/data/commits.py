@@ -129,7 +129,7 @@ class ShardWriter:
         self._dataset, self._commits, self._hash = dataset, commits, encoder_hash
         self._shard_bytes, self._shard_s, self._report = shard_bytes, shard_s, report
         # No CPU is asked for: on a small cluster the encoders may hold them all.
-        self._write = ray.remote(num_cpus=0, max_retries=3, retry_exceptions=[OSError])(write_blocks)
+        self._write = ray.remote(num_cpus=0, max_retries=3, retry_exceptions=True)(write_blocks)
         self._pending = _Pending()
         self._writing: list[Any] = []
         self.failed: set[str] = set()

@@ -23,7 +23,7 @@ from cinesynth.data.encode import CACHE_GB, to_blocks, watched
 from cinesynth.data.files import File, blocks_of
 from cinesynth.data.plan import Assigned, assign, filter_windows
 from cinesynth.data.progress import Progress, in_parts
-from cinesynth.data.scan import SCAN_SCHEMA, SCAN_VERSION, Scan, from_row, timed_scan, to_row
+from cinesynth.data.scan import SCAN_SCHEMA, SCAN_VERSION, Sample, Scan, from_row, timed_scan, to_row
 from cinesynth.data.shards import read_table, write_table
 from cinesynth.data.sources import Reject, local_file
 from cinesynth.data.windows import Window, cut_windows, samples_between
@@ -75,7 +75,8 @@ def _alike(config: PrepareConfig, scans: Scans, windows: list[Window]) -> list[t
     for w in windows:
         first, last = spans[w.source_sha256].get(w.shot_id, (w.frame_pts[0], w.frame_pts[-1]))
         spans[w.source_sha256][w.shot_id] = min(first, w.frame_pts[0]), max(last, w.frame_pts[-1])
-    ids, samples = [], []
+    ids: list[str] = []
+    samples: list[list[Sample]] = []
     for sha256, shots in spans.items():
         if (scan := scans.get(sha256)) is not None:
             ids += shots
