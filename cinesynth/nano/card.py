@@ -11,7 +11,7 @@ from cinesynth.nano.recipe import Recipe
 
 _HEAD = """# The nano model
 
-Wan2.1 image-to-video in its own classes and files, at a few million parameters: the default model of cinesynth, its
+Wan2.1 image-to-video in its own classes and files, at nine million parameters: the default model of cinesynth, its
 test fixture, and the stand-in for Wan2.1-14B in what can be checked without a GPU. It makes 33 frames of 96x64 pixels
 at 16 fps from a first frame and a caption. `make nano` trains it again from a seed.
 
@@ -23,6 +23,8 @@ _LIMITS = """## Limits
 - It knows one world: scripted shots, that is drawn textures and photographs under one moving object and one camera
   move. Anything else (people, streets, cuts) comes out blurred; the table of bikes.mp4 says how much.
 - Captions are those of the scripted shots, in English and in their word order; other words mean little to it.
+- Its videos are soft, and move more slowly than their captions say: pans and tilts at about half the speed, zooms and
+  rolls at less. Small objects dissolve after a second.
 - What enters a view at its edge is made up: the first frame does not show it.
 - LPIPS with AlexNet was a term of the VAE's loss and is a metric in its tables. KVD uses another network.
 - It is not meant for making pictures of people, and is far too small for it.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -36,7 +35,7 @@ from transformers import (
 from cinesynth.data.photographs import PHOTOGRAPHS
 from cinesynth.data.screenplay import FILM_LOOK, sample_captions
 from cinesynth.errors import ModelError
-from cinesynth.storage import cache_folder, sha256_file
+from cinesynth.storage import sha256_file
 
 SHIPPED = Path(__file__).parent / "weights" / "nano"
 MANIFEST = "sha256.json"
@@ -61,29 +60,12 @@ class NanoParts:
 
 
 def nano_folder() -> Path:
-    """The shipped model's folder, each file checked once in a process; random weights where none ship.
+    """The shipped model's folder, each file checked once in a process.
 
     Raises ModelError naming the file that is missing or damaged, and the commands that bring it back.
     """
-    if not SHIPPED.is_dir():
-        return _random_folder()
     _check_shipped(SHIPPED)
     return SHIPPED
-
-
-def _random_folder() -> Path:
-    """The model with random weights in the cache, built on first use."""
-    target = cache_folder("models", "nano-random-4")
-    if not (target / "model_index.json").is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".tmp-", dir=target.parent) as temporary:
-            built = build_nano(Path(temporary) / "nano")
-            try:
-                os.rename(built, target)
-            except OSError:
-                if not (target / "model_index.json").is_file():  # another process may have been faster
-                    raise
-    return target
 
 
 @lru_cache(maxsize=4)
@@ -127,7 +109,7 @@ def nano_parts(seed: int = 0) -> NanoParts:
 def save_nano(parts: NanoParts, folder: str | os.PathLike[str]) -> Path:
     """Write the model as a diffusers folder, weights in fp16; `parts` are cast in place."""
     scheduler = UniPCMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
+        prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=5.0
     )
     components: dict[str, Any] = vars(parts)
     # What diffusers warns of when casting matters to weights that are trained on; these are not, here.

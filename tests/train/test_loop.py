@@ -13,6 +13,7 @@ from cinesynth.train.checkpoint import LocalCheckpoints
 from cinesynth.train.loop import TrainLoop, learning_rate
 from cinesynth.train.strategy import Replicate, World, choose_strategy
 from cinesynth.wan.load import base_hash, encoder_hash, load_transformer, model_folder, save_model
+from cinesynth.wan.nano import build_nano
 from tests.nano_clips import encoded_clips, encoder
 
 STEPS = 6
@@ -35,12 +36,14 @@ def settings(**changes: Any) -> TrainSettings:
 class Recorded:
     """A loop in a folder, and the events it wrote."""
 
-    def __init__(self, folder: Path, config: TrainSettings, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, folder: Path, config: TrainSettings, dtype: torch.dtype = torch.float32, model: str = "nano"
+    ) -> None:
         self.segments: dict[int, list[dict[str, Any]]] = {}
         clips = encoded_clips()
         self.loop = TrainLoop(
             config,
-            load_transformer("nano"),
+            load_transformer(model),
             clips[:6],
             clips[6:],
             encoder().prompt_embeds(""),
@@ -115,19 +118,20 @@ def test_a_step_does_not_touch_the_frozen_base(uninterrupted: Recorded) -> None:
 
 def test_full_mode_trains_every_weight_and_leaves_a_model(tmp_path: Path) -> None:
     full = settings(mode="full", optimizer=OptimizerSettings(steps=4, lr=1e-3, batch_size=2))
-    run = Recorded(tmp_path / "whole", full)
+    untrained = str(build_nano(tmp_path / "untrained"))
+    run = Recorded(tmp_path / "whole", full, model=untrained)
     run.loop.run()
     assert run.held_out()[-1] < run.held_out()[0]
-    saved = save_model(run.loop.transformer, "nano", tmp_path / "model")
+    saved = save_model(run.loop.transformer, untrained, tmp_path / "model")
     assert model_folder(str(saved)) == saved
-    assert base_hash(str(saved)) != base_hash("nano")
-    assert encoder_hash(str(saved)) == encoder_hash("nano")
-    before, after = (dict(load_transformer(m).named_parameters()) for m in ("nano", str(saved)))
+    assert base_hash(str(saved)) != base_hash(untrained)
+    assert encoder_hash(str(saved)) == encoder_hash(untrained)
+    before, after = (dict(load_transformer(m).named_parameters()) for m in (untrained, str(saved)))
     unchanged = [name for name in before if torch.equal(before[name], after[name])]
     assert not unchanged
-    stopped = Recorded(tmp_path / "stopped", full)
+    stopped = Recorded(tmp_path / "stopped", full, model=untrained)
     stopped.loop.run(stop_at=2)
-    continued = Recorded(tmp_path / "stopped", full)
+    continued = Recorded(tmp_path / "stopped", full, model=untrained)
     continued.loop.run()
     assert stopped.losses() | continued.losses() == run.losses()
 

@@ -83,10 +83,10 @@ def test_a_folder_that_is_no_model_and_an_unknown_id_are_refused(tmp_path: Path)
 
 
 def test_flow_shift_overrides_the_models_own() -> None:
-    default, shifted = load_scheduler("nano"), load_scheduler("nano", 5.0)
+    default, shifted = load_scheduler("nano"), load_scheduler("nano", 3.0)
     default.set_timesteps(4)
     shifted.set_timesteps(4)
     assert not torch.equal(default.sigmas, shifted.sigmas)
     # sigma' = k s / (1 + (k - 1) s) at the second of four steps of the unshifted schedule
-    s = default.sigmas[1] / (3 - 2 * default.sigmas[1])  # undo shift 3
-    assert shifted.sigmas[1].item() == pytest.approx((5 * s / (1 + 4 * s)).item(), abs=1e-4)
+    s = default.sigmas[1] / (5 - 4 * default.sigmas[1])  # undo shift 5
+    assert shifted.sigmas[1].item() == pytest.approx((3 * s / (1 + 2 * s)).item(), abs=1e-4)
