@@ -202,6 +202,7 @@ def _decoding(footage: Path) -> dict[str, Any]:
     import av
 
     from cinesynth.data import scores
+    from cinesynth.data.annotate import TextOverlay
     from cinesynth.data.decoder import scan
     from cinesynth.data.samples import sample_footage
 
@@ -230,7 +231,23 @@ def _decoding(footage: Path) -> dict[str, Any]:
     }
     costs = {f"ms_per_frame_{name}": _ms(f, len(frames)) for name, f in every.items()}
     costs |= {f"ms_per_sample_{name}": _ms(f, len(frames)) for name, f in sampled.items()}
+    for name in ("content", "adaptive", "hash", "transnet"):
+        costs[f"ms_per_frame_cuts_{name}"] = _ms_of_cuts(name, frames)
+    overlay, picture = TextOverlay(), large[0][None, :480, :832, None].repeat(3, axis=3)
+    costs["ms_per_picture_text"] = _ms(lambda i: overlay(picture), 5)
     return {"decode_share_of_pyav": round(raw_s / scan_s, 3), **costs}
+
+
+def _ms_of_cuts(detector: Any, frames: list[Any]) -> float:
+    from cinesynth.data.config import ShotSettings
+    from cinesynth.data.shots import make_cut_detector
+
+    cuts = make_cut_detector(ShotSettings(detector=detector))
+    started = time.perf_counter()
+    for frame in frames:
+        cuts.feed(frame)
+    cuts.finish()
+    return round(1000 * (time.perf_counter() - started) / len(frames), 3)
 
 
 def _ms(function: Callable[[int], Any], count: int) -> float:

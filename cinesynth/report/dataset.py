@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +17,7 @@ from cinesynth.storage import Storage
 _SHEET_WINDOWS = 120
 _SHEET_BYTES = 3_600_000
 _REJECT_ROWS, _SOURCE_ROWS = 60, 60
+_BARS = 6000  # of all timelines together, about 0.8 MB
 _SCORES = ("motion", "blur", "luma", "text", "aesthetic")
 
 
@@ -36,6 +39,8 @@ class Timeline:
     uri: str
     facts: str
     flags: list[str]
+    shot_count: int
+    window_count: int
     shots: list[Bar]
     windows: list[Bar]
     seconds: float
@@ -62,7 +67,7 @@ def write_dataset_page(
         sheet={bucket: entries for bucket, entries in by_bucket.items() if entries},
         shown=len(sheet),
         score_names=_SCORES,
-        timelines=[_timeline(source, windows) for source in sources[:_SOURCE_ROWS]],
+        timelines=_timelines(sources[:_SOURCE_ROWS], windows),
         more_sources=max(0, len(sources) - _SOURCE_ROWS),
         rejects=rejects[:_REJECT_ROWS],
         more_rejects=max(0, len(rejects) - _REJECT_ROWS),
@@ -86,7 +91,16 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.2f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
 
-def _timeline(source: dict[str, Any], windows: list[Window]) -> Timeline:
+def _timelines(sources: list[dict[str, Any]], windows: list[Window]) -> list[Timeline]:
+    finest = 2 / _BARS * len(sources)
+    of_source: dict[str, list[Window]] = defaultdict(list)
+    for window in windows:
+        of_source[window.source_sha256].append(window)
+    return [_timeline(source, of_source[source["sha256"]], finest) for source in sources]
+
+
+def _timeline(source: dict[str, Any], windows: list[Window], finest: float) -> Timeline:
+    """The timeline of a source; what is narrower than the share `finest` is drawn together."""
     info, seconds = json.loads(source["info"]), max(source["seconds"], 1e-9)
     flags = [
         name
@@ -103,10 +117,34 @@ def _timeline(source: dict[str, Any], windows: list[Window]) -> Timeline:
     ]
     facts = f"{info['width']}×{info['height']}, {info['fps']:.4g} fps, {info['codec']}, {info['matrix']}"
 
-    def bar(start: float, end: float, kind: str) -> Bar:
-        return Bar(100 * start / seconds, 100 * (end - start) / seconds, kind, f"{start:.2f}–{end:.2f} s")
+    def bars(spans: Iterable[tuple[float, float, str]]) -> list[Bar]:
+        together: list[tuple[float, float, str, int]] = []
+        for start, end, kind in spans:
+            if together and end - together[-1][0] < finest * seconds:
+                first, _, kind, number = together.pop()
+                together.append((first, end, kind, number + 1))
+            else:
+                together.append((start, end, kind, 1))
+        return [
+            Bar(
+                left=100 * start / seconds,
+                width=100 * (end - start) / seconds,
+                kind=kind,
+                title=f"{start:.2f}–{end:.2f} s" + (f": {number} together" if number > 1 else ""),
+            )
+            for start, end, kind, number in together
+        ]
 
-    shots = [bar(start, end, "odd" if i % 2 else "even") for i, (start, end) in enumerate(source["shots"])]
-    own = [bar(w.start_s, w.end_s, w.split) for w in windows if w.source_sha256 == source["sha256"]]
-    name = source["uri"].rsplit("/", 1)[-1]
-    return Timeline(name, source["uri"], facts, flags, shots, own, source["seconds"])
+    shots = bars((start, end, "odd" if i % 2 else "even") for i, (start, end) in enumerate(source["shots"]))
+    own = bars((w.start_s, w.end_s, w.split) for w in sorted(windows, key=lambda w: w.start_s))
+    return Timeline(
+        name=source["uri"].rsplit("/", 1)[-1],
+        uri=source["uri"],
+        facts=facts,
+        flags=flags,
+        shot_count=len(source["shots"]),
+        window_count=len(windows),
+        shots=shots,
+        windows=own,
+        seconds=source["seconds"],
+    )

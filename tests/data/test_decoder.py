@@ -110,6 +110,16 @@ def test_untagged_hd_is_taken_as_bt709(tmp_path: Path) -> None:
         assert np.abs(backend.read(path, [0])[0, 300, 300].astype(int) - COLOURS[1, 1][2]).max() <= 2
 
 
+@pytest.mark.parametrize(
+    ("width", "height", "matrix"),
+    [(720, 576, "bt601"), (1024, 576, "bt601"), (1280, 544, "bt709"), (960, 720, "bt709"), (576, 1024, "bt601")],
+)
+def test_what_is_assumed_of_untagged_sizes(width: int, height: int, matrix: str, tmp_path: Path) -> None:
+    frame = av.VideoFrame.from_ndarray(np.zeros((height, width, 3), np.uint8), format="rgb24")
+    path = encode_frames(tmp_path / "untagged.mp4", [frame], options={"preset": "ultrafast"})
+    assert probe(str(path)).matrix == f"{matrix} (assumed)"
+
+
 def test_ten_bits_are_recorded_and_decode(tmp_path: Path) -> None:
     path = _one_colour(tmp_path / "ten.mp4", 1, 1, side=64, pixel_format="yuv420p10le")
     assert probe(path).bits == 10
@@ -139,12 +149,16 @@ def test_the_best_of_several_streams_is_read(media: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", ["decord", "torchcodec"])
-@pytest.mark.parametrize("name", ["bikes.mp4", "carphone_pristine.mp4", "bigbuckbunny.mp4", "video_90.mov", "vfr.mkv"])
+@pytest.mark.parametrize(
+    "name", ["bikes.mp4", "carphone_pristine.mp4", "bigbuckbunny.mp4", "video_90.mov", "vfr.mkv", "late.mkv"]
+)
 def test_backends_agree(backend: str, name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Equal timestamps; equal frames, up to the rounding of untagged HD's matrix."""
     other = _backend(backend)
-    if name == "vfr.mkv":
-        path = str(write_levels(tmp_path / name, [0, 40, 80, 280, 290, 300, 700, 740], size=64))
+    if name in ("vfr.mkv", "late.mkv"):  # the second one begins after a second and a half
+        offset = 1500 if name == "late.mkv" else 0
+        stamps = [offset + ms for ms in (0, 40, 80, 280, 290, 300, 700, 740)]
+        path = str(write_levels(tmp_path / name, stamps, size=64))
     elif name.endswith(".mov"):
         path = str(request.getfixturevalue("media") / name)
     else:

@@ -396,6 +396,16 @@ def _shards(commits: list[dict[str, Any]]) -> list[str]:
     return [commit["shard"]["file"] for commit in commits if "shard" in commit]
 
 
+def test_two_runs_that_write_one_dataset_find_each_other_out(tmp_path: Path) -> None:
+    ours, theirs = (Commits(Storage.open(tmp_path)) for _ in range(2))
+    commit: dict[str, Any] = {"rejected": {}, "rows": [], "cpu_s": {}}
+    ours.add(commit)
+    with pytest.raises(DatasetError, match=r"another run of prepare writes .* at the same time"):
+        theirs.add(commit)
+    ours.add(commit)
+    assert len(list(Commits(Storage.open(tmp_path)))) == 2
+
+
 def test_a_row_is_a_window_with_its_caption() -> None:
     assert row_id("w", "a") != row_id("w", "b") != row_id("x", "b")
 
@@ -481,13 +491,27 @@ def test_a_disk_that_fills_up_is_an_error_and_the_dataset_stays_valid(
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(disk)], capture_output=True)
     if mounted.returncode:
         pytest.skip("a tmpfs cannot be mounted here")
+    few = [{"path": str(footage / "scripted-000[01].mp4"), "domain": "scripted"}]
     try:
         with pytest.raises(StorageError, match=r"No space left on device while preparing 'clips'"):
             prepare(_config(footage, disk))
         assert not (disk / "datasets/clips/manifest.json").exists()
-        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        _resize(disk, "64m")
+        started = prepare(_config(footage, disk, footage=few))
+        # Now it fills up while a dataset that is complete grows: readers go on with what they had.
+        used = sum(p.stat().st_blocks * 512 for p in disk.rglob("*") if p.is_file())
+        _resize(disk, str(used + 120_000))
+        with pytest.raises(StorageError, match=r"No space left on device while preparing 'clips'"):
+            prepare(_config(footage, disk))
+        assert ClipsDataset.open(_location(disk)).manifest_sha256 == started["outputs"]["manifest_sha256"]
+        assert check_dataset(_location(disk))[1] == []
+        _resize(disk, "64m")
         result = prepare(_config(footage, disk))
-        assert result["outputs"]["manifest_sha256"] == prepared[1]["outputs"]["manifest_sha256"]
+        assert result["figures"]["windows"] == prepared[1]["figures"]["windows"]
         assert check_dataset(_location(disk))[1] == []
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def _resize(disk: Path, size: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={size}", str(disk)], check=True)

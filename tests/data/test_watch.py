@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -87,3 +90,21 @@ def test_what_hangs_or_crashes_is_named_and_the_next_call_works(watched: Watched
     with pytest.raises(DatasetError, match="its own error"):
         watched.call("clip.mp4", fail)
     watched.close()
+
+
+def test_a_child_ends_with_its_parent_even_while_it_hangs() -> None:
+    script = (
+        "import threading, time\n"
+        "from cinesynth.data.watch import Watched\n"
+        "from tests.data.test_watch import hang, pid\n"
+        "watched = Watched(600)\n"
+        "print(watched.call('x', pid), flush=True)\n"
+        "watched.call('x', hang)\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    with subprocess.Popen([sys.executable, "-c", script], cwd=root, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        time.sleep(0.5)
+        parent.kill()
+    assert child.wait(10) is None or not child.is_running()

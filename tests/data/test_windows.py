@@ -7,14 +7,16 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import yaml
 
 from cinesynth.config import PrepareConfig
 from cinesynth.data.captions import read_captions
-from cinesynth.data.config import WindowSettings
+from cinesynth.data.config import DecodeSettings, WindowSettings
 from cinesynth.data.decoder import PyAVDecoder
+from cinesynth.data.encode import decode_window
 from cinesynth.data.samples import sample_footage
 from cinesynth.data.scan import Scan, from_row, scan_file, to_row
 from cinesynth.data.shots import ShotSpan
@@ -24,7 +26,7 @@ from cinesynth.data.windows import Window, cut_windows, place_windows, window_sp
 from cinesynth.errors import ConfigError
 from cinesynth.settings import parse_config
 from cinesynth.storage import sha256_file
-from tests.data.clips import flip_bytes, write_levels
+from tests.data.clips import encode_frames, flip_bytes, write_levels
 
 CONFIGS = Path(__file__).resolve().parents[2] / "jobs" / "configs"
 WHOLE = {"shots": {"detector": "none"}}
@@ -136,6 +138,19 @@ def test_black_bars_are_cropped_unless_they_are_to_be_kept(tmp_path: Path) -> No
     assert wide[0].scores["bars"] == pytest.approx(0.52, abs=0.03)
     kept, _ = cut(path, config_of(path, window={"sizes": "64x64", "black_bars": "keep"}, **WHOLE))
     assert kept[0].box == (0, 0, 96, 96)
+
+
+def test_wide_pixels_become_square_ones(tmp_path: Path) -> None:
+    """A disc that is stored half as wide as it is high comes out round."""
+    x, y = np.meshgrid(np.arange(48) * 2 + 1, np.arange(96) + 0.5)
+    disc = np.where(np.hypot(x - 48, y - 48) < 30, 230, 30).astype(np.uint8)
+    frame = av.VideoFrame.from_ndarray(np.repeat(disc[..., None], 3, 2), format="rgb24")
+    path = encode_frames(tmp_path / "wide.mp4", [frame] * 30, aspect=Fraction(2, 1))
+    window = cut(path, config_of(path, window={"sizes": "96x96"}, **WHOLE))[0][0]
+    frames, _ = decode_window(window, DecodeSettings(limit_s=60))
+    lit = frames[0, ..., 1] > 130
+    assert lit.any(axis=0).sum() == pytest.approx(60, abs=3)
+    assert lit.any(axis=1).sum() == pytest.approx(60, abs=3)
 
 
 def test_damaged_windows_are_left_out(tmp_path: Path) -> None:
