@@ -153,10 +153,11 @@ def probe(path: str) -> VideoInfo:
         )
 
 
-def scan(path: str) -> Iterator[ScannedFrame]:
+def scan(path: str, late: Callable[[], None] = lambda: None) -> Iterator[ScannedFrame]:
     """Every frame in display order; what does not decode is passed over, and marks what follows as damaged.
 
-    Damage lasts until the next key frame, and reaches back over the frames that may refer to the damaged one.
+    A frame whose timestamp is not after that of the one before it (files that were joined byte by byte) cannot be
+    found by timestamp: `late` is called instead. Damage lasts until the next key frame, and reaches back over the frames that may refer to the damaged one.
     Raises MediaError when the file cannot be opened.
     """
     with _opened(path) as (container, stream):
@@ -166,6 +167,7 @@ def scan(path: str) -> Iterator[ScannedFrame]:
                 damaged = False
             damaged = damaged or lost or bool(frame.is_corrupt)
             if last is not None and frame.pts <= last:
+                late()
                 continue
             last = frame.pts
             yield ScannedFrame(frame.pts, damaged, bool(frame.interlaced_frame), frame)

@@ -57,6 +57,7 @@ class Scan:
         cuts: between shots.
         bars: (top and bottom, left and right) bar of each shot, as shares.
         samples: ascending.
+        late: number of frames that were left out, as their timestamps go back.
     """
 
     info: VideoInfo
@@ -66,6 +67,7 @@ class Scan:
     cuts: tuple[Cut, ...]
     bars: tuple[tuple[float, float], ...]
     samples: tuple[Sample, ...]
+    late: int = 0
 
     def shots(self) -> list[ShotSpan]:
         return split_shots(list(self.pts), list(self.cuts))
@@ -85,6 +87,7 @@ SCAN_SCHEMA = pa.schema(
         ("cuts", pa.list_(pa.list_(pa.int32()))),
         ("bars", pa.list_(pa.list_(pa.float32()))),
         ("samples", pa.string()),
+        ("late", pa.int64()),
         ("cpu_s", pa.float64()),
     ]
 )
@@ -106,8 +109,9 @@ def scan_file(beat: Callable[[], None], path: str, settings: ShotSettings) -> Sc
     still: list[bool] = []
     sampler = _Sampler(info.time_base)
     before: scores.Grey | None = None
+    late: list[None] = []
     interlaced = False
-    for number, frame in enumerate(scan(path)):
+    for number, frame in enumerate(scan(path, lambda: late.append(None))):
         small = frame.rgb(SCAN_WIDTH)
         now = scores.grey(small)
         detector.feed(small)
@@ -131,6 +135,7 @@ def scan_file(beat: Callable[[], None], path: str, settings: ShotSettings) -> Sc
         tuple(cuts),
         tuple(sampler.bars(shot, pts) for shot in split_shots(pts, cuts)),
         tuple(sampler.samples),
+        len(late),
     )
 
 
@@ -189,11 +194,11 @@ def to_row(key: str, sha256: str, uri: str, found: Scan | str, cpu_s: float = 0.
     """A scan, or why there is none, as a row of `SCAN_SCHEMA`."""
     row: dict[str, Any] = {"key": key, "sha256": sha256, "uri": uri, "cpu_s": cpu_s, "again": False}
     if isinstance(found, str):
-        return row | {"error": found, "info": "{}", "samples": "[]"} | {n: [] for n in _LISTS}
+        return row | {"error": found, "info": "{}", "samples": "[]", "late": 0} | {n: [] for n in _LISTS}
     info = asdict(found.info) | {name: str(getattr(found.info, name)) for name in _FRACTIONS}
     lists = {name: list(getattr(found, name)) for name in _LISTS}
     samples = json.dumps([[getattr(s, f.name) for f in fields(Sample)] for s in found.samples])
-    return row | {"error": "", "info": json.dumps(info), "samples": samples} | lists
+    return row | {"error": "", "info": json.dumps(info), "samples": samples, "late": found.late} | lists
 
 
 def from_row(row: dict[str, Any]) -> Scan | None:
@@ -209,6 +214,7 @@ def from_row(row: dict[str, Any]) -> Scan | None:
         tuple((int(a), int(b)) for a, b in row["cuts"]),
         tuple((round(float(v), 5), round(float(h), 5)) for v, h in row["bars"]),
         tuple(Sample(*values) for values in json.loads(row["samples"])),
+        row["late"],
     )
 
 

@@ -69,6 +69,9 @@ def cut_windows(
                     windows.setdefault(window.window_id, window)
             if more:
                 rejects.append(span.reject("max_per_shot", f"{more} more windows lie beyond max_per_shot"))
+    if scan.late:
+        detail = f"{scan.late} frames are left out, as their timestamps go back; write the file anew (ffmpeg)"
+        rejects.append(Reject(source.uri, "damaged", detail))
     if not windows and not rejects:
         seconds = float((scan.shots()[-1].end_pts - scan.pts[0]) * info.time_base)
         detail = f"in_s = {source.in_s:g} lies beyond its end at {seconds:.2f} s"

@@ -168,6 +168,18 @@ def test_damaged_windows_are_left_out(tmp_path: Path) -> None:
         assert np.abs(frames - pixels[window.start_s]).mean() < 1, "what is left is whole"
 
 
+def test_frames_whose_timestamps_go_back_are_counted(tmp_path: Path) -> None:
+    """Two transport streams that were joined byte by byte."""
+    frames = [av.VideoFrame.from_ndarray(np.full((64, 64, 3), 8 * i, np.uint8), format="rgb24") for i in range(30)]
+    part = encode_frames(tmp_path / "part.ts", frames).read_bytes()
+    path = tmp_path / "joined.ts"
+    path.write_bytes(part + part)
+    windows, rejects = cut(path, config_of(path, **WHOLE))
+    assert len(windows) == 4
+    (late,) = [r for r in rejects if r.reason == "damaged"]
+    assert "30 frames are left out, as their timestamps go back" in late.detail
+
+
 def test_names_depend_on_content_and_span_alone(tmp_path: Path) -> None:
     path = write_levels(tmp_path / "clip.mkv", range(0, 2000, 40))
     (tmp_path / "elsewhere").mkdir()
