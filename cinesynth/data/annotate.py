@@ -111,7 +111,8 @@ class TextOverlay:
         for frame in frames_THWC:
             found = self._engine(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), use_det=True, use_cls=False, use_rec=False)
             mask = np.zeros(frame.shape[:2], np.uint8)
-            for box in [] if found.boxes is None else found.boxes:
+            boxes = getattr(found, "boxes", None)
+            for box in [] if boxes is None else boxes:
                 cv2.fillPoly(mask, [np.round(box).astype(np.int32)], 1)
             shares.append(float(mask.mean()))
         return float(np.mean(shares))

@@ -120,7 +120,7 @@ class DuplicateSettings(Settings):
     action: Literal["link", "drop", "keep"] = Field(
         "link", description="link: into one group, so that no split divides them; drop: all but the first"
     )
-    distance: int = Field(6, ge=0, le=7, description="bits of 64 in which two perceptual hashes may differ")
+    distance: int = Field(7, ge=0, le=7, description="bits of 64 in which two perceptual hashes may differ")
     share: Finite = Field(0.5, gt=0, le=1, description="of the shorter shot's samples that must be alike")
 
 

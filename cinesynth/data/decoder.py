@@ -157,8 +157,8 @@ def scan(path: str, late: Callable[[], None] = lambda: None) -> Iterator[Scanned
     """Every frame in display order; what does not decode is passed over, and marks what follows as damaged.
 
     A frame whose timestamp is not after that of the one before it (files that were joined byte by byte) cannot be
-    found by timestamp: `late` is called instead. Damage lasts until the next key frame, and reaches back over the frames that may refer to the damaged one.
-    Raises MediaError when the file cannot be opened.
+    found by timestamp: `late` is called instead. Damage lasts until the next key frame, and reaches back over frames
+    that may refer to the damaged one. Raises MediaError when the file cannot be opened.
     """
     with _opened(path) as (container, stream):
         last, damaged = None, False

@@ -1,13 +1,12 @@
 """Decoders by decord and torchcodec, for those who have a reason to prefer them (a GPU, an existing parity).
 
-decord knows a frame by its place in display order, torchcodec by its time in seconds, whose own timestamp is compared
-with the one that was asked for.
+Both know a frame by its place in display order; torchcodec's timestamp is compared with the one that was asked for.
 """
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
-from fractions import Fraction
 
 import numpy as np
 
@@ -52,12 +51,14 @@ class TorchcodecDecoder:
     def read(self, path: str, pts: Sequence[int], change: Change = lambda frame: frame) -> Frames:
         from torchcodec.decoders import VideoDecoder
 
-        info = probe(path)
+        info, order = probe(path), display_order(path)
         try:
             decoder = VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=1)
             frames = {}
             for wanted in sorted(set(pts)):
-                frame = decoder.get_frame_played_at(float((wanted + Fraction(1, 4)) * info.time_base))
+                # By place: by time, frames of a variable rate are found too early.
+                place = bisect.bisect_right(order, wanted) - 1
+                frame = decoder.get_frame_at(max(0, place))
                 got = round(float(frame.pts_seconds) / float(info.time_base))
                 if wanted != got:
                     raise MediaError(f"{path}: torchcodec has no frame at timestamp {wanted}; the nearest is {got}")

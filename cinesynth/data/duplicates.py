@@ -19,18 +19,19 @@ from cinesynth.data.scan import Sample
 
 BANDS, VALUES = 8, 256
 MAX_SAMPLES = 64
-_TINT = 24  # mean difference of 4x3 colours up to which two pictures may be the same
-_ROWS_AT_ONCE = 2048
+_TINT = 12  # mean difference of 8x6 colours, at equal brightness, up to which two pictures may be the same
+_GREY = 110  # the brightness
+_AT_ONCE = 1 << 24  # comparisons
 
 Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """The samples of all shots: hashes [N] uint64, colours [N, 36] uint8, and the shot [N] of each."""
+    """The samples of all shots: hashes [N] uint64, colours [N, 144] (at equal brightness), and the shot [N] of each."""
 
     hashes: NDArray[np.uint64]
-    tints: NDArray[np.uint8]
+    tints: NDArray[np.float32]
     shots: NDArray[np.int64]
 
     @classmethod
@@ -43,7 +44,7 @@ class Pictures:
             rows += [(s.hash, bytes.fromhex(s.tint), number) for s in telling[::step]]
         return cls(
             np.array([r[0] for r in rows], np.uint64),
-            np.frombuffer(b"".join(r[1] for r in rows), np.uint8).reshape(len(rows), 36),
+            _at_equal_brightness(np.frombuffer(b"".join(r[1] for r in rows), np.uint8).reshape(len(rows), 144)),
             np.array([r[2] for r in rows], np.int64),
         )
 
@@ -51,16 +52,22 @@ class Pictures:
         """Pairs [P, 2] of pictures of different shots whose byte `band` is `value`, and that are alike."""
         rows = np.flatnonzero((self.hashes >> np.uint64(8 * band)) & np.uint64(0xFF) == value)
         found = []
-        for start in range(0, len(rows), _ROWS_AT_ONCE):
-            part = rows[start : start + _ROWS_AT_ONCE]
+        step = max(1, _AT_ONCE // max(1, len(rows)))
+        for start in range(0, len(rows), step):
+            part = rows[start : start + step]
             bits = np.bitwise_count(self.hashes[part][:, None] ^ self.hashes[rows][None])
             first, second = np.nonzero(bits <= distance)
             a, b = part[first], rows[second]
             keep = self.shots[a] < self.shots[b]
             a, b = a[keep], b[keep]
-            tint = np.abs(self.tints[a].astype(np.int16) - self.tints[b]).mean(1) if len(a) else np.zeros(0)
+            tint = np.abs(self.tints[a] - self.tints[b]).mean(1)
             found.append(np.stack([a, b], 1)[tint <= _TINT])
         return np.concatenate(found) if found else np.zeros((0, 2), np.int64)
+
+
+def _at_equal_brightness(colours: NDArray[np.uint8]) -> NDArray[np.float32]:
+    given = colours.astype(np.float32)
+    return given * (_GREY / np.maximum(given.mean(axis=1, keepdims=True), 1))
 
 
 def near_duplicates(shots: Sequence[Sequence[Sample]], settings: DuplicateSettings) -> list[tuple[int, int]]:

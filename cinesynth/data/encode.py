@@ -138,7 +138,7 @@ def decode_window(window: Window, settings: DecodeSettings) -> tuple[Frames, flo
 @lru_cache(maxsize=1)
 def watched(limit_s: float) -> Watched:
     """This process's decoding child."""
-    return Watched(limit_s)
+    return Watched(limit_s, ["cinesynth.data.encode", "cinesynth.data.scan"])
 
 
 def is_of_machine(error: Exception) -> bool:

@@ -42,7 +42,7 @@ class Sample:
     hash: int
     """`perceptual_hash`; 0 where the picture has no contrast."""
     tint: str
-    """4x3 mean colours, hexadecimal."""
+    """8x6 mean colours, hexadecimal."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class _Sampler:
         shown = large
         if large.shape[1] > _BLUR_WIDTH:
             shown = np.asarray(cv2.resize(large, (_BLUR_WIDTH, height), interpolation=cv2.INTER_AREA), np.uint8)
-        tint = cv2.resize(picture, (4, 3), interpolation=cv2.INTER_AREA).tobytes().hex()
+        tint = scores.tints(picture).hex()
         blur, code = round(scores.blur(shown), 4), scores.perceptual_hash(small)
         self.samples.append(Sample(frame, motion, blur, round(luma, 4), round(clipped, 4), code, tint))
         self._profiles.append(scores.edge_profile(large))

@@ -21,6 +21,8 @@ _BAR_LUMA = 24  # most that a black bar may show: 16, and noise
 _BAR_STEP = 12  # least by which the picture beside a bar is brighter
 _SAME_LUMA = 0.6  # mean absolute difference of two frames below which nothing moved
 _BLUR_WINDOW = 11
+_HASH_NOISE = 10.0  # what strong compression leaves of a frequency that is not there, and a little more
+_HASH_ORDER = np.array([8 * row + (row + shift) % 8 for shift in range(8) for row in range(8)])
 
 
 def grey(frame_HWC: Frames) -> Grey:
@@ -79,13 +81,21 @@ def black_bars(rows: NDArray[Any], columns: NDArray[Any]) -> tuple[float, float]
 
 
 def perceptual_hash(picture: Grey) -> int:
-    """64 bits: signs of the lowest frequencies of the cosine transform (pHash). 0 for a picture without contrast."""
+    """64 bits: which of the lowest frequencies of the cosine transform are strong (after pHash); 0: no contrast.
+
+    Strong is compared with a constant and not, as there, with the median: in soft pictures what lies around the median
+    is noise. Every byte holds low and high frequencies.
+    """
     small = cv2.resize(picture, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
     if small.std() < 4:
         return 0
     low = cv2.dct(small)[:8, :8].reshape(-1)
-    bits = low > np.median(low[1:])
-    return int(np.packbits(bits).view(">u8")[0])
+    return int(np.packbits(low[_HASH_ORDER] > _HASH_NOISE).view(">u8")[0])
+
+
+def tints(frame_HWC: Frames) -> bytes:
+    """8x6 mean colours."""
+    return cv2.resize(frame_HWC, (8, 6), interpolation=cv2.INTER_AREA).tobytes()
 
 
 def _bar(profile: NDArray[Any]) -> float:

@@ -25,7 +25,8 @@ SCAN_WIDTH = 256
 
 Cut = tuple[int, int]
 
-_THRESHOLDS = {"content": 27.0, "adaptive": 3.0, "hash": 0.32, "transnet": 0.5}
+_HASH_SIZE = 32  # bits on a side; with fewer (16 by default), fast pans are as far apart as cuts
+_THRESHOLDS = {"content": 27.0, "adaptive": 3.0, "hash": 0.45, "transnet": 0.5}
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def make_cut_detector(settings: ShotSettings) -> CutDetector:
         case "adaptive":
             return SceneDetectDetector(_Adaptive(adaptive_threshold=threshold, min_scene_len=0))
         case "hash":
-            return SceneDetectDetector(HashDetector(threshold=threshold, min_scene_len=0))
+            return SceneDetectDetector(HashDetector(threshold=threshold, size=_HASH_SIZE, min_scene_len=0))
     return SceneDetectDetector(_Content(threshold=threshold, min_scene_len=0))
 
 

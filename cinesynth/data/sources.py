@@ -118,8 +118,9 @@ def _expand(source: FootageSource, rejects: list[Reject]) -> Iterator[Source]:
 
 
 def matches(pattern: Path) -> list[Path]:
-    """What an absolute glob matches, in sorted order; `**` enters no symlinked folder."""
-    return sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
+    """What an absolute glob matches, in sorted order, hidden files apart; `**` enters no symlinked folder."""
+    found = Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor)))
+    return sorted(path for path in found if not path.name.startswith("."))
 
 
 def _videos_below(root: Path, rejects: list[Reject]) -> list[Path]:

@@ -7,6 +7,7 @@ even while it hangs.
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import socket
@@ -15,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
@@ -30,9 +31,9 @@ import sys
 parent = int(sys.argv[2])
 from multiprocessing.connection import Connection
 pipe = Connection(int(sys.argv[1]))
-sys.path[:] = pipe.recv()
+sys.path[:], modules = pipe.recv()
 from cinesynth.data.watch import serve
-serve(pipe, parent)
+serve(pipe, parent, modules)
 """
 _START_S = 300.0  # a cold disk, many at once
 
@@ -42,10 +43,11 @@ class Watched:
 
     Args:
         limit_s: seconds without a sign of life after which the child is killed.
+        modules: what the child imports first, before the time of a call begins.
     """
 
-    def __init__(self, limit_s: float) -> None:
-        self.limit_s = limit_s
+    def __init__(self, limit_s: float, modules: Sequence[str] = ()) -> None:
+        self.limit_s, self._modules = limit_s, list(modules)
         self._child: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
 
@@ -91,7 +93,7 @@ class Watched:
                 command = [sys.executable, "-c", _CHILD, str(theirs.fileno()), str(os.getpid())]
                 self._child = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
             self._pipe = Connection(ours.detach())
-            self._pipe.send(sys.path)
+            self._pipe.send((sys.path, self._modules))
             if not self._pipe.poll(_START_S):
                 raise AttemptFailed(f"the decoding process did not start within {_START_S:g} s")
             self._pipe.recv()
@@ -103,10 +105,12 @@ class Watched:
         return f"crashed ({signal.Signals(-code).name})" if code < 0 else f"ended with exit code {code}"
 
 
-def serve(pipe: Connection, parent: int) -> None:
+def serve(pipe: Connection, parent: int, modules: Sequence[str] = ()) -> None:
     """The child's loop, until the parent closes the pipe or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    for name in modules:
+        importlib.import_module(name)
     try:
         pipe.send(("ready", None))
         while True:

@@ -11,9 +11,12 @@ import pytest
 
 from cinesynth.data.config import DuplicateSettings, PrepareSettings, Range, SplitSettings
 from cinesynth.data.duplicates import BANDS, MAX_SAMPLES, VALUES, Pictures, clusters, near_duplicates
+from cinesynth.data.photographs import TRAINED_ON
 from cinesynth.data.plan import Assigned, assign, assign_split, filter_windows
+from cinesynth.data.rendering import render_shot
 from cinesynth.data.scan import Sample
-from cinesynth.data.scores import grey, perceptual_hash
+from cinesynth.data.scores import grey, perceptual_hash, tints
+from cinesynth.data.screenplay import draw_screenplay
 from cinesynth.data.scripted import scripted_clip
 from cinesynth.data.windows import Window
 
@@ -149,8 +152,7 @@ def test_what_is_said_of_new_footage_holds_for_footage_that_is_there_too() -> No
 
 
 def _sample(frame: np.ndarray) -> Sample:
-    tint = cv2.resize(frame, (4, 3), interpolation=cv2.INTER_AREA).tobytes().hex()
-    return Sample(0, None, 0.5, 0.5, 0.0, perceptual_hash(grey(frame)), tint)
+    return Sample(0, None, 0.5, 0.5, 0.0, perceptual_hash(grey(frame)), tints(frame).hex())
 
 
 def _all_pairs(pictures: Pictures, distance: int) -> set[tuple[int, int]]:
@@ -168,7 +170,7 @@ def test_the_partitions_of_the_join_find_every_pair_within_the_distance() -> Non
     for i in range(0, 300, 3):  # a third: a copy with up to 7 bits flipped
         flips = rng.choice(64, rng.integers(0, 8), replace=False)
         hashes[i + 1] = hashes[i] ^ np.uint64(sum(1 << int(bit) for bit in flips))
-    pictures = Pictures(hashes, np.zeros((300, 36), np.uint8), np.arange(300))
+    pictures = Pictures(hashes, np.zeros((300, 144), np.float32), np.arange(300))
     bits = np.bitwise_count(hashes[:, None] ^ hashes[None])
     expected = {(i, j) for i, j in zip(*np.nonzero(bits <= 7), strict=True) if i < j}
     assert _all_pairs(pictures, 7) == expected
@@ -176,7 +178,7 @@ def test_the_partitions_of_the_join_find_every_pair_within_the_distance() -> Non
 
 
 def test_pictures_of_other_colours_are_not_alike_and_one_shot_is_not_its_own_duplicate() -> None:
-    picture = grey(scripted_clip(3, 1, 64, 96).frames[0])[..., None] / 2 + 80
+    picture = grey(scripted_clip(3, 3, 64, 96).frames[0])[..., None] / 2 + 80
     frame, recoloured = ((picture * tint).astype(np.uint8) for tint in ([1.0, 0.7, 0.4], [0.4, 0.9, 1.0]))
     assert perceptual_hash(grey(frame)) != 0
     shots = [[_sample(frame)] * 3, [_sample(frame)], [_sample(recoloured)]]
@@ -195,13 +197,16 @@ def test_a_long_shot_is_spread_over_its_length_and_flat_pictures_say_nothing() -
 
 def test_planted_duplicates_are_all_found_and_nothing_else(ray_head: Any) -> None:
     """Shots again: encoded hard, cropped a little, a shade darker, smaller, and only a part of them."""
-    originals = [scripted_clip(11, i, 96, 144).frames for i in range(60)]
+    drawn = [draw_screenplay(11, i, TRAINED_ON).shots[0] for i in range(60)]
+    originals = [render_shot(replace(shot, light="steady"), 96, 24, 96, 144) for shot in drawn]
     planted = []
     for number, frames in enumerate(originals[:20]):
         copy = frames[:, 2:-2, 3:-3] if number % 2 else frames
-        copy = copy[len(copy) // 3 :] if number % 3 == 0 else copy
+        copy = copy[30:] if number % 3 == 0 else copy
         small = [cv2.resize(frame, (96, 64), interpolation=cv2.INTER_AREA) for frame in copy]
-        coded = [cv2.imencode(".jpg", frame * 0.9, [cv2.IMWRITE_JPEG_QUALITY, 25])[1] for frame in small]
+        coded = [
+            cv2.imencode(".jpg", (frame * 0.9).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 25])[1] for frame in small
+        ]
         planted.append([np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR)) for data in coded])
     shots = [[_sample(np.asarray(frame)) for frame in frames[::6]] for frames in [*originals, *planted]]
     found = set(near_duplicates(shots, DuplicateSettings()))

@@ -45,7 +45,7 @@ def _config(footage: Path, storage: Path | str, **overrides: Any) -> PrepareConf
         "name": "clips",
         "storage": str(storage),
         "footage": [{"path": str(footage), "domain": "scripted"}],
-        "window": {"num_frames": [17, 9], "sizes": ["48x32", "32x48"], "max_per_shot": 3},
+        "window": {"num_frames": [13, 9], "sizes": ["48x32", "32x48"], "max_per_shot": 3},
         "split": {"val": 0.3, "test": 0.4, "salt": "27"},
         "resources": RESOURCES,
         "shard_mb": 0.05,
@@ -96,7 +96,7 @@ def test_every_window_is_encoded_or_rejected_with_its_reason(footage: Path, prep
     assert [row.window_id for row in rows] == sorted(w.window_id for w in read_plan(dataset.storage))
     assert figures["windows"] == len(rows) == sum(figures[f"{s}_windows"] for s in SPLITS)
     assert {row.split for row in rows} == set(SPLITS), "the salt above gives each split a scripted clip"
-    assert {row.bucket for row in rows} >= {"48x32x17", "48x32x9", "32x48x17"}
+    assert {row.bucket for row in rows} >= {"48x32x13", "48x32x9", "32x48x13"}
     assert _rejects(storage) == {("broken.mp4", "unreadable"), ("zz-copy.mp4", "duplicate")}
     assert result["outputs"]["dataset"] == dataset.storage.uri
     assert result["outputs"]["manifest_sha256"] == dataset.manifest_sha256
@@ -232,7 +232,7 @@ def test_other_settings_or_encoders_under_the_same_name_are_refused(footage: Pat
     storage, _ = prepared
     with pytest.raises(IdentityError, match=r"window\.max_per_shot: recorded 3, given 4"):
         prepare(
-            _config(footage, storage, window={"num_frames": [17, 9], "sizes": ["48x32", "32x48"], "max_per_shot": 4})
+            _config(footage, storage, window={"num_frames": [13, 9], "sizes": ["48x32", "32x48"], "max_per_shot": 4})
         )
     with pytest.raises(IdentityError, match=r"vae_dtype: recorded 'fp32', given 'bf16'"):
         prepare(_config(footage, storage, vae_dtype="bf16"))
