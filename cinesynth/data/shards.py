@@ -26,15 +26,17 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from cinesynth.errors import DatasetError, StorageError
 from cinesynth.storage import Storage, sha256_file
+
+if TYPE_CHECKING:  # workers that only decode do without
+    import torch
 
 SCHEMA_VERSION = 2
 TENSORS = ("latents", "condition_latents", "image_embeds", "prompt_embeds")
@@ -121,6 +123,8 @@ def tensor_columns(name: str, value: torch.Tensor) -> dict[str, Any]:
 
 def tensor_from_columns(row: dict[str, Any], name: str) -> torch.Tensor:
     """The fp16 tensor `name` of a row that was read with its shape column."""
+    import torch
+
     return torch.from_numpy(np.frombuffer(row[name], dtype="<f2").astype(np.float16).reshape(row[f"{name}_shape"]))
 
 

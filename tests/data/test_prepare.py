@@ -40,7 +40,7 @@ RESOURCES = {
 }
 
 
-def _config(footage: Path, storage: Path | str, **overrides: Any) -> PrepareConfig:
+def _config(footage: Path, storage: Path | str, /, **overrides: Any) -> PrepareConfig:
     values = {
         "name": "clips",
         "storage": str(storage),
