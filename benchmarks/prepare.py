@@ -107,9 +107,9 @@ def ours(footage: Path) -> dict[str, float]:
     from cluster.local import LocalHead
 
     with tempfile.TemporaryDirectory(prefix="cinesynth-ours-") as storage, LocalHead(num_cpus=_CPUS) as head:
-        import ray
-
         os.environ |= {k: v for k, v in head.environment.items() if k.startswith("RAY_")}
+        import ray  # reads the environment
+
         ray.init(address=head.address, log_to_driver=False, logging_level="error")
         values = {
             "name": "b",

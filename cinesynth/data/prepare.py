@@ -79,7 +79,7 @@ def prepare(config: PrepareConfig) -> dict[str, Any]:
 def _prepare(config: PrepareConfig) -> dict[str, Any]:
     import ray
 
-    from cinesynth.wan.load import encoder_hash
+    from cinesynth.wan.folder import encoder_hash
 
     started = time.monotonic()
     _quiet_ray_data()

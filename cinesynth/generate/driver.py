@@ -25,7 +25,7 @@ from cinesynth.settings import parse_config
 from cinesynth.storage import Storage, sha256_file, sha256_json
 from cinesynth.train.driver import locate_adapter, locate_dataset
 from cinesynth.wan.adapter import read_card
-from cinesynth.wan.load import model_hash
+from cinesynth.wan.folder import model_hash
 
 log = logging.getLogger("cinesynth.generate")
 

@@ -17,7 +17,8 @@ from PIL import Image
 
 from cinesynth.data.video import Frames
 from cinesynth.errors import MediaError
-from cinesynth.wan.load import encoder_hash, load_image_encoder, load_text_encoder, load_vae
+from cinesynth.wan.folder import encoder_hash
+from cinesynth.wan.load import load_image_encoder, load_text_encoder, load_vae
 from cinesynth.wan.padding import TEXT_TOKENS
 
 
