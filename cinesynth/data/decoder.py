@@ -217,7 +217,7 @@ def _opened(path: str) -> Iterator[tuple[Any, Any]]:
             stream.codec_context.thread_count = 1
             yield container, stream
     except (av.error.FFmpegError, OSError, ArithmeticError) as e:  # a damaged header can hold a time base of 0
-        raise MediaError(f"{path} cannot be decoded: {e}") from e
+        raise MediaError(f"{path} cannot be decoded: {getattr(e, 'strerror', None) or e}") from e
 
 
 def _is_cover(stream: Any) -> bool:

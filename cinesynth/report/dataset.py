@@ -64,6 +64,7 @@ def write_dataset_page(
         "dataset.html.j2",
         m=manifest,
         summary=_summary(manifest),
+        duration=_duration,
         sheet={bucket: entries for bucket, entries in by_bucket.items() if entries},
         shown=len(sheet),
         score_names=_SCORES,
@@ -88,6 +89,8 @@ def _summary(manifest: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
     return f"{seconds / 3600:.2f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
 
