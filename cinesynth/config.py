@@ -11,10 +11,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from cinesynth.data.config import PrepareSettings
 from cinesynth.errors import ConfigError
 from cinesynth.settings import NAME_PATTERN, Finite, Settings, Side, WindowFrames, runtime
-
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".ts")
 
 
 class RaySettings(Settings):
@@ -37,75 +36,6 @@ class JobConfig(Settings):
 
 
 # --- prepare -------------------------------------------------------------------------------------------------
-
-
-class FootageSource(Settings):
-    """One folder (searched recursively) or one file of footage."""
-
-    path: str = Field(description="local path, or `package:MODULE/PATH`: inside an installed Python package")
-    domain: str = Field("default", pattern=NAME_PATTERN, description="free tag; splits are drawn within a domain")
-    caption: str | None = Field(None, max_length=2000, description="default for files without a sidecar caption")
-
-
-class WindowSettings(Settings):
-    """The windows that are cut out of each shot, and the pixels that they are brought to."""
-
-    num_frames: WindowFrames = 33
-    height: Side = 480
-    width: Side = 832
-    fps: Literal[16] = 16
-    stride: int = Field(33, ge=1, description="frames (at `fps`) between the starts of two windows of a shot")
-    max_per_shot: int | None = Field(None, ge=1, description="keep at most this many windows of a shot, from its start")
-
-
-class ShotSettings(Settings):
-    """Shot detection by PySceneDetect's content detector."""
-
-    detector: Literal["content", "none"] = "content"
-    threshold: Finite = Field(27.0, gt=0, description="content value above which a cut is set (PySceneDetect's scale)")
-    min_frames: int = Field(8, ge=1, description="shortest shot, in source frames")
-
-
-class SplitSettings(Settings):
-    """Shares of the groups that are held out; a group is assigned by a hash of its id within its domain."""
-
-    val: Finite = Field(0.1, ge=0, lt=1)
-    test: Finite = Field(0.1, ge=0, lt=1)
-    salt: str = ""
-
-    @model_validator(mode="after")
-    def _some_training(self) -> SplitSettings:
-        if self.val + self.test >= 1:
-            raise ValueError(f"val + test = {self.val + self.test} leaves nothing to train on; keep their sum below 1")
-        return self
-
-
-class PrepareSettings(Settings):
-    """Footage to a clips dataset."""
-
-    footage: list[FootageSource] = Field(min_length=1)
-    window: WindowSettings = WindowSettings()
-    shots: ShotSettings = ShotSettings()
-    split: SplitSettings = SplitSettings()
-    group_by: Literal["source", "shot"] = Field("source", description="what is never divided between splits")
-    caption: str = Field("a video", max_length=2000, description="where neither a sidecar nor the source has one")
-    trigger: str = Field("", max_length=200, description="phrase put before every caption")
-    encode_workers: int = runtime(1, ge=1)
-    encode_cpus: float = runtime(1.0, gt=0, description="CPUs of one encode worker")
-    encode_gpus: float = runtime(0.0, ge=0, description="GPUs of one encode worker")
-    shard_windows: int = runtime(64, ge=1, description="windows in a shard at most")
-
-    def check_inputs(self) -> None:
-        from cinesynth.data.samples import resolve_footage
-
-        for i, source in enumerate(self.footage):
-            path = resolve_footage(source.path)
-            if not path.exists():
-                raise ConfigError(f"footage.{i}.path: {source.path!r} does not exist; give a folder or a video file")
-            if path.is_dir() and not any(p.suffix.lower() in VIDEO_SUFFIXES for p in path.rglob("*")):
-                raise ConfigError(
-                    f"footage.{i}.path: {source.path!r} holds no video file ({', '.join(VIDEO_SUFFIXES)})"
-                )
 
 
 class PrepareConfig(JobConfig, PrepareSettings):

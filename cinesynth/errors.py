@@ -37,5 +37,9 @@ class MediaError(CinesynthError):
     """A video or image that cannot be read or written."""
 
 
+class AttemptFailed(CinesynthError):
+    """What says nothing about its input, and may succeed the next time: a time limit, a crash, memory, a store."""
+
+
 class WeightsUnavailable(CinesynthError):
     """Metric weights that are neither in the cache, nor fetchable, nor given by path."""

@@ -220,8 +220,13 @@ class Storage:
             target = Path(self._at(name))
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
-            pafs.copy_files(str(source), str(temporary), self._local(), self._local(), chunk_size=_CHUNK)
-            os.replace(temporary, target)
+            try:
+                pafs.copy_files(str(source), str(temporary), self._local(), self._local(), chunk_size=_CHUNK)
+                with open(temporary, "rb") as f:
+                    os.fsync(f.fileno())
+                os.replace(temporary, target)
+            finally:
+                temporary.unlink(missing_ok=True)
         else:
             pafs.copy_files(str(source), self._at(name), self._local(), self.filesystem, chunk_size=_CHUNK)
 

@@ -23,7 +23,7 @@ from PIL import Image
 from cinesynth.data.photographs import HELD_OUT
 from cinesynth.data.scripted import scripted_clip, write_scripted_clips
 from cinesynth.data.video import read_metadata, read_video
-from cinesynth.wan.load import model_folder
+from cinesynth.wan.folder import model_folder
 from cluster.local import LocalHead, end_on_sigterm, free_ports
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -1,16 +1,24 @@
-"""Footage to a clips dataset.
+"""Footage to a clips dataset, and what one does with it afterwards.
 
 ray job submit --working-dir . -- python -m jobs.prepare --config jobs/configs/nano/prepare.yaml name=clips storage=...
+python -m jobs.prepare --check /data/cinesynth/datasets/clips
+python -m jobs.prepare --withdraw /footage/take-7.mov --dataset /data/cinesynth/datasets/clips
 """
 
+from __future__ import annotations
+
+import argparse
+import sys
 from typing import Any
 
 from cinesynth.config import PrepareConfig
+from cinesynth.errors import CinesynthError, ConfigError
+from cinesynth.storage import Storage
 from jobs.entry import run_job
 
 
 def job(config: PrepareConfig) -> dict[str, Any]:
-    """Probe, cut, window, caption and encode footage into a clips dataset."""
+    """Cut, window, score, caption and encode footage into a clips dataset."""
     from cinesynth.data.prepare import prepare
     from cinesynth.session import ray_session
 
@@ -18,5 +26,58 @@ def job(config: PrepareConfig) -> dict[str, Any]:
         return prepare(config)
 
 
+def check(location: str) -> int:
+    """Print what was checked of a dataset and what is wrong; the exit code."""
+    from cinesynth.data.check import check_dataset
+
+    counts, findings = check_dataset(Storage.open(location))
+    for finding in findings:
+        print(f"{finding.where}: {finding.what}")
+    checked = ", ".join(f"{count} {name}" for name, count in counts.items())
+    print(f"{location}: checked {checked or 'nothing'}: {f'{len(findings)} problems' if findings else 'all is well'}")
+    return 1 if findings else 0
+
+
+def withdraw(source: str, location: str) -> int:
+    """Take a source out of a dataset and list the adapters that were trained on it; the exit code."""
+    from cinesynth.data.withdraw import withdraw as withdraw_source
+
+    storage, separator, name = location.rstrip("/").rpartition("/datasets/")
+    if not separator:
+        raise ConfigError(f"--dataset {location!r} is not of the form STORAGE/datasets/NAME")
+    manifest, affected = withdraw_source(Storage.open(storage), name, source)
+    print(f"withdrew {source}: {manifest['windows']} windows are left in {location}")
+    print(
+        f"{len(affected)} adapters were trained on it:" if affected else "no adapter of this storage was trained on it"
+    )
+    for adapter in affected:
+        through = "" if adapter.through == "dataset" else f" (through its parent {adapter.through[:12]})"
+        print(f"  {adapter.where}  {adapter.sha256[:12]}{through}")
+    return 0
+
+
+def main(argv: list[str]) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--check", metavar="DATASET")
+    parser.add_argument("--withdraw", metavar="SOURCE")
+    parser.add_argument("--dataset", metavar="DATASET")
+    given, rest = parser.parse_known_args(argv)
+    if given.check is None and given.withdraw is None:
+        run_job(PrepareConfig, job, rest)
+        return
+    try:
+        if given.check is not None:
+            code = check(given.check)
+        elif given.dataset is None:
+            raise ConfigError("--withdraw needs --dataset STORAGE/datasets/NAME")
+        else:
+            code = withdraw(given.withdraw, given.dataset)
+    except CinesynthError as e:
+        print(f"error: {e}", file=sys.stderr)
+        code = 2
+    raise SystemExit(code)
+
+
 if __name__ == "__main__":
-    run_job(PrepareConfig, job)
+    main(sys.argv[1:])

@@ -28,7 +28,7 @@ def deploy(config: ServeConfig, factory: GeneratorFactory = default_generator) -
     """
     from ray import serve as ray_serve
 
-    from cinesynth.wan.load import base_hash
+    from cinesynth.wan.folder import base_hash
     from serve.app import APP, build_app
     from serve.dispatch import open_store
 

@@ -38,8 +38,8 @@ def test_a_bad_training_option_is_named(overrides: list[str], message: str) -> N
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["window.num_frames=18"], r"window\.num_frames = 18: must be 4n\+1"),
-        (["window.width=100"], r"window\.width = 100: must be a positive multiple of 16"),
+        (["window.num_frames=18"], r"window\.num_frames\.0 = 18: must be 4n\+1"),
+        (["window.sizes=100x64"], r"window\.sizes\.0 = '100x64': is a table .* in multiples of 16"),
         (["split.val=0.6", "split.test=0.5"], r"leaves nothing to train on"),
     ],
 )

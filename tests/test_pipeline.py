@@ -28,7 +28,7 @@ name: tiny
 model: nano
 prepare:
   footage: [{path: "FOOTAGE", domain: scripted}]
-  window: {num_frames: 13, height: 64, width: 96, stride: 13, max_per_shot: 1}
+  window: {num_frames: 13, sizes: 96x64, max_per_shot: 1}
   split: {val: 0.2, test: 0.4, salt: tiny}
 style:
   lora: {rank: 4, alpha: 8}

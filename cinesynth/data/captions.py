@@ -1,18 +1,21 @@
 """Captions, and groups, from files beside the footage.
 
 The most specific caption that is there: the shot's in `<stem>.json` ("shots": [{"start_s", "end_s", "caption"}]),
-`<stem>.txt`, "caption" in `<stem>.json`, the source's default, the dataset's default. The trigger phrase precedes it.
-"group" in `<stem>.json` names what the file belongs to: files of one group are never divided between splits.
+`<stem>.txt`, "caption" in `<stem>.json`, the source's default, a captioner's, the dataset's default. The trigger
+phrase precedes it. "group" in `<stem>.json` names what the file belongs to: files of one group are never divided
+between splits.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from cinesynth.errors import MediaError
+from cinesynth.errors import MediaError, StorageError
+from cinesynth.storage import Storage
+
+MAX_CAPTION = 10_000
 
 
 @dataclass(frozen=True)
@@ -26,32 +29,45 @@ class ShotCaption:
 
 @dataclass(frozen=True)
 class Captions:
-    """The captions of one file, and its group where a sidecar names one."""
+    """What is written beside one file. `whole` is empty where nothing is."""
 
-    whole: str
+    whole: str = ""
     shots: tuple[ShotCaption, ...] = ()
-    trigger: str = ""
     group: str | None = None
 
     def at(self, time_s: float) -> str:
-        """The caption of what is to be seen `time_s` seconds after the file's first frame."""
-        text = next((s.caption for s in self.shots if s.start_s <= time_s < s.end_s), self.whole)
-        return f"{self.trigger}, {text}" if self.trigger else text
+        """The caption of what is to be seen `time_s` seconds after the file's first frame; may be empty."""
+        return next((s.caption for s in self.shots if s.start_s <= time_s < s.end_s), self.whole)
 
 
-def read_captions(path: Path, default: str, trigger: str = "") -> Captions:
-    """Captions of the video at `path`.
+def with_trigger(caption: str, trigger: str) -> str:
+    """The caption behind the trigger phrase."""
+    phrase = _tidy(trigger).rstrip(",")
+    return f"{phrase}, {caption}" if phrase else caption
 
-    Raises MediaError for a sidecar that is not UTF-8, not JSON, or of another shape.
+
+def read_captions(location: str) -> Captions:
+    """Captions beside the video at `location`.
+
+    Raises MediaError for a sidecar that is not UTF-8, not JSON, of another shape, or longer than 10,000 characters.
     """
-    text_file, json_file = path.with_suffix(".txt"), path.with_suffix(".json")
     try:
-        text = _tidy(text_file.read_text(encoding="utf-8")) if text_file.is_file() else ""
-        sidecar = json.loads(json_file.read_text(encoding="utf-8")) if json_file.is_file() else {}
-        whole, shots, group = _parse(sidecar)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError) as e:
-        raise MediaError(f"caption beside {path} cannot be read: {type(e).__name__}: {e}") from e
-    return Captions(text or whole or _tidy(default), shots, _tidy(trigger).rstrip(","), group)
+        text = _tidy(_beside(location, ".txt"))
+        found = _beside(location, ".json")
+        whole, shots, group = _parse(json.loads(found) if found else {})
+        longest = max(len(caption) for caption in (text, whole, *(s.caption for s in shots)))
+        if longest > MAX_CAPTION:
+            raise ValueError(f"it has {longest:,} characters; at most {MAX_CAPTION:,}")
+    except (OSError, StorageError, KeyError, TypeError, ValueError) as e:
+        raise MediaError(f"caption beside {location} cannot be read: {type(e).__name__}: {e}") from e
+    return Captions(text or whole, shots, group)
+
+
+def _beside(location: str, suffix: str) -> str:
+    """The text of the file with another suffix; empty where there is none."""
+    path, mark, options = location.partition("?") if "://" in location else (location, "", "")
+    storage = Storage.open(path.rpartition(".")[0] + suffix + mark + options)
+    return storage.read_text("") if storage.exists("") else ""
 
 
 def _parse(sidecar: Any) -> tuple[str, tuple[ShotCaption, ...], str | None]:

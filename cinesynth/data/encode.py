@@ -1,7 +1,7 @@
-"""The stages of the encode graph, and the commits that make it resumable.
+"""The stages of the encode graph: decode and crop, VAE, CLIP; and text, once for each distinct caption.
 
-Windows go through an actor pool (decode, encode) into a stage that writes shards under unique names; the driver
-commits each shard as a small numbered object. What is in no commit does not exist: it is encoded again.
+A block of the graph holds windows of one bucket. What fails for a reason of its own is a reject in a column, never an
+exception; an accelerator's error, or running out of memory or disk, is no property of a window and ends the attempt.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,173 +20,227 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from cinesynth.data.footage import PyAVDecoder, crop_resize
-from cinesynth.data.shards import TENSORS, row_sha256, tensor_columns, write_shard, write_table
+from cinesynth.data.config import DecodeSettings
+from cinesynth.data.decoder import Backend, make_decoder
+from cinesynth.data.geometry import Box, Size, resize
+from cinesynth.data.shards import tensor_columns, write_table
+from cinesynth.data.sources import Reject, local_file
 from cinesynth.data.video import Frames, write_video
-from cinesynth.data.windows import Reject, Window
-from cinesynth.errors import MediaError
-from cinesynth.storage import Storage
+from cinesynth.data.watch import Watched
+from cinesynth.data.windows import Window
+from cinesynth.errors import AttemptFailed, MediaError
+from cinesynth.storage import Storage, sha256_file
 
 if TYPE_CHECKING:
     import torch
 
-# Between the stages. Arrow on both sides: a list of bytes that becomes a numpy array loses its trailing zeros.
-_ENCODED = pa.schema(
-    [
-        ("window", pa.string()),  # JSON
-        ("reject", pa.string()),  # JSON, or empty
-        ("shapes", pa.string()),  # JSON: tensor name to shape
-        ("preview", pa.large_binary()),
-        *((name, pa.large_binary()) for name in TENSORS),
-    ]
-)
-EMPTY_PROMPT = "empty_prompt.parquet"
+    from cinesynth.wan.condition import ConditionEncoder
+
+PIXEL_TENSORS = ("latents", "condition_latents", "image_embeds")
 _HELD_OUT = ("val", "test")
 _PREVIEW_HEIGHT = 96
-# Reasons that another attempt does not change.
-FINAL_REASONS = ("undecodable", "not_finite")
+_BLOCK_WINDOWS = 4
+CACHE_GB = 1e9
+
+STAGES = ("decode", "vae", "clip")
+
+# Between the stages. Arrow on both sides: a list of bytes that becomes a numpy array loses its trailing zeros.
+_BASE = [
+    ("window", pa.string()),  # JSON
+    ("reject", pa.string()),  # JSON, or empty
+    ("preview", pa.large_binary()),
+    ("pixels_sha256", pa.string()),  # of the stored file; empty where none is kept
+    *((f"{stage}_cpu_s", pa.float64()) for stage in STAGES),
+]
+_PIXELS = [("pixels", pa.large_binary())]
+_SHAPE = pa.list_(pa.int32())
+_TENSORS = [f for name in PIXEL_TENSORS for f in ((name, pa.large_binary()), (f"{name}_shape", _SHAPE))]
+DECODED = pa.schema([*_BASE, *_PIXELS])
+CODED = pa.schema([*_BASE, *_PIXELS, *_TENSORS[:4]])
+ENCODED = pa.schema([*_BASE, *_TENSORS])
 
 
-def open_dataset(storage: str, name: str) -> Storage:
-    """Where the dataset `name` lies below a storage location."""
-    return Storage.open(storage).child("datasets", name)
+def to_blocks(windows: Iterable[Window]) -> list[pa.Table]:
+    """Windows as blocks for Ray Data, each of one bucket and mostly of one file."""
+    ordered = sorted(windows, key=lambda w: (w.bucket, w.source_sha256, w.frame_pts[0]))
+    blocks: list[list[Window]] = []
+    for window in ordered:
+        if not blocks or len(blocks[-1]) == _BLOCK_WINDOWS or blocks[-1][0].bucket != window.bucket:
+            blocks.append([])
+        blocks[-1].append(window)
+    return [pa.table({"window": [json.dumps(asdict(w)) for w in block]}) for block in blocks]
 
 
-def to_rows(windows: list[Window]) -> list[dict[str, str]]:
-    """Windows as rows for Ray Data: one text column, so that no block's schema is guessed from its values."""
-    return [{"window": json.dumps(asdict(window))} for window in windows]
+def window_from_json(text: str) -> Window:
+    """The window of a row."""
+    row = json.loads(text)
+    return Window(**{**row, "frame_pts": tuple(row["frame_pts"]), "box": tuple(row["box"])})
 
 
-class EncodeWindows:
-    """Actor-pool stage: windows in, tensors or rejects out.
+def read_window(
+    beat: Callable[[], None], backend: Backend, path: str, pts: Sequence[int], size: Size, box: Box
+) -> tuple[Frames, float]:
+    """The frames of a window in its bucket's size, and the CPU seconds they took; runs in the watched child."""
+    started = time.process_time()
 
-    Args:
-        model: 'nano', a hub id or a folder.
-        device: torch device of the encoders.
-        storage: location as the configuration gives it, options included.
-        name: name of the dataset there.
+    def change(frame_HWC: Frames) -> Frames:
+        beat()
+        return resize(frame_HWC[None], size, box)[0]
+
+    frames = make_decoder(backend).read(path, pts, change)
+    return frames, time.process_time() - started
+
+
+class DecodeWindows:
+    """Windows in; pixels in their bucket's size, previews and rejects out. Keeps the pixels of val and test."""
+
+    def __init__(self, settings: DecodeSettings, dataset: tuple[Any, ...]) -> None:
+        self._settings, self._dataset = settings, dataset
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        rows = [self._row(text) for text in batch["window"].to_pylist()]
+        return pa.Table.from_pylist(rows, schema=DECODED)
+
+    def _row(self, text: str) -> dict[str, Any]:
+        window = window_from_json(text)
+        row: dict[str, Any] = {"window": text, "reject": ""}
+        started = time.process_time()
+        try:
+            frames, cpu_s = decode_window(window, self._settings)
+        except MediaError as e:
+            return row | {"reject": _reject(window, "undecodable", str(e))}
+        except AttemptFailed as e:
+            return row | {"reject": _reject(window, "decode_failed", str(e))}
+        kept = self._keep(window, frames) if window.split in _HELD_OUT else ""
+        row |= {"pixels": frames.tobytes(), "preview": preview(frames), "pixels_sha256": kept}
+        return row | {"decode_cpu_s": cpu_s + time.process_time() - started}
+
+    def _keep(self, window: Window, frames: Frames) -> str:
+        """The sha256 of the file that is stored."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = write_video(Path(folder) / "pixels.mkv", frames, fps=window.fps, codec="ffv1")
+            Storage(*self._dataset).upload(path, f"pixels/{window.window_id}.mkv")
+            return sha256_file(path)
+
+
+def decode_window(window: Window, settings: DecodeSettings) -> tuple[Frames, float]:
+    """uint8 [T, height, width, 3] of a window, and the CPU seconds of the child that decoded it.
+
+    Raises MediaError when it does not decode, and AttemptFailed when that could not be found out, or not in time.
     """
+    size = (window.width, window.height)
+    what = f"{window.source_uri} at {window.start_s:.2f} s"
+    with local_file(window.location, window.source_sha256, settings.cache_gb * CACHE_GB) as path:
+        child = watched(settings.limit_s)
+        return child.call(what, read_window, settings.backend, path, window.frame_pts, size, window.box)
 
-    def __init__(self, model: str, device: str, storage: str, name: str) -> None:
+
+@lru_cache(maxsize=1)
+def watched(limit_s: float) -> Watched:
+    """This process's decoding child."""
+    return Watched(limit_s, ["cinesynth.data.encode", "cinesynth.data.scan"])
+
+
+def is_of_machine(error: Exception) -> bool:
+    """Whether an error says nothing of the window: memory, disk, or an accelerator, on which all fails after it."""
+    accelerator = type(error).__name__ in ("OutOfMemoryError", "AcceleratorError") or "CUDA error" in str(error)
+    return accelerator or isinstance(error, MemoryError | OSError)
+
+
+class _Encoder:
+    """An actor with one of a model's encoders: turns rows without a reject into rows with more columns."""
+
+    stage: str
+    schema: pa.Schema
+
+    def __init__(self, model: str, device: str, vae_dtype: str = "fp32") -> None:
+        import torch
         from transformers.utils import logging as transformers_logging
 
         from cinesynth.wan.condition import ConditionEncoder
 
         transformers_logging.disable_progress_bar()
-        self._dataset = open_dataset(storage, name)
-        self._decoder = PyAVDecoder()
-        self._pixel_aspect = lru_cache(maxsize=64)(lambda path: self._decoder.probe(path).pixel_aspect)
-        self._encoder = ConditionEncoder(model, device)
-        if not self._dataset.exists(EMPTY_PROMPT):
-            row = tensor_columns("prompt_embeds", self._encoder.prompt_embeds(""))
-            write_table(self._dataset, EMPTY_PROMPT, pa.Table.from_pylist([row]))
+        dtype = torch.bfloat16 if vae_dtype == "bf16" else torch.float32
+        self._encoder: ConditionEncoder = ConditionEncoder(model, device, vae_dtype=dtype)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = [self._row(Window(**json.loads(text))) for text in batch["window"].to_pylist()]
-        return pa.Table.from_pylist(rows, schema=_ENCODED)
+        return pa.Table.from_pylist([self._row(row) for row in batch.to_pylist()], schema=self.schema)
 
-    def _row(self, window: Window) -> dict[str, Any]:
-        row = {"window": json.dumps(asdict(window)), "reject": "", "preview": b"", "shapes": "{}"}
-        row |= dict.fromkeys(TENSORS, b"")
+    def encode(self, window: Window, row: dict[str, Any]) -> dict[str, Any]:
+        """The new columns of a row."""
+        raise NotImplementedError
+
+    def _row(self, row: dict[str, Any]) -> dict[str, Any]:
+        if row["reject"]:
+            return row
+        window = window_from_json(row["window"])
+        started = time.process_time()
         try:
-            frames = self._frames(window)
-            tensors = self._encode(window, frames)
-            if window.split in _HELD_OUT:
-                self._keep_pixels(window, frames)
-        except MediaError as e:
-            return row | {"reject": _reject(window, "undecodable", str(e))}
+            new = self.encode(window, row)
+            return row | new | {f"{self.stage}_cpu_s": time.process_time() - started}
         except FloatingPointError as e:
             return row | {"reject": _reject(window, "not_finite", str(e))}
         except Exception as e:
-            # One odd window must not end the run, but running out of memory is no property of a window.
-            if type(e).__name__ == "OutOfMemoryError" or isinstance(e, MemoryError | OSError):
+            if is_of_machine(e):
                 raise
             return row | {"reject": _reject(window, "encode_failed", f"{type(e).__name__}: {e}")}
-        columns: dict[str, Any] = {}
-        for name, value in tensors.items():
-            columns |= tensor_columns(name, value)
-        shapes = {name: columns.pop(f"{name}_shape") for name in TENSORS}
-        return row | columns | {"preview": preview(frames), "shapes": json.dumps(shapes)}
 
-    def _frames(self, window: Window) -> Frames:
-        frames = self._decoder.read(window.source_uri, window.frame_pts)
-        aspect: Fraction = self._pixel_aspect(window.source_uri)
-        return crop_resize(frames, window.height, window.width, aspect)
 
-    def _encode(self, window: Window, frames: Frames) -> dict[str, torch.Tensor]:
+class EncodeLatents(_Encoder):
+    """Pixels in; latents of the window and of its first frame out, and the first frame for CLIP."""
+
+    stage = "vae"
+    schema = CODED
+
+    def encode(self, window: Window, row: dict[str, Any]) -> dict[str, Any]:
+        frames = _frames(row["pixels"], window)
         latents, condition = self._encoder.window_latents(frames)
-        tensors = {
-            "latents": latents,
-            "condition_latents": condition,
-            "image_embeds": self._encoder.image_embeds(frames[0]),
-            "prompt_embeds": self._encoder.prompt_embeds(window.caption),
-        }
-        for name, value in tensors.items():
-            if not value.half().isfinite().all():
-                raise FloatingPointError(f"{name} has values that fp16 cannot hold")
-        return tensors
-
-    def _keep_pixels(self, window: Window, frames: Frames) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            path = write_video(Path(folder) / "pixels.mkv", frames, fps=window.fps, codec="ffv1")
-            self._dataset.upload(path, f"pixels/{window.window_id}.mkv")
+        both = _columns("latents", latents) | _columns("condition_latents", condition)
+        return both | {"pixels": frames[0].tobytes()}
 
 
-class WriteShards:
-    """Write stage: rows of `EncodeWindows` in, one row a shard out: its commit as JSON."""
+class EncodeImages(_Encoder):
+    """First frames in, CLIP embeddings out; the last stage."""
 
-    def __init__(self, storage: str, name: str, encoder_hash: str) -> None:
-        self._location = (storage, name)
-        self._encoder_hash = encoder_hash
+    stage = "clip"
+    schema = ENCODED
+
+    def encode(self, window: Window, row: dict[str, Any]) -> dict[str, Any]:
+        first = _frames(row["pixels"], window)[0]
+        return _columns("image_embeds", self._encoder.image_embeds(first))
+
+
+class EncodeCaptions:
+    """Distinct captions in; the embedding of each is stored as an object of its own."""
+
+    def __init__(self, model: str, device: str, dataset: tuple[Any, ...]) -> None:
+        from cinesynth.wan.condition import ConditionEncoder
+
+        self._encoder, self._dataset = ConditionEncoder(model, device), Storage(*dataset)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        rows, rejects = [], []
-        for encoded in batch.to_pylist():
-            if encoded["reject"]:
-                rejects.append(json.loads(encoded["reject"]))
-                continue
-            row = json.loads(encoded["window"]) | {name: encoded[name] for name in (*TENSORS, "preview")}
-            row |= {f"{name}_shape": shape for name, shape in json.loads(encoded["shapes"]).items()}
-            rows.append(row | {"scores": [], "encoder_hash": self._encoder_hash})
-        commit: dict[str, Any] = {"rejected": rejects, "windows": []}
-        if rows:
-            commit["shard"] = write_shard(open_dataset(*self._location), rows)
-            commit["windows"] = [{"window_id": row["window_id"], "sha256": row_sha256(row)} for row in rows]
-        return pa.table({"commit": [json.dumps(commit)]})
+        errors = [self._store(caption) for caption in batch["caption"].to_pylist()]
+        return batch.append_column("error", pa.array(errors, pa.string()))
+
+    def _store(self, caption: str) -> str:
+        """Why there is no embedding, or nothing."""
+        try:
+            columns = _columns("prompt_embeds", self._encoder.prompt_embeds(caption))
+        except FloatingPointError as e:
+            return str(e)
+        write_table(self._dataset, prompt_file(caption), pa.Table.from_pylist([columns]))
+        return ""
 
 
-class Commits:
-    """The commits of a dataset, in order: which shards count, and which windows need no encoding."""
-
-    def __init__(self, dataset: Storage) -> None:
-        self._dataset = dataset
-        self._entries: list[dict[str, Any]] = [dataset.read_json(name) for name in dataset.list("commits")]
-        self.done = {window_id for entry in self._entries for window_id in _settled(entry)}
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return iter(self._entries)
-
-    def add(self, commit: dict[str, Any]) -> int:
-        """Write one commit; returns how many windows it settles. A shard whose windows are committed is left out."""
-        new = _settled(commit)
-        if new & self.done:
-            return 0
-        self._dataset.write_json(f"commits/{len(self._entries):06d}.json", commit)
-        self._entries.append(commit)
-        self.done |= new
-        return len(new)
-
-    def rejects(self) -> list[Reject]:
-        """Windows that were rejected and not encoded since, by window_id."""
-        encoded = {w["window_id"] for entry in self._entries for w in entry["windows"]}
-        latest = {r["window_id"]: Reject(**r) for entry in self._entries for r in entry["rejected"]}
-        return [latest[key] for key in sorted(latest) if key not in encoded]
+def prompt_file(caption: str) -> str:
+    """The object that holds the embedding of a caption."""
+    return f"prompts/{hashlib.sha256(caption.encode()).hexdigest()}.parquet"
 
 
 def preview(frames_THWC: Frames) -> bytes:
     """JPEG of the first, middle and last frame side by side."""
     height, width = frames_THWC.shape[1:3]
-    size = (round(width * _PREVIEW_HEIGHT / height), _PREVIEW_HEIGHT)
+    size = (max(1, round(width * _PREVIEW_HEIGHT / height)), _PREVIEW_HEIGHT)
     chosen = [frames_THWC[0], frames_THWC[len(frames_THWC) // 2], frames_THWC[-1]]
     strip = np.concatenate([cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in chosen], axis=1)
     ok, data = cv2.imencode(".jpg", cv2.cvtColor(strip, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 80])
@@ -194,14 +248,14 @@ def preview(frames_THWC: Frames) -> bytes:
     return data.tobytes()
 
 
-def object_sha256(dataset: Storage, name: str) -> str:
-    """Hex sha256 of a small object."""
-    return hashlib.sha256(dataset.read_bytes(name)).hexdigest()
+def _frames(pixels: bytes, window: Window) -> Frames:
+    return np.frombuffer(pixels, np.uint8).reshape(-1, window.height, window.width, 3)
 
 
-def _settled(commit: dict[str, Any]) -> set[str]:
-    encoded = {w["window_id"] for w in commit["windows"]}
-    return encoded | {r["window_id"] for r in commit["rejected"] if r["reason"] in FINAL_REASONS}
+def _columns(name: str, value: torch.Tensor) -> dict[str, Any]:
+    if not value.half().isfinite().all():
+        raise FloatingPointError(f"{name} has values that fp16 cannot hold")
+    return tensor_columns(name, value)
 
 
 def _reject(window: Window, reason: str, detail: str) -> str:

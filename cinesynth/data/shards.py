@@ -2,14 +2,16 @@
 
     <storage>/datasets/<name>/
         manifest.json          schema version, shards with sha256, figures; its presence makes the dataset complete
-        index.parquet          one row a window, without tensors: which shard and row holds it
+        index/*.parquet        one row a window, without tensors: which shard and row holds it; the manifest names one
         shards/*.parquet       all columns; tensors as little-endian fp16 bytes beside a `<name>_shape` column
-        empty_prompt.parquet   the embedding of the empty caption, for caption dropout
+        prompts/*.parquet      embeddings of the distinct captions, the empty one for caption dropout among them
         pixels/<window_id>.mkv lossless frames of val and test windows
-        windows.parquet        what the index stage found; indexed-rejects.parquet: what it left out, and why
-        rejected.parquet       the same, and what could not be encoded: source, reason, detail, window_id
-        commits/*.json         one a shard, in order of writing
-        index.html             counts and a contact sheet
+        sources.parquet        one row a file: what it is, its shots, its length
+        rejected.parquet       what was left out, and why: source, reason, detail, window_id
+        history/*.json         the manifests there were, one a content
+        index.html             windows by bucket, cuts by source, what was rejected
+        files.parquet scans/ annotations/ plan.parquet commits/     what `prepare` goes on from
+        withdrawn/*.json       sources that were taken out again
 
 Training stages the shards to local files, then reads by index.
 """
@@ -21,19 +23,22 @@ import hashlib
 import os
 import tempfile
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from cinesynth.errors import DatasetError, StorageError
 from cinesynth.storage import Storage, sha256_file
 
-SCHEMA_VERSION = 1
+if TYPE_CHECKING:  # workers that only decode do without
+    import torch
+
+SCHEMA_VERSION = 2
 TENSORS = ("latents", "condition_latents", "image_embeds", "prompt_embeds")
 Split = Literal["train", "val", "test"]
 _ROW_GROUP_BYTES = 1 << 20
@@ -57,27 +62,26 @@ WINDOW_SCHEMA = pa.schema(
         ("caption", pa.string()),
         ("domain", pa.string()),
         ("split", pa.string()),
-        ("frame_pts", pa.list_(pa.int64())),
+        ("scores", pa.map_(pa.string(), pa.float64())),
     ]
 )
 CLIP_SCHEMA = pa.schema(
     [
         *WINDOW_SCHEMA,
-        ("scores", pa.map_(pa.string(), pa.float64())),
+        ("frame_pts", pa.list_(pa.int64())),
+        ("box", pa.list_(pa.float64())),  # left, top, width, height in stored pixels
         ("encoder_hash", pa.string()),
         ("preview", pa.binary()),  # JPEG: first, middle and last frame side by side
         *_TENSOR_FIELDS,
     ],
     metadata={"cinesynth.schema": str(SCHEMA_VERSION), "cinesynth.tensors": "float16, little-endian, C order"},
 )
-INDEX_SCHEMA = pa.schema(
-    [*WINDOW_SCHEMA.remove(WINDOW_SCHEMA.get_field_index("frame_pts")), ("shard", pa.string()), ("row", pa.int32())]
-)
+INDEX_SCHEMA = pa.schema([*WINDOW_SCHEMA, ("shard", pa.string()), ("row", pa.int32())])
 
 
 @dataclass(frozen=True)
 class WindowFacts:
-    """What is known of a window, whether it is encoded or not."""
+    """What is known of a window, whether it is encoded or not. A score that could not be measured is not there."""
 
     window_id: str
     source_uri: str
@@ -94,6 +98,7 @@ class WindowFacts:
     caption: str
     domain: str
     split: str
+    scores: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,12 @@ class WindowRow(WindowFacts):
     row: int
 
 
+def window_columns(window: WindowFacts) -> dict[str, Any]:
+    """The columns of `WINDOW_SCHEMA`."""
+    values = {f.name: getattr(window, f.name) for f in fields(WindowFacts)}
+    return values | {"scores": sorted(window.scores.items())}
+
+
 def tensor_columns(name: str, value: torch.Tensor) -> dict[str, Any]:
     """A tensor as its two columns: fp16 bytes and shape."""
     array = np.ascontiguousarray(value.detach().cpu().numpy(), dtype="<f2")
@@ -112,13 +123,15 @@ def tensor_columns(name: str, value: torch.Tensor) -> dict[str, Any]:
 
 def tensor_from_columns(row: dict[str, Any], name: str) -> torch.Tensor:
     """The fp16 tensor `name` of a row that was read with its shape column."""
+    import torch
+
     return torch.from_numpy(np.frombuffer(row[name], dtype="<f2").astype(np.float16).reshape(row[f"{name}_shape"]))
 
 
-def row_sha256(row: dict[str, Any]) -> str:
+def row_sha256(row: dict[str, Any], names: Sequence[str] = TENSORS) -> str:
     """Hex sha256 of a row's tensors."""
     digest = hashlib.sha256()
-    for name in TENSORS:
+    for name in names:
         digest.update(repr((name, [int(n) for n in row[f"{name}_shape"]])).encode())
         digest.update(row[name])
     return digest.hexdigest()
@@ -149,9 +162,14 @@ def write_shard(dataset: Storage, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def write_table(dataset: Storage, name: str, table: pa.Table) -> None:
     """Write a small table as one object."""
+    dataset.write_bytes(name, table_bytes(table))
+
+
+def table_bytes(table: pa.Table) -> bytes:
+    """A table as a Parquet file."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
-    dataset.write_bytes(name, sink.getvalue().to_pybytes())
+    return sink.getvalue().to_pybytes()
 
 
 def read_table(dataset: Storage, name: str) -> pa.Table:
@@ -183,7 +201,7 @@ class ClipsDataset:
         try:
             manifest = storage_location.read_json("manifest.json")
         except StorageError as e:
-            started = storage_location.exists("windows.parquet")
+            started = any(storage_location.exists(name) for name in ("files.parquet", "plan.parquet"))
             why = "was started but not finished: run its prepare command again" if started else "is no clips dataset"
             raise DatasetError(f"{storage_location.uri} {why} ({e})") from e
         found = manifest.get("schema")
@@ -199,14 +217,16 @@ class ClipsDataset:
         names = [f.name for f in fields(WindowRow)]
         rows = self._index().select(names).to_pylist()
         return sorted(
-            (WindowRow(**row) for row in rows if split in (None, row["split"])), key=lambda window: window.window_id
+            (WindowRow(**row | {"scores": dict(row["scores"])}) for row in rows if split in (None, row["split"])),
+            key=lambda window: window.window_id,
         )
 
     def empty_prompt_embeds(self) -> torch.Tensor:
         """Embedding of the empty caption: fp16 [L, D]."""
         entry = self.manifest["empty_prompt"]
-        self._verify(entry["file"], hashlib.sha256(self.storage.read_bytes(entry["file"])).hexdigest(), entry["sha256"])
-        return tensor_from_columns(read_table(self.storage, entry["file"]).to_pylist()[0], "prompt_embeds")
+        row = read_table(self.storage, entry["file"]).to_pylist()[0]
+        self._verify(entry["file"], row_sha256(row, ["prompt_embeds"]), entry["sha256"])
+        return tensor_from_columns(row, "prompt_embeds")
 
     def stage(self, folder: str | os.PathLike[str], split: Split | None = None) -> StagedClips:
         """Copy the shards that hold windows of `split` into a local folder; those already there are kept.

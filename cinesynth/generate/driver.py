@@ -25,7 +25,7 @@ from cinesynth.settings import parse_config
 from cinesynth.storage import Storage, sha256_file, sha256_json
 from cinesynth.train.driver import locate_adapter, locate_dataset
 from cinesynth.wan.adapter import read_card
-from cinesynth.wan.load import model_hash
+from cinesynth.wan.folder import model_hash
 
 log = logging.getLogger("cinesynth.generate")
 
@@ -76,7 +76,10 @@ def _window_tasks(config: GenerateConfig, dataset: ClipsDataset, run: Run) -> li
     """One task a window and arm. Copies the real windows and writes the groups beside them."""
     windows = dataset.windows(config.split)[: config.max_windows]
     if not windows:
-        raise DatasetError(f"dataset {config.dataset!r} has no window in its {config.split} split; add footage")
+        raise DatasetError(
+            f"dataset {config.dataset!r} has no window in its {config.split} split: a domain with "
+            "fewer than 3 groups is trained on whole; add footage, or raise the split's share"
+        )
     for window in windows:
         name = f"{window.window_id}.mkv"
         if not run.folder.exists(f"videos/real/{name}"):

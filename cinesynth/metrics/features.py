@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cinesynth.config import VIDEO_SUFFIXES, EvaluateSettings
+from cinesynth.config import EvaluateSettings
+from cinesynth.data.config import VIDEO_SUFFIXES
 from cinesynth.data.video import Frames, read_video
 from cinesynth.errors import ConfigError, DatasetError, MediaError
 from cinesynth.metrics import i3d, lpips

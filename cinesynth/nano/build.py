@@ -37,8 +37,9 @@ from cinesynth.nano.vae import (
 from cinesynth.report.nano import write_nano_page
 from cinesynth.storage import Storage
 from cinesynth.train.strategy import World
+from cinesynth.wan.folder import SHIPPED, write_manifest
 from cinesynth.wan.load import save_model
-from cinesynth.wan.nano import SHIPPED, NanoParts, nano_parts, save_nano, write_manifest
+from cinesynth.wan.nano import NanoParts, nano_parts, save_nano
 
 log = logging.getLogger("cinesynth.nano")
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from cinesynth.config import SamplerSettings, TrainSettings
-from cinesynth.data.footage import crop_resize
+from cinesynth.data.geometry import crop_resize
 from cinesynth.data.photographs import PACKAGED
 from cinesynth.data.samples import sample_footage
 from cinesynth.data.video import Frames, read_video
@@ -36,7 +36,8 @@ from cinesynth.nano.motion import camera_speeds
 from cinesynth.nano.transformer import EncodedWindows, encode_windows, train_transformer
 from cinesynth.nano.vae import pca_floor
 from cinesynth.wan.adapter import AdapterCard, save_adapter
-from cinesynth.wan.load import base_hash, load_transformer, load_vae
+from cinesynth.wan.folder import base_hash
+from cinesynth.wan.load import load_transformer, load_vae
 from cinesynth.wan.nano import build_nano
 
 log = logging.getLogger("cinesynth.nano")

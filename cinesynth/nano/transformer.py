@@ -23,7 +23,8 @@ from cinesynth.train.checkpoint import LocalCheckpoints
 from cinesynth.train.loop import TrainLoop
 from cinesynth.train.strategy import Replicate, World
 from cinesynth.wan.condition import ConditionEncoder
-from cinesynth.wan.load import encoder_hash, load_transformer
+from cinesynth.wan.folder import encoder_hash
+from cinesynth.wan.load import load_transformer
 
 SHARD = 128
 

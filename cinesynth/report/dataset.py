@@ -1,45 +1,153 @@
-"""The page of a clips dataset: its counts, a contact sheet and what was rejected."""
+"""The page of a clips dataset: windows by bucket, the cuts of every source, and what was left out, by reason."""
 
 from __future__ import annotations
 
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
-from cinesynth.data.windows import Reject, Window
+from cinesynth.data.sources import Reject
+from cinesynth.data.windows import Window
 from cinesynth.report.page import count, write_page
 from cinesynth.report.sheet import contact_sheet
 from cinesynth.storage import Storage
 
 _SHEET_WINDOWS = 120
-_SHEET_BYTES = 4_000_000
-_REJECT_ROWS = 50
+_SHEET_BYTES = 3_600_000
+_REJECT_ROWS, _SOURCE_ROWS = 60, 60
+_BARS = 6000  # of all timelines together, about 0.8 MB
+_SCORES = ("motion", "blur", "luma", "text", "aesthetic")
 
 
-def write_dataset_page(dataset: Storage, manifest: dict[str, Any], windows: list[Window], rejects: list[Reject]) -> str:
+@dataclass(frozen=True)
+class Bar:
+    """A part of a timeline, in percent of the file."""
+
+    left: float
+    width: float
+    kind: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """One source: what it is, its shots, and the windows that were cut out of it."""
+
+    name: str
+    uri: str
+    facts: str
+    flags: list[str]
+    shot_count: int
+    window_count: int
+    shots: list[Bar]
+    windows: list[Bar]
+    seconds: float
+
+
+def write_dataset_page(
+    dataset: Storage,
+    manifest: dict[str, Any],
+    windows: list[Window],
+    rejects: list[Reject],
+    sources: list[dict[str, Any]],
+) -> str:
     """Write `index.html` beside the shards that `manifest` names; returns its uri."""
     shards = [shard["file"] for shard in manifest["shards"]]
-    ordered = sorted(windows, key=lambda w: (w.split, w.domain, w.source_uri, w.start_s))
+    ordered = sorted(windows, key=lambda w: (w.bucket, w.split, w.domain, w.source_uri, w.start_s))
+    sheet = contact_sheet(dataset, shards, ordered, _SHEET_WINDOWS, _SHEET_BYTES)
+    by_bucket = {bucket: [(w, image) for w, image in sheet if w.bucket == bucket] for bucket in manifest["buckets"]}
     return write_page(
         dataset,
         "index.html",
         "dataset.html.j2",
         m=manifest,
         summary=_summary(manifest),
-        sheet=contact_sheet(dataset, shards, ordered, _SHEET_WINDOWS, _SHEET_BYTES),
+        duration=_duration,
+        sheet={bucket: entries for bucket, entries in by_bucket.items() if entries},
+        shown=len(sheet),
+        score_names=_SCORES,
+        timelines=_timelines(sources[:_SOURCE_ROWS], windows),
+        more_sources=max(0, len(sources) - _SOURCE_ROWS),
         rejects=rejects[:_REJECT_ROWS],
         more_rejects=max(0, len(rejects) - _REJECT_ROWS),
     )
 
 
 def _summary(manifest: dict[str, Any]) -> list[tuple[str, str]]:
-    window = manifest["window"]
-    seconds = manifest["windows"] * window["num_frames"] / window["fps"]
+    seconds = sum(part["seconds"] for part in manifest["splits"].values())
     megabytes = sum(shard["bytes"] for shard in manifest["shards"]) / 1e6
     size = f"{megabytes / 1000:.2f} GB" if megabytes >= 1000 else f"{megabytes:.1f} MB"
     return [
         ("windows", f"{manifest['windows']:,}"),
-        ("each", f"{window['num_frames']} frames at {window['fps']} fps, {window['width']}×{window['height']}"),
-        ("length", f"{seconds / 3600:.2f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"),
+        ("length", f"{_duration(seconds)} of {_duration(manifest['found_s'])} of footage"),
         ("size", f"{size} in {count(len(manifest['shards']), 'shard')}"),
         ("encoded by", f"{manifest['model']} ({manifest['encoder_hash'][:12]})"),
         ("content", manifest["content_sha256"][:12]),
     ]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 3600:.2f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
+
+
+def _timelines(sources: list[dict[str, Any]], windows: list[Window]) -> list[Timeline]:
+    finest = 2 / _BARS * len(sources)
+    of_source: dict[str, list[Window]] = defaultdict(list)
+    for window in windows:
+        of_source[window.source_sha256].append(window)
+    return [_timeline(source, of_source[source["sha256"]], finest) for source in sources]
+
+
+def _timeline(source: dict[str, Any], windows: list[Window], finest: float) -> Timeline:
+    """The timeline of a source; what is narrower than the share `finest` is drawn together."""
+    info, seconds = json.loads(source["info"]), max(source["seconds"], 1e-9)
+    flags = [
+        name
+        for name, there in (
+            ("interlaced", info["interlaced"]),
+            (f"{info['streams']} video streams", info["streams"] > 1),
+            (f"rotated {info['rotation']}°", info["rotation"]),
+            (f"{info['bits']} bit", info["bits"] > 8),
+            (info["transfer"].upper(), info["transfer"] != "sdr"),
+            ("full range", info["range"] == "full"),
+            (f"{source['damaged_s']:.1f} s damaged", source["damaged_s"]),
+        )
+        if there
+    ]
+    facts = f"{info['width']}×{info['height']}, {info['fps']:.4g} fps, {info['codec']}, {info['matrix']}"
+
+    def bars(spans: Iterable[tuple[float, float, str]]) -> list[Bar]:
+        together: list[tuple[float, float, str, int]] = []
+        for start, end, kind in spans:
+            if together and end - together[-1][0] < finest * seconds:
+                first, _, kind, number = together.pop()
+                together.append((first, end, kind, number + 1))
+            else:
+                together.append((start, end, kind, 1))
+        return [
+            Bar(
+                left=100 * start / seconds,
+                width=100 * (end - start) / seconds,
+                kind=kind,
+                title=f"{start:.2f}–{end:.2f} s" + (f": {number} together" if number > 1 else ""),
+            )
+            for start, end, kind, number in together
+        ]
+
+    shots = bars((start, end, "odd" if i % 2 else "even") for i, (start, end) in enumerate(source["shots"]))
+    own = bars((w.start_s, w.end_s, w.split) for w in sorted(windows, key=lambda w: w.start_s))
+    return Timeline(
+        name=source["uri"].rsplit("/", 1)[-1],
+        uri=source["uri"],
+        facts=facts,
+        flags=flags,
+        shot_count=len(source["shots"]),
+        window_count=len(windows),
+        shots=shots,
+        windows=own,
+        seconds=source["seconds"],
+    )

@@ -23,7 +23,8 @@ from cinesynth.train.checkpoint import write_state
 from cinesynth.train.loop import TrainLoop
 from cinesynth.train.strategy import World, choose_strategy, make_strategy
 from cinesynth.wan.adapter import DIFFUSERS_FILE, AdapterCard, Parent, merge_adapters, read_card, save_adapter
-from cinesynth.wan.load import base_hash, encoder_hash, load_transformer, save_model
+from cinesynth.wan.folder import base_hash, encoder_hash
+from cinesynth.wan.load import load_transformer, save_model
 
 log = logging.getLogger("cinesynth.train")
 

@@ -6,7 +6,8 @@ tokens, L text tokens, D features. A test ties every part to the pipeline, to 1e
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,25 +17,49 @@ from PIL import Image
 
 from cinesynth.data.video import Frames
 from cinesynth.errors import MediaError
-from cinesynth.wan.load import encoder_hash, load_image_encoder, load_text_encoder, load_vae
+from cinesynth.wan.folder import encoder_hash
+from cinesynth.wan.load import load_image_encoder, load_text_encoder, load_vae
 from cinesynth.wan.padding import TEXT_TOKENS
 
 
 class ConditionEncoder:
-    """The three encoders of a model, for `prepare` and for generation.
+    """The three encoders of a model, for `prepare` and for generation; each is loaded when it is first used.
 
     Args:
         model: 'nano', a folder or a hub id.
-        device: torch device of all three. The VAE and CLIP run in fp32; text in bf16 on CUDA.
+        device: torch device of all three. CLIP runs in fp32; text in bf16 on CUDA.
+        vae: a VAE that is loaded already.
+        vae_dtype: of the VAE that is loaded here.
     """
 
-    def __init__(self, model: str, device: str = "cpu", vae: AutoencoderKLWan | None = None) -> None:
-        self.device = device
-        self.encoder_hash = encoder_hash(model)
-        self.vae = vae if vae is not None else load_vae(model, device)
-        self._tokenizer, self._text = load_text_encoder(model, device)
-        self._processor, self._image = load_image_encoder(model, device)
+    def __init__(
+        self,
+        model: str,
+        device: str = "cpu",
+        vae: AutoencoderKLWan | None = None,
+        vae_dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.model, self.device, self.vae_dtype = model, device, vae_dtype
+        if vae is not None:
+            self.vae = vae
         self.prompt_embeds = lru_cache(maxsize=256)(self._prompt_embeds)
+
+    @cached_property
+    def encoder_hash(self) -> str:
+        """Content hash of the three encoders."""
+        return encoder_hash(self.model)
+
+    @cached_property
+    def vae(self) -> AutoencoderKLWan:
+        return load_vae(self.model, self.device).to(self.vae_dtype)
+
+    @cached_property
+    def _text_parts(self) -> tuple[Any, Any]:
+        return load_text_encoder(self.model, self.device)
+
+    @cached_property
+    def _image_parts(self) -> tuple[Any, Any]:
+        return load_image_encoder(self.model, self.device)
 
     def latents(self, frames_THWC: Frames) -> torch.Tensor:
         """Normalised posterior mean of a video: uint8 [T, H, W, 3] to float32 [C, F, h, w]; T is 4n+1."""
@@ -61,8 +86,9 @@ class ConditionEncoder:
     @torch.no_grad()
     def image_embeds(self, frame_HWC: Frames) -> torch.Tensor:
         """CLIP's penultimate block on the frame, through the pipeline's own image processor: float32 [N, D]."""
-        pixels = self._processor(images=Image.fromarray(frame_HWC), return_tensors="pt").to(self.device)
-        return self._image(**pixels, output_hidden_states=True).hidden_states[-2][0].float().cpu()
+        processor, encoder = self._image_parts
+        pixels = processor(images=Image.fromarray(frame_HWC), return_tensors="pt").to(self.device)
+        return encoder(**pixels, output_hidden_states=True).hidden_states[-2][0].float().cpu()
 
     @torch.no_grad()
     def _prompt_embeds(self, prompt: str) -> torch.Tensor:
@@ -70,7 +96,8 @@ class ConditionEncoder:
 
         Padded as the pipeline pads before encoding, then trimmed: `pad_prompt` restores the model's input.
         """
-        tokens = self._tokenizer(
+        tokenizer, encoder = self._text_parts
+        tokens = tokenizer(
             [prompt_clean(prompt)],
             padding="max_length",
             max_length=TEXT_TOKENS,
@@ -79,7 +106,7 @@ class ConditionEncoder:
             return_attention_mask=True,
             return_tensors="pt",
         ).to(self.device)
-        states = self._text(tokens.input_ids, tokens.attention_mask).last_hidden_state
+        states = encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
         return states[0, : int(tokens.attention_mask.sum())].float().cpu()
 
     def _encode(self, video_THWC: torch.Tensor) -> torch.Tensor:
@@ -91,7 +118,7 @@ class ConditionEncoder:
             raise MediaError(f"{video_BTHWC.shape[1]} frames: a video to encode has 4n+1 frames")
         # A permuted view: channels last in memory, the faster layout of a CPU's convolutions.
         video_BCTHW = video_BTHWC.permute(0, 4, 1, 2, 3).to(self.device)
-        mu = self.vae.encode(video_BCTHW).latent_dist.mode()
+        mu = self.vae.encode(video_BCTHW.to(self.vae.dtype)).latent_dist.mode().float()
         mean, std = latent_statistics(self.vae)
         return ((mu - mean) / std).cpu()
 

@@ -6,10 +6,8 @@ weights: where that training starts, what its figures are compared with, and wha
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +32,7 @@ from transformers import (
 
 from cinesynth.data.photographs import PHOTOGRAPHS
 from cinesynth.data.screenplay import FILM_LOOK, sample_captions
-from cinesynth.errors import ModelError
-from cinesynth.storage import sha256_file
 
-SHIPPED = Path(__file__).parent / "weights" / "nano"
-MANIFEST = "sha256.json"
 VOCABULARY = 2048
 CAPTIONS = 4000
 TEXT_DIM = 64
@@ -57,39 +51,6 @@ class NanoParts:
     image_processor: CLIPImageProcessor
     image_encoder: CLIPVisionModel
     transformer: WanTransformer3DModel
-
-
-def nano_folder() -> Path:
-    """The shipped model's folder, each file checked once in a process.
-
-    Raises ModelError naming the file that is missing or damaged, and the commands that bring it back.
-    """
-    _check_shipped(SHIPPED)
-    return SHIPPED
-
-
-@lru_cache(maxsize=4)
-def _check_shipped(folder: Path) -> None:
-    advice = (
-        "; bring it back with `pip install --force-reinstall cinesynth`, in a clone with "
-        "`git checkout -- cinesynth/wan/weights`, or train it again with `make nano`"
-    )
-    if not (folder / MANIFEST).is_file():
-        raise ModelError(f"model 'nano': {folder / MANIFEST} is missing{advice}")
-    for name, sha256 in json.loads((folder / MANIFEST).read_text()).items():
-        if not (folder / name).is_file():
-            raise ModelError(f"model 'nano': {folder / name} is missing{advice}")
-        if (found := sha256_file(folder / name)) != sha256:
-            raise ModelError(
-                f"model 'nano': {folder / name} is damaged: sha256 {found[:16]}, expected {sha256[:16]}{advice}"
-            )
-
-
-def write_manifest(folder: Path) -> None:
-    """Record the sha256 of every file, for `nano_folder` to check."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-    hashes = {p.relative_to(folder).as_posix(): sha256_file(p) for p in files}
-    (folder / MANIFEST).write_text(json.dumps(hashes, indent=1) + "\n")
 
 
 def nano_parts(seed: int = 0) -> NanoParts:

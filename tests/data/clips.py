@@ -27,3 +27,40 @@ def write_levels(path: Path, pts: Sequence[int], time_base: Fraction = Fraction(
             container.mux(stream.encode(frame.reformat(format="bgr0")))
         container.mux(stream.encode(None))
     return path
+
+
+def encode_frames(
+    path: Path,
+    frames: Sequence[av.VideoFrame],
+    fps: int = 25,
+    tags: tuple[int, int] | None = None,
+    pixel_format: str = "yuv420p",
+    aspect: Fraction | None = None,
+    options: dict[str, str] | None = None,
+    codec: str = "libx264",
+) -> Path:
+    """Frames as H.264 (or another codec) with what `write_video` does not offer; `tags` are (matrix, range)."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=fps, options=options or {"crf": "1"})
+        stream.width, stream.height, stream.pix_fmt = frames[0].width, frames[0].height, pixel_format
+        stream.codec_context.thread_count = 1
+        if tags is not None:
+            stream.codec_context.colorspace, stream.codec_context.color_range = tags
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
+        for i, frame in enumerate(frames):
+            frame.pts, frame.time_base = i, Fraction(1, fps)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def flip_bytes(source: Path, target: Path, count: int, seed: int) -> Path:
+    """A copy of an MP4 with `count` flipped bits in its pictures."""
+    data = bytearray(source.read_bytes())
+    start = data.find(b"mdat") + 2000
+    rng = np.random.default_rng(seed)
+    for place in rng.integers(start, len(data) - 60_000, count):
+        data[place] ^= 1 << rng.integers(8)
+    target.write_bytes(data)
+    return target

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from cinesynth.data.shards import (
     ClipsDataset,
     row_sha256,
     tensor_columns,
+    window_columns,
     write_shard,
     write_table,
 )
@@ -35,7 +35,7 @@ def _window(i: int) -> Window:
     span = tuple(range(i, i + 5))
     return Window(
         name, f"/footage/{i // 2}.mp4", "ab" * 32, f"shot-{i}", f"group-{i // 2}", i / 16, (i + 5) / 16, 16, 5, 32, 48,
-        "48x32x5", f"caption {i}", "film", split, span,
+        "48x32x5", f"caption {i}", "film", split, {"blur": 0.5}, f"/footage/{i // 2}.mp4", span, (0.0, 0.0, 48.0, 32.0),
     )  # fmt: skip
 
 
@@ -55,24 +55,29 @@ def _write(storage: Storage, count: int = 12) -> dict[str, Any]:
     for start in range(0, count, 5):
         rows = []
         for i in range(start, min(start + 5, count)):
-            row = asdict(windows[i]) | {"scores": [("blur", 0.5)], "encoder_hash": "e", "preview": b"jpeg\0"}
+            row = _row(windows[i]) | {"preview": b"jpeg\0"}
             for name, value in _tensors(i).items():
                 row |= tensor_columns(name, value)
             rows.append(row)
         shards.append(write_shard(storage, rows))
         places += [{"shard": shards[-1]["file"], "row": k} for k in range(len(rows))]
-    index = [asdict(w) | place for w, place in zip(windows, places, strict=True)]
+    index = [window_columns(w) | place for w, place in zip(windows, places, strict=True)]
     write_table(storage, "index.parquet", pa.Table.from_pylist(index, schema=INDEX_SCHEMA))
-    write_table(storage, "empty_prompt.parquet", pa.Table.from_pylist([tensor_columns("prompt_embeds", _empty())]))
+    empty = tensor_columns("prompt_embeds", _empty())
+    write_table(storage, "prompts/0.parquet", pa.Table.from_pylist([empty]))
     manifest = {
         "schema": SCHEMA_VERSION,
         "content_sha256": "c" * 64,
         "index": {"file": "index.parquet", "sha256": storage.sha256("index.parquet")},
-        "empty_prompt": {"file": "empty_prompt.parquet", "sha256": storage.sha256("empty_prompt.parquet")},
+        "empty_prompt": {"file": "prompts/0.parquet", "sha256": row_sha256(empty, ["prompt_embeds"])},
         "shards": shards,
     }
     storage.write_json("manifest.json", manifest)
     return manifest
+
+
+def _row(window: Window) -> dict[str, Any]:
+    return window_columns(window) | {"frame_pts": window.frame_pts, "box": window.box, "encoder_hash": "e"}
 
 
 def _empty() -> torch.Tensor:
@@ -105,6 +110,7 @@ def test_windows_are_staged_and_read_by_index_in_the_order_of_their_ids(storage:
                 assert torch.equal(item[name], value.half()), name
     assert torch.equal(dataset.empty_prompt_embeds(), _empty().half())
     assert [w.window_id for w in dataset.windows()] == sorted(by_id)
+    assert dataset.windows()[0].scores == {"blur": 0.5}
 
 
 def test_shards_are_plain_parquet(tmp_path: Path) -> None:
@@ -122,7 +128,7 @@ def test_shards_are_plain_parquet(tmp_path: Path) -> None:
 def test_row_groups_are_small_so_that_one_window_is_read_without_the_others(tmp_path: Path) -> None:
     rows = []
     for i in range(8):
-        row = asdict(_window(i)) | {"scores": [], "encoder_hash": "e", "preview": b""}
+        row = _row(_window(i)) | {"preview": b""}
         for name in TENSORS:
             row |= tensor_columns(name, torch.zeros(300_000))  # 2.4 MB a row
         rows.append(row)
@@ -168,7 +174,7 @@ def test_a_missing_and_an_unfinished_dataset_are_told_apart(tmp_path: Path) -> N
     storage = Storage.open(tmp_path)
     with pytest.raises(DatasetError, match="is no clips dataset"):
         ClipsDataset.open(storage)
-    storage.write_bytes("windows.parquet", b"")
+    storage.write_bytes("plan.parquet", b"")
     with pytest.raises(DatasetError, match="run its prepare command again"):
         ClipsDataset.open(storage)
 

@@ -14,7 +14,7 @@ from cinesynth.nano import build
 from cinesynth.nano.build import Build, GateError
 from cinesynth.nano.fit import Schedule, fit
 from cinesynth.nano.recipe import smoke_recipe
-from cinesynth.wan.load import encoder_hash, model_folder, model_hash
+from cinesynth.wan.folder import encoder_hash, model_folder, model_hash
 
 
 def test_a_stopped_fit_continues_as_if_it_had_not_stopped(tmp_path: Path) -> None:

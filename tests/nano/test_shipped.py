@@ -18,8 +18,8 @@ from cinesynth.nano.figures import Sample
 from cinesynth.nano.motion import camera_speeds
 from cinesynth.nano.transformer import encode_windows
 from cinesynth.nano.vae import pca_floor
+from cinesynth.wan.folder import nano_folder
 from cinesynth.wan.load import load_transformer, load_vae
-from cinesynth.wan.nano import nano_folder
 
 COUNT = 12
 

@@ -14,9 +14,17 @@ import torch
 
 import cinesynth
 from cinesynth.config import EvaluateConfig, GenerateConfig, PipelineConfig, PrepareConfig, PublishConfig, TrainConfig
-from cinesynth.data.encode import EMPTY_PROMPT, object_sha256, preview
+from cinesynth.data.encode import preview
 from cinesynth.data.scripted import scripted_clip
-from cinesynth.data.shards import INDEX_SCHEMA, SCHEMA_VERSION, TENSORS, tensor_columns, write_shard, write_table
+from cinesynth.data.shards import (
+    INDEX_SCHEMA,
+    SCHEMA_VERSION,
+    TENSORS,
+    row_sha256,
+    tensor_columns,
+    write_shard,
+    write_table,
+)
 from cinesynth.data.video import Frames, write_video
 from cinesynth.metrics import values
 from cinesynth.metrics.record import MetricsRecord
@@ -46,7 +54,7 @@ def pipeline_config(storage: Path, **changes: Any) -> PipelineConfig:
             "storage": str(storage),
             "prepare": {
                 "footage": [{"path": "footage"}],
-                "window": {"num_frames": FRAMES, "height": HEIGHT, "width": WIDTH},
+                "window": {"num_frames": FRAMES, "sizes": f"{WIDTH}x{HEIGHT}"},
             },
             "style": {"optimizer": {"steps": STEPS, "lr": 0.01}, "seed": 7},
             "generate": {"split": "test", "sampler": {"steps": 8, "guidance_scale": 1.0}},
@@ -79,6 +87,7 @@ def make_windows(train: int = 8, val: int = 2, test: int = 6) -> list[Window]:
             "caption": f"{clip.caption} {HOSTILE}",
             "domain": DOMAINS[index % 2],
             "split": split,
+            "scores": [],
         }
         made.append(Window(row, frames))
     return made
@@ -93,7 +102,7 @@ def write_dataset(location: Storage, windows: list[Window], rejected: dict[str, 
         {
             **w.row,
             "frame_pts": list(range(FRAMES)),
-            "scores": [],
+            "box": [0.0, 0.0, float(WIDTH), float(HEIGHT)],
             "encoder_hash": "e" * 64,
             "preview": preview(w.frames),
         }
@@ -103,7 +112,8 @@ def write_dataset(location: Storage, windows: list[Window], rejected: dict[str, 
     shard = write_shard(location, rows)
     index = [w.row | {"shard": shard["file"], "row": place} for place, w in enumerate(windows)]
     write_table(location, "index.parquet", pa.Table.from_pylist(index, schema=INDEX_SCHEMA))
-    write_table(location, EMPTY_PROMPT, pa.Table.from_pylist([tensor_columns("prompt_embeds", torch.zeros(1, 3))]))
+    empty = tensor_columns("prompt_embeds", torch.zeros(1, 3))
+    write_table(location, "prompts/0.parquet", pa.Table.from_pylist([empty]))
     content = sha256_json([w.row["window_id"] for w in windows])
     manifest = {
         "schema": SCHEMA_VERSION,
@@ -111,11 +121,12 @@ def write_dataset(location: Storage, windows: list[Window], rejected: dict[str, 
         "name": "p-prepare",
         "model": "nano",
         "encoder_hash": "e" * 64,
-        "window": {"num_frames": FRAMES, "height": HEIGHT, "width": WIDTH, "fps": 16},
+        "window": {"fps": 16},
         "windows": len(windows),
+        "buckets": {f"{WIDTH}x{HEIGHT}x{FRAMES}": {"windows": len(windows)}},
         "rejected": rejected,
-        "index": {"file": "index.parquet", "sha256": object_sha256(location, "index.parquet")},
-        "empty_prompt": {"file": EMPTY_PROMPT, "sha256": object_sha256(location, EMPTY_PROMPT)},
+        "index": {"file": "index.parquet", "sha256": location.sha256("index.parquet")},
+        "empty_prompt": {"file": "prompts/0.parquet", "sha256": row_sha256(empty, ["prompt_embeds"])},
         "shards": [shard],
         "content_sha256": content,
     }

@@ -21,7 +21,8 @@ from cinesynth.registry import Registry
 from cinesynth.settings import parse_config
 from cinesynth.storage import Storage, sha256_json
 from cinesynth.wan.adapter import AdapterCard, adapter_state, add_lora, save_adapter
-from cinesynth.wan.load import base_hash, load_transformer
+from cinesynth.wan.folder import base_hash
+from cinesynth.wan.load import load_transformer
 from cluster.local import free_ports
 from serve.auth import create_key
 from serve.config import ServeConfig

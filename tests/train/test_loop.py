@@ -12,7 +12,8 @@ from cinesynth.config import FlowSettings, LoraSettings, OptimizerSettings, Trai
 from cinesynth.train.checkpoint import LocalCheckpoints
 from cinesynth.train.loop import TrainLoop, learning_rate
 from cinesynth.train.strategy import Replicate, World, choose_strategy
-from cinesynth.wan.load import base_hash, encoder_hash, load_transformer, model_folder, save_model
+from cinesynth.wan.folder import base_hash, encoder_hash, model_folder
+from cinesynth.wan.load import load_transformer, save_model
 from cinesynth.wan.nano import build_nano
 from tests.nano_clips import encoded_clips, encoder
 

@@ -38,7 +38,7 @@ def storage(ray_head: Head, tmp_path_factory: pytest.TempPathFactory) -> Path:
             "storage": str(folder / "storage"),
             "ray": {"address": ray_head.address},
             "footage": [{"path": str(folder / "footage")}],
-            "window": {"num_frames": 9, "height": 64, "width": 96, "stride": 9, "max_per_shot": 1},
+            "window": {"num_frames": 9, "sizes": "96x64", "max_per_shot": 1},
             "split": {"val": 0.3, "test": 0.0},
         },
     )

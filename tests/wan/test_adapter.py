@@ -26,7 +26,8 @@ from cinesynth.wan.adapter import (
     save_adapter,
     target_modules,
 )
-from cinesynth.wan.load import base_hash, load_transformer, model_folder
+from cinesynth.wan.folder import base_hash, model_folder
+from cinesynth.wan.load import load_transformer
 from cinesynth.wan.nano import LAYERS
 from tests.nano_clips import FRAMES, HEIGHT, WIDTH, encoded_clips
 

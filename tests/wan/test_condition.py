@@ -13,7 +13,7 @@ from PIL import Image
 from cinesynth.data.scripted import scripted_clip
 from cinesynth.generate.sampler import initial_noise
 from cinesynth.wan.condition import ConditionEncoder, crop_to, model_input, pad_prompt
-from cinesynth.wan.load import model_folder
+from cinesynth.wan.folder import model_folder
 
 PROMPT = "A red ball rolls to the right while the camera pans left. &amp; it stops"
 FRAMES, HEIGHT, WIDTH, SEED = 17, 64, 96, 5

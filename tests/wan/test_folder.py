@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from cinesynth.errors import ModelError
-from cinesynth.wan import nano
-from cinesynth.wan.load import model_folder
+from cinesynth.wan import folder
+from cinesynth.wan.folder import MANIFEST, model_folder, nano_folder, write_manifest
 
 
 @pytest.fixture
 def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the model where the package would have it."""
-    folder = Path(shutil.copytree(nano.nano_folder(), tmp_path / "a package" / "nano"))
-    nano.write_manifest(folder)
-    monkeypatch.setattr(nano, "SHIPPED", folder)
-    return folder
+    copy = Path(shutil.copytree(nano_folder(), tmp_path / "a package" / "nano"))
+    write_manifest(copy)
+    monkeypatch.setattr(folder, "SHIPPED", copy)
+    return copy
 
 
 def test_a_whole_model_is_found(shipped: Path) -> None:
@@ -38,7 +38,7 @@ def test_a_damaged_file_is_named_with_the_commands_that_bring_it_back(shipped: P
     assert "make nano" in message
 
 
-@pytest.mark.parametrize("name", ["text_encoder/model.safetensors", nano.MANIFEST])
+@pytest.mark.parametrize("name", ["text_encoder/model.safetensors", MANIFEST])
 def test_a_missing_file_is_named(shipped: Path, name: str) -> None:
     (shipped / name).unlink()
     with pytest.raises(ModelError, match="is missing") as error:

@@ -1,0 +1,136 @@
+"""`python -m jobs.prepare --check DATASET`: is everything that a dataset's manifest promises there, and what it says?
+
+Reads every byte: checksums of index, shards and embeddings; shapes, finiteness and hashes of every row; splits that
+divide no group; pixels of every held-out window.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cinesynth.data.assemble import withdrawn
+from cinesynth.data.commits import Commits, row_id
+from cinesynth.data.shards import TENSORS, ClipsDataset, WindowRow, row_sha256, tensor_from_columns
+from cinesynth.errors import CinesynthError
+from cinesynth.storage import Storage
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not as it should be."""
+
+    where: str
+    what: str
+
+
+def check_dataset(location: Storage) -> tuple[dict[str, int], list[Finding]]:
+    """(what was checked, by kind; what is wrong) of the dataset at a location.
+
+    Raises DatasetError when there is none, or it is not complete.
+    """
+    dataset = ClipsDataset.open(location)
+    counts: dict[str, int] = defaultdict(int)
+    findings: list[Finding] = []
+    try:
+        windows = dataset.windows()
+        dataset.empty_prompt_embeds()
+        counts["index"] = 1
+    except CinesynthError as e:
+        return dict(counts), [Finding("index", str(e))]
+    findings += _splits(dataset, windows)
+    by_shard: dict[str, list[WindowRow]] = defaultdict(list)
+    for window in windows:
+        by_shard[window.shard].append(window)
+    committed = Commits(location).places()
+    known = {entry["file"]: entry for entry in dataset.manifest["shards"]}
+    for name, rows in sorted(by_shard.items()):
+        counts["shards"] += 1
+        counts["windows"] += len(rows)
+        findings += _shard(dataset, known.get(name), name, rows, committed)
+    for window in windows:
+        if window.split != "train":
+            counts["pixels"] += 1
+            findings += _pixels(location, window, committed)
+    return dict(counts), findings
+
+
+def _pixels(location: Storage, window: WindowRow, committed: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
+    name = f"pixels/{window.window_id}.mkv"
+    if not location.exists(name):
+        yield Finding(name, f"is missing ({window.split} window)")
+    elif location.sha256(name) != committed.get(row_id(window.window_id, window.caption), {}).get("pixels_sha256"):
+        yield Finding(name, "is damaged: its sha256 is not that which was committed")
+
+
+def _splits(dataset: ClipsDataset, windows: list[WindowRow]) -> Iterator[Finding]:
+    groups: dict[str, set[str]] = defaultdict(set)
+    gone = withdrawn(dataset.storage)
+    for window in windows:
+        groups[window.group].add(window.split)
+        if window.source_sha256 in gone:
+            yield Finding(window.window_id, f"is of a withdrawn source ({window.source_uri})")
+    for group, splits in groups.items():
+        if len(splits) > 1:
+            yield Finding(f"group {group}", f"is divided between {', '.join(sorted(splits))}")
+    ids = [window.window_id for window in windows]
+    if len(ids) != len(set(ids)):
+        yield Finding("index", f"{len(ids) - len(set(ids))} windows are there twice")
+
+
+def _shard(
+    dataset: ClipsDataset,
+    entry: dict[str, Any] | None,
+    name: str,
+    windows: list[WindowRow],
+    committed: Mapping[str, Mapping[str, Any]],
+) -> Iterator[Finding]:
+    if entry is None:
+        yield Finding(name, "is in the index, but not in the manifest")
+        return
+    try:
+        data = dataset.storage.read_bytes(name)
+    except (CinesynthError, OSError) as e:
+        yield Finding(name, str(e))
+        return
+    import hashlib
+
+    if (found := hashlib.sha256(data).hexdigest()) != entry["sha256"]:
+        yield Finding(name, f"is damaged: sha256 {found[:12]}, manifest {entry['sha256'][:12]}")
+        return
+    rows = pq.read_table(pa.BufferReader(data)).to_pylist()
+    shapes: dict[tuple[str, str], list[int]] = {}
+    for window in windows:
+        where = f"{name} row {window.row}"
+        row = rows[window.row] if window.row < len(rows) else {}
+        if row.get("window_id") != window.window_id:
+            yield Finding(where, f"holds another window than {window.window_id[:12]}")
+            continue
+        if row["encoder_hash"] != dataset.manifest["encoder_hash"]:
+            yield Finding(where, "was encoded by other encoders")
+        if row_sha256(row) != committed.get(row_id(window.window_id, window.caption), {}).get("sha256"):
+            yield Finding(where, "has other tensors than were committed")
+        yield from _tensors(where, row, window, shapes)
+
+
+def _tensors(
+    where: str, row: dict[str, Any], window: WindowRow, shapes: dict[tuple[str, str], list[int]]
+) -> Iterator[Finding]:
+    for name in TENSORS:
+        tensor = tensor_from_columns(row, name)
+        shape = list(tensor.shape)
+        if not tensor.isfinite().all():
+            yield Finding(where, f"{name} has values that are not finite")
+        if name == "prompt_embeds":
+            shape = shape[1:]  # its length is that of the caption
+        expected = shapes.setdefault((window.bucket, name), shape)
+        if shape != expected:
+            yield Finding(where, f"{name} has shape {shape}, others of {window.bucket} {expected}")
+    frames = (window.num_frames - 1) // 4 + 1
+    if list(row["latents_shape"][1:]) != [frames, window.height // 8, window.width // 8]:
+        yield Finding(where, f"latents of shape {list(row['latents_shape'])} are not those of a {window.bucket} window")

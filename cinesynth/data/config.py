@@ -1,0 +1,216 @@
+"""The configuration of `prepare`: from footage to a clips dataset."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from cinesynth.settings import NAME_PATTERN, Finite, Settings, WindowFrames, runtime
+
+log = logging.getLogger(__name__)
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".ts")
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class FootageSource(Settings):
+    """Footage of one kind: a folder (searched recursively), a file, a glob, a list, or a prefix of a bucket."""
+
+    path: str = Field(
+        description="local path or glob; .csv, .jsonl or .parquet list; s3:// or gs:// prefix; "
+        "`package:MODULE/PATH`: inside an installed Python package"
+    )
+    domain: str = Field("default", pattern=NAME_PATTERN, description="free tag; splits are drawn within a domain")
+    caption: str | None = Field(None, max_length=10_000, description="default for files without a sidecar caption")
+
+
+class DecodeSettings(Settings):
+    """How frames are read."""
+
+    backend: Literal["pyav", "decord", "torchcodec"] = runtime("pyav")
+    limit_s: Finite = runtime(60.0, gt=0, description="seconds without a frame after which a file is given up")
+    cache_gb: Finite = runtime(20.0, gt=0, description="on each node, for files of a bucket")
+
+
+def _sizes(value: object) -> object:
+    """A table's name, 'WIDTHxHEIGHT', or a list of the latter, as a list of pairs."""
+    from cinesynth.data.geometry import SIZE_TABLES
+
+    if isinstance(value, str) and value in SIZE_TABLES:
+        return [f"{width}x{height}" for width, height in SIZE_TABLES[value]]
+    return [value] if isinstance(value, str) else value
+
+
+def _size(value: str) -> str:
+    width, x, height = value.partition("x")
+    if (
+        not x
+        or not width.isdigit()
+        or not height.isdigit()
+        or int(width) % 16
+        or int(height) % 16
+        or "0" in (width, height)
+    ):
+        raise ValueError("is a table (480p, 720p) or WIDTHxHEIGHT in multiples of 16, such as 832x480")
+    return value
+
+
+def _lengths(value: object) -> object:
+    return [value] if isinstance(value, int) else value
+
+
+class WindowSettings(Settings):
+    """The windows that are cut out of each shot, and the buckets (size and length) that they are brought to.
+
+    A shot is filled from its start with the longest windows that fit, its rest with the next shorter ones.
+    """
+
+    num_frames: Annotated[list[WindowFrames], BeforeValidator(_lengths)] = Field(
+        [33], min_length=1, description="4n+1; one length, or several"
+    )
+    sizes: Annotated[list[Annotated[str, AfterValidator(_size)]], BeforeValidator(_sizes)] = Field(
+        ["832x480"],
+        min_length=1,
+        description="480p, 720p, or WIDTHxHEIGHT (one or several); a window gets that which fits",
+    )
+    fps: Literal[16] = 16
+    stride: int | None = Field(
+        None, ge=1, description="frames (at `fps`) between the starts of two windows; default: their length"
+    )
+    max_per_shot: int | None = Field(None, ge=1, description="keep at most this many windows of a shot, from its start")
+    max_upscale: Finite = Field(1.25, ge=1, description="most that a picture is enlarged, as a factor")
+    crop_centre: tuple[Share, Share] = Field((0.5, 0.5), description="(0, 0) keeps the top left of a picture")
+    black_bars: Literal["crop", "keep"] = "crop"
+
+    def size_pairs(self) -> list[tuple[int, int]]:
+        """(width, height) of each size."""
+        return [(int(w), int(h)) for w, _, h in (size.partition("x") for size in self.sizes)]
+
+
+class ShotSettings(Settings):
+    """Cut detection: PySceneDetect's content, adaptive or hash detector, or TransNetV2."""
+
+    detector: Literal["content", "adaptive", "hash", "transnet", "none"] = "content"
+    threshold: Finite | None = Field(None, gt=0, description="on the detector's own scale; default: its own")
+
+
+class Range(Settings):
+    """What a score must lie in; both ends are allowed values."""
+
+    min: Finite | None = None
+    max: Finite | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Range:
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}")
+        return self
+
+
+Score = Literal["motion", "blur", "luma", "clipped", "static", "bars", "upscale", "interlaced", "text", "aesthetic"]
+
+
+class DuplicateSettings(Settings):
+    """Shots that show nearly the same, across the whole dataset."""
+
+    action: Literal["link", "drop", "keep"] = Field(
+        "link", description="link: into one group, so that no split divides them; drop: all but the first"
+    )
+    distance: int = Field(7, ge=0, le=7, description="bits of 64 in which two perceptual hashes may differ")
+    share: Finite = Field(0.5, gt=0, le=1, description="of the shorter shot's samples that must be alike")
+
+
+class SplitSettings(Settings):
+    """Shares of the groups that are held out; a group is assigned by a hash of its id within its domain."""
+
+    val: Finite = Field(0.1, ge=0, lt=1)
+    test: Finite = Field(0.1, ge=0, lt=1)
+    salt: str = ""
+
+    @model_validator(mode="after")
+    def _some_training(self) -> SplitSettings:
+        if self.val + self.test >= 1:
+            raise ValueError(f"val + test = {self.val + self.test} leaves nothing to train on; keep their sum below 1")
+        return self
+
+
+class StageResources(Settings):
+    """One stage on the cluster."""
+
+    workers: int = Field(1, ge=1)
+    cpus: Finite = Field(1.0, gt=0, description="of each worker")
+    gpus: Finite = Field(0.0, ge=0, description="of each worker")
+
+
+class CaptionerSettings(Settings):
+    """An image-text-to-text model of transformers that captions what has no caption of its own."""
+
+    model: str | None = Field(None, description="hub id or folder; none: the default caption stands")
+    prompt: str = Field("Describe this shot of a film in one sentence: what is seen, and how the camera moves.")
+    max_tokens: int = Field(96, ge=1, le=1024)
+    frames: int = Field(3, ge=1, le=16, description="pictures of a window that the model is shown")
+
+
+class PrepareResources(Settings):
+    """The stages' resources. Decoding runs in as many tasks as the cluster has room for."""
+
+    decode: Finite = Field(1.0, gt=0, description="CPUs of one decoding task")
+    vae: StageResources = StageResources()
+    clip: StageResources = StageResources()
+    text: StageResources = StageResources()
+    models: StageResources = Field(StageResources(), description="text overlay, aesthetic score and captions")
+
+
+def fitted(resources: PrepareResources, cluster: Mapping[str, float]) -> PrepareResources:
+    """The resources with CPUs that the cluster has: what waits for more than there is waits for ever.
+
+    Encoding needs its actors and one decoding task at the same time.
+    """
+    stages = (resources.vae, resources.clip)
+    needed = resources.decode + sum(stage.workers * stage.cpus for stage in stages)
+    factor = min(1.0, cluster.get("CPU", needed) / needed)
+    if factor == 1.0:
+        return resources
+
+    def less(stage: StageResources) -> StageResources:
+        return stage.model_copy(update={"cpus": _down(stage.cpus * factor)})
+
+    log.info("encoding asks for %g CPUs, the cluster has %g: each stage takes less", needed, cluster["CPU"])
+    return resources.model_copy(
+        update={"decode": _down(resources.decode * factor), "vae": less(resources.vae), "clip": less(resources.clip)}
+    )
+
+
+def _down(cpus: float) -> float:
+    return max(0.01, math.floor(cpus * 100) / 100)
+
+
+class PrepareSettings(Settings):
+    """Footage to a clips dataset."""
+
+    footage: list[FootageSource] = runtime(min_length=1, description="may grow: only what is new is encoded")
+    decode: DecodeSettings = runtime(DecodeSettings())
+    window: WindowSettings = WindowSettings()
+    shots: ShotSettings = ShotSettings()
+    filters: dict[Score, Range] = Field({}, description="windows whose score lies outside are left out")
+    detect_text: bool = Field(False, description="score `text`; needs cinesynth[text]")
+    aesthetic: str | None = Field(None, description="folder with CLIP and predictor weights: score `aesthetic`")
+    captioner: CaptionerSettings = CaptionerSettings()
+    duplicates: DuplicateSettings = DuplicateSettings()
+    split: SplitSettings = SplitSettings()
+    group_by: Literal["source", "shot"] = Field("source", description="what is never divided between splits")
+    caption: str = Field("a video", max_length=10_000, description="where neither a sidecar nor the source has one")
+    trigger: str = Field("", max_length=200, description="phrase put before every caption")
+    vae_dtype: Literal["fp32", "bf16"] = "fp32"
+    resources: PrepareResources = runtime(PrepareResources())
+    shard_mb: Finite = runtime(256.0, gt=0, description="a shard is committed when it has so many MB")
+    shard_s: Finite = runtime(60.0, gt=0, description="or when its first window has waited so long")
+
+    def check_inputs(self) -> None:
+        from cinesynth.data.inputs import check_prepare
+
+        check_prepare(self)

@@ -1,0 +1,281 @@
+"""Decode video by timestamp: what a file is, every frame small, chosen frames whole.
+
+A `Decoder` gives frames by presentation timestamp (pts, in ticks of the stream's time base), so variable frame rates
+need no special care. PyAV probes and scans, always on one thread: frame threads hang after a seek. Chosen frames are
+read by the backend of the configuration; all give the same pixels, see `tests/data/test_decoder.py`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal, Protocol
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace
+
+from cinesynth.data.video import Frames
+from cinesynth.errors import ConfigError, MediaError
+
+Backend = Literal["pyav", "decord", "torchcodec"]
+
+_SD = (1280, 576)  # untagged video with a longer or a shorter side above these is taken as BT.709, as players do
+_REORDERED = 16  # frames before a damaged one that may refer to it
+_MATRICES = {1: "bt709", 5: "bt601", 6: "bt601", 9: "bt2020", 10: "bt2020"}
+_TRANSFERS = {16: "pq", 18: "hlg"}
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a file's chosen video stream is.
+
+    Attributes:
+        width, height: stored pixels, after rotation.
+        pixel_aspect: width of a pixel over its height, after rotation.
+        rotation: degrees clockwise by which the file asks to be turned; a multiple of 90.
+        time_base: seconds per tick.
+        fps: average frames per second as the container states it.
+        codec, pixel_format: FFmpeg's names.
+        bits: per colour channel.
+        matrix: `bt601`, `bt709`, `bt2020`; ` (assumed)` follows where the file does not say.
+        range: `limited` or `full`.
+        transfer: `sdr`, or `pq` and `hlg`, which are shown without tone mapping.
+        interlaced: the first frame consists of two fields.
+        streams: number of video streams; the chosen one is FFmpeg's best, cover pictures apart.
+        duration_s: as the container states it; 0 where it does not.
+    """
+
+    width: int
+    height: int
+    pixel_aspect: Fraction
+    rotation: int
+    time_base: Fraction
+    fps: float
+    codec: str
+    pixel_format: str
+    bits: int
+    matrix: str
+    range: str
+    transfer: str
+    interlaced: bool
+    streams: int
+    duration_s: float
+
+
+@dataclass(frozen=True)
+class ScannedFrame:
+    """One frame of a scan; valid until the next one is asked for."""
+
+    pts: int
+    damaged: bool
+    """The decoder reported an error in it, or in a frame that it refers to."""
+    interlaced: bool
+    _frame: Any
+
+    def rgb(self, width: int) -> Frames:
+        """uint8 RGB [h, w, 3], scaled down to at most `width` stored columns, upright."""
+        scale = min(1.0, width / self._frame.width)
+        size = max(2, round(self._frame.width * scale)), max(2, round(self._frame.height * scale))
+        return _pixels(self._frame, size)
+
+
+Change = Callable[[Frames], Frames]
+
+
+def _unchanged(frame_HWC: Frames) -> Frames:
+    return frame_HWC
+
+
+class Decoder(Protocol):
+    """A library that reads chosen frames. They come out upright, in stored (maybe not square) pixels."""
+
+    def read(self, path: str, pts: Sequence[int], change: Change = ...) -> Frames:
+        """The frames with these ascending timestamps (repeats allowed), each as `change` makes it when it is decoded.
+
+        Args:
+            path: of the file.
+            pts: timestamps of a scan.
+            change: uint8 RGB [H, W, 3] to what is kept of it; default: all.
+
+        Returns:
+            uint8 RGB [T, H, W, 3].
+
+        Raises MediaError, naming the timestamp, when one of them does not decode.
+        """
+
+
+def make_decoder(backend: Backend) -> Decoder:
+    """The decoder of a backend. Raises ConfigError when its library cannot be used here."""
+    if backend == "pyav":
+        return PyAVDecoder()
+    if importlib.util.find_spec(backend) is None:
+        raise ConfigError(f"decode.backend: {backend} is not installed; pip install {backend}, or use pyav")
+    from cinesynth.data import decoder_others
+
+    return decoder_others.DecordDecoder() if backend == "decord" else decoder_others.TorchcodecDecoder()
+
+
+def probe(path: str) -> VideoInfo:
+    """Properties of the chosen video stream. Raises MediaError when there is none that decodes."""
+    with _opened(path) as (container, stream):
+        frame = next((f for f, _ in _decode(container, stream)), None)
+        if frame is None:
+            raise MediaError(f"{path} holds no frame that decodes")
+        width, height = frame.width, frame.height
+        aspect = stream.sample_aspect_ratio or Fraction(1)
+        turns = _quarter_turns(frame)
+        if turns % 2:
+            width, height, aspect = height, width, 1 / aspect
+        components = frame.format.components
+        tagged = _MATRICES.get(int(frame.colorspace))
+        assumed = "bt709" if _assumed_hd(frame) else "bt601"
+        full = int(frame.color_range) == ColorRange.JPEG or frame.format.name.startswith("yuvj")
+        return VideoInfo(
+            width=width,
+            height=height,
+            pixel_aspect=aspect,
+            rotation=(360 - 90 * turns) % 360,
+            time_base=stream.time_base,
+            fps=float(stream.average_rate or stream.guessed_rate or 0),
+            codec=stream.codec_context.name,
+            pixel_format=frame.format.name,
+            bits=max(component.bits for component in components),
+            matrix=tagged or f"{assumed} (assumed)",
+            range="full" if full else "limited",
+            transfer=_TRANSFERS.get(int(frame.color_trc), "sdr"),
+            interlaced=bool(frame.interlaced_frame),
+            streams=sum(not _is_cover(s) for s in container.streams.video),
+            duration_s=float(container.duration or 0) / av.time_base,
+        )
+
+
+def scan(path: str, late: Callable[[], None] = lambda: None) -> Iterator[ScannedFrame]:
+    """Every frame in display order; what does not decode is passed over, and marks what follows as damaged.
+
+    A frame whose timestamp is not after that of the one before it (files that were joined byte by byte) cannot be
+    found by timestamp: `late` is called instead. Damage lasts until the next key frame, and reaches back over frames
+    that may refer to the damaged one. Raises MediaError when the file cannot be opened.
+    """
+    with _opened(path) as (container, stream):
+        last, damaged = None, False
+        for frame, lost in _decode(container, stream):
+            if frame.key_frame and not frame.is_corrupt:
+                damaged = False
+            damaged = damaged or lost or bool(frame.is_corrupt)
+            if last is not None and frame.pts <= last:
+                late()
+                continue
+            last = frame.pts
+            yield ScannedFrame(frame.pts, damaged, bool(frame.interlaced_frame), frame)
+
+
+def spread_damage(damaged: Sequence[bool]) -> list[bool]:
+    """Damage of a scan's frames, with those before it that may refer to what was damaged."""
+    spread = list(damaged)
+    for i, (before, now) in enumerate(zip([False, *damaged], damaged, strict=False)):
+        if now and not before:
+            spread[max(0, i - _REORDERED) : i] = [True] * min(i, _REORDERED)
+    return spread
+
+
+def display_order(path: str) -> list[int]:
+    """Timestamps of all packets of the chosen stream in display order, without decoding them."""
+    with _opened(path) as (container, stream):
+        found = (p.pts if p.pts is not None else p.dts for p in container.demux(stream))
+        return sorted({pts for pts in found if pts is not None})
+
+
+class PyAVDecoder:
+    """`Decoder` by PyAV (FFmpeg's libraries)."""
+
+    def read(self, path: str, pts: Sequence[int], change: Change = _unchanged) -> Frames:
+        wanted = set(pts)
+        with _opened(path) as (container, stream):
+            found = _collect(container, stream, wanted, change, seek=True)
+        if found.keys() != wanted:  # a seek that lands too late, which some containers do: from the start instead
+            with _opened(path) as (container, stream):
+                found = _collect(container, stream, wanted, change, seek=False)
+        missing = sorted(wanted - found.keys())
+        if missing:
+            raise MediaError(f"{path}: no frame decodes at timestamp {missing[0]} ({len(missing)} of {len(wanted)})")
+        return np.stack([found[p] for p in pts])
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[tuple[Any, Any]]:
+    try:
+        with av.open(path) as container:
+            streams = [stream for stream in container.streams.video if not _is_cover(stream)]
+            if not streams:
+                raise MediaError(f"{path} has no video stream")
+            best = container.streams.best("video")
+            stream = best if best in streams else streams[0]
+            stream.codec_context.thread_count = 1
+            yield container, stream
+    except (av.error.FFmpegError, OSError, ArithmeticError) as e:  # a damaged header can hold a time base of 0
+        raise MediaError(f"{path} cannot be decoded: {getattr(e, 'strerror', None) or e}") from e
+
+
+def _is_cover(stream: Any) -> bool:
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def _decode(container: Any, stream: Any) -> Iterator[tuple[Any, bool]]:
+    """Frames with a timestamp, each with whether something before it did not decode.
+
+    Where a container states no presentation time (AVI), that of decoding stands for it.
+    """
+    lost = False
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.error.EOFError:
+            return
+        except (av.error.FFmpegError, ArithmeticError):
+            lost = True
+            continue
+        for frame in frames:
+            if frame.pts is None:
+                frame.pts = frame.dts
+            if frame.pts is not None:
+                yield frame, lost
+                lost = False
+
+
+def _collect(container: Any, stream: Any, wanted: set[int], change: Change, seek: bool) -> dict[int, Frames]:
+    if seek:
+        container.seek(min(wanted), stream=stream, backward=True)
+    found: dict[int, Frames] = {}
+    for frame, _ in _decode(container, stream):
+        if frame.pts in wanted:
+            found.setdefault(frame.pts, change(_pixels(frame)))
+        if frame.pts >= max(wanted):
+            break
+    return found
+
+
+def _assumed_hd(frame: Any) -> bool:
+    sides = max(frame.width, frame.height), min(frame.width, frame.height)
+    return int(frame.colorspace) not in _MATRICES and (sides[0] >= _SD[0] or sides[1] > _SD[1])
+
+
+def _pixels(frame: Any, size: tuple[int, int] | None = None) -> Frames:
+    width, height = size or (frame.width, frame.height)
+    small = (width, height) != (frame.width, frame.height)
+    picture = frame.reformat(
+        width=width,
+        height=height,
+        format="rgb24",
+        src_colorspace=Colorspace.ITU709 if _assumed_hd(frame) else None,
+        interpolation="AREA" if small else None,
+    )
+    return np.ascontiguousarray(np.rot90(picture.to_ndarray(), _quarter_turns(frame)))
+
+
+def _quarter_turns(frame: Any) -> int:
+    """Counterclockwise quarter turns that bring the stored picture upright."""
+    return round(frame.rotation / 90) % 4

@@ -1,0 +1,84 @@
+"""Progress of a stage: a line in the log every few seconds, and gauges on Ray's metrics endpoint."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+log = logging.getLogger("cinesynth.prepare")
+
+_EVERY_S = 10.0
+_STORE_S = 20.0
+
+
+class Progress:
+    """Counts what is done of a stage.
+
+    Args:
+        stage: `hash`, `scan`, `annotate` or `encode`.
+        run: name of the run, a tag of the gauges.
+        total: how much there is to do.
+        unit: what is counted.
+        done: of an earlier attempt.
+    """
+
+    def __init__(self, stage: str, run: str, total: int, unit: str, done: int = 0) -> None:
+        from ray.util.metrics import Gauge
+
+        self._stage, self._unit, self._total, self._before = stage, unit, total, done
+        self._done, self._errors = done, 0
+        self._started = self._logged = time.monotonic()
+        tags = {"stage": stage, "run": run}
+        names = {
+            "total": f"{unit} there are",
+            "done": f"{unit} that are finished",
+            "errors": f"{unit} that were rejected",
+            "per_s": f"{unit} a second",
+            "eta_s": "seconds left at this rate",
+        }
+        self._gauges = {
+            name: Gauge(f"cinesynth_prepare_{name}", description=text, tag_keys=("stage", "run"))
+            for name, text in names.items()
+        }
+        for gauge in self._gauges.values():
+            gauge.set_default_tags(tags)
+        self._set(0.0)
+
+    def add(self, done: int, errors: int = 0) -> None:
+        """Count finished items, and how many of them were rejected."""
+        self._done += done
+        self._errors += errors
+        now = time.monotonic()
+        rate = (self._done - self._before) / max(now - self._started, 1e-6)
+        self._set(rate)
+        if now - self._logged >= _EVERY_S or self._done >= self._total:
+            self._logged = now
+            left = f", ETA {(self._total - self._done) / rate:.0f} s" if rate and self._done < self._total else ""
+            log.info(
+                "%s: %d/%d %s, %.2f %s/s%s, %d errors",
+                *(self._stage, self._done, self._total, self._unit, rate, self._unit, left, self._errors),
+            )
+
+    def _set(self, rate: float) -> None:
+        values = {"total": self._total, "done": self._done, "errors": self._errors, "per_s": rate}
+        values["eta_s"] = (self._total - self._done) / rate if rate else 0.0
+        for name, value in values.items():
+            self._gauges[name].set(value)
+
+
+def in_parts(rows: Any, progress: Progress) -> Iterator[pa.Table]:
+    """A graph's results (with a column `error`) as they come, put together for as long as `_STORE_S`."""
+    waiting: list[pa.Table] = []
+    since = time.monotonic()
+    for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
+        progress.add(len(batch), errors=sum(bool(error) for error in batch["error"].to_pylist()))
+        waiting.append(batch)
+        if time.monotonic() - since > _STORE_S:
+            yield pa.concat_tables(waiting)
+            waiting, since = [], time.monotonic()
+    if waiting:
+        yield pa.concat_tables(waiting)
