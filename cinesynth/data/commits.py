@@ -109,7 +109,7 @@ class ShardWriter:
         commits: of the dataset.
         encoder_hash: recorded in every row.
         shard_bytes, shard_s: a shard is written when it has so many bytes, or its first block has waited so long.
-        report: called with (rows encoded, rows rejected) of each commit.
+        report: called with (rows that arrived, 0), and with (0, rows that were rejected) of each commit.
 
     Attributes:
         failed: rows that were rejected for a reason of `RETRIED`.
@@ -168,6 +168,7 @@ class ShardWriter:
         for block in bundle.blocks:
             self._pending.refs.append(block.ref)
             self._pending.size += block.metadata.size_bytes or 0
+            self._report(block.metadata.num_rows or 0, 0)
 
     def _due(self) -> bool:
         waiting = self._pending
@@ -190,7 +191,7 @@ class ShardWriter:
             commit = ray.get(ready[0])
             self._commits.add(commit)
             self.failed |= commit["rejected"].keys() - self._commits.done
-            self._report(len(commit["rows"]), len(commit["rejected"]))
+            self._report(0, len(commit["rejected"]))
 
 
 def write_blocks(dataset: tuple[Any, ...], encoder_hash: str, *blocks: pa.Table) -> dict[str, Any]:

@@ -183,13 +183,12 @@ def _encode(
     import ray
 
     rows = {row_id(w.window_id, w.caption): w for w in windows}
-    progress = Progress("encode", config.name, len(rows), "windows", done=len(rows.keys() & commits.done))
     failed: set[str] = set()
     while pending := {key: w for key, w in rows.items() if key not in commits.done and key not in failed}:
         before = len(commits.done) + len(failed)
-        writer = ShardWriter(
-            dataset, commits, encoders, config.shard_mb * 1e6, config.shard_s, lambda n, e: progress.add(n + e, e)
-        )
+        log.info("encoding %d of %d windows; the others are committed", len(pending), len(rows))
+        progress = Progress("encode", config.name, len(rows), "windows", done=len(rows) - len(pending))
+        writer = ShardWriter(dataset, commits, encoders, config.shard_mb * 1e6, config.shard_s, progress.add)
         try:
             writer.run(encode_graph(config, dataset, pending.values()).iter_internal_ref_bundles())
         except ray.exceptions.RayError as e:

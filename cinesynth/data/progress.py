@@ -55,7 +55,7 @@ class Progress:
         now = time.monotonic()
         rate = (self._done - self._before) / max(now - self._started, 1e-6)
         self._set(rate)
-        if now - self._logged >= _EVERY_S or self._done >= self._total:
+        if now - self._logged >= _EVERY_S or (self._done >= self._total and done + errors):
             self._logged = now
             left = f", ETA {(self._total - self._done) / rate:.0f} s" if rate and self._done < self._total else ""
             log.info(

@@ -81,7 +81,8 @@ def _summary(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     size = f"{megabytes / 1000:.2f} GB" if megabytes >= 1000 else f"{megabytes:.1f} MB"
     return [
         ("windows", f"{manifest['windows']:,}"),
-        ("length", f"{_duration(seconds)} of {_duration(manifest['found_s'])} of footage"),
+        ("length", _duration(seconds)),
+        ("footage", _duration(manifest["found_s"])),
         ("size", f"{size} in {count(len(manifest['shards']), 'shard')}"),
         ("encoded by", f"{manifest['model']} ({manifest['encoder_hash'][:12]})"),
         ("content", manifest["content_sha256"][:12]),

@@ -51,7 +51,8 @@ class ConditionEncoder:
 
     @cached_property
     def vae(self) -> AutoencoderKLWan:
-        return load_vae(self.model, self.device).to(self.vae_dtype)
+        vae = load_vae(self.model, self.device)
+        return vae if vae.dtype == self.vae_dtype else vae.to(self.vae_dtype)
 
     @cached_property
     def _text_parts(self) -> tuple[Any, Any]:
