@@ -231,9 +231,8 @@ def _decoding(footage: Path) -> dict[str, Any]:
             return sum(1 for _ in container.decode(stream))
 
     raw_s, scan_s = _in_turn([raw, lambda: sum(1 for _ in scan(path))], 5)
-    frames = [frame.rgb(256) for frame in scan(path)]
-    large = [scores.grey(frame.rgb(1280)) for frame in scan(path)]
-    shown = [scores.grey(frame.rgb(512)) for frame in scan(path)]
+    pictures = [(f.rgb(256), scores.grey(f.rgb(512)), scores.grey(f.rgb(1280))) for f in scan(path)]
+    frames, shown, large = (list(column) for column in zip(*pictures, strict=True))
     small = [scores.grey(frame) for frame in frames]
     every: dict[str, Callable[[int], Any]] = {
         "grey": lambda i: scores.grey(frames[i]),

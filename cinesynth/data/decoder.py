@@ -153,11 +153,11 @@ def probe(path: str) -> VideoInfo:
         )
 
 
-def scan(path: str, late: Callable[[], None] = lambda: None) -> Iterator[ScannedFrame]:
+def scan(path: str, late: Callable[[int], None] = lambda pts: None) -> Iterator[ScannedFrame]:
     """Every frame in display order; what does not decode is passed over, and marks what follows as damaged.
 
     A frame whose timestamp is not after that of the one before it (files that were joined byte by byte) cannot be
-    found by timestamp: `late` is called instead. Damage lasts until the next key frame, and reaches back over frames
+    found by it: `late` is called with it instead. Damage lasts until the next key frame, and reaches back over frames
     that may refer to the damaged one. Raises MediaError when the file cannot be opened.
     """
     with _opened(path) as (container, stream):
@@ -167,7 +167,7 @@ def scan(path: str, late: Callable[[], None] = lambda: None) -> Iterator[Scanned
                 damaged = False
             damaged = damaged or lost or bool(frame.is_corrupt)
             if last is not None and frame.pts <= last:
-                late()
+                late(frame.pts)
                 continue
             last = frame.pts
             yield ScannedFrame(frame.pts, damaged, bool(frame.interlaced_frame), frame)

@@ -5,7 +5,6 @@ Both know a frame by its place in display order; torchcodec's timestamp is compa
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,10 +22,7 @@ class DecordDecoder:
 
         info = probe(path)
         # Its own timestamps are float32, and begin at 0 whatever the stream's do.
-        index = {p: i for i, p in enumerate(display_order(path))}
-        missing = sorted(set(pts) - index.keys())
-        if missing:
-            raise MediaError(f"{path}: decord has no frame at timestamp {missing[0]} ({len(missing)})")
+        index = _places(path, pts, "decord")
         try:
             reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
             if len(reader) != len(index):
@@ -51,14 +47,13 @@ class TorchcodecDecoder:
     def read(self, path: str, pts: Sequence[int], change: Change = lambda frame: frame) -> Frames:
         from torchcodec.decoders import VideoDecoder
 
-        info, order = probe(path), display_order(path)
+        # By place: by time, frames of a variable rate are found too early.
+        info, index = probe(path), _places(path, pts, "torchcodec")
         try:
             decoder = VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=1)
             frames = {}
             for wanted in sorted(set(pts)):
-                # By place: by time, frames of a variable rate are found too early.
-                place = bisect.bisect_right(order, wanted) - 1
-                frame = decoder.get_frame_at(max(0, place))
+                frame = decoder.get_frame_at(index[wanted])
                 got = round(float(frame.pts_seconds) / float(info.time_base))
                 if wanted != got:
                     raise MediaError(f"{path}: torchcodec has no frame at timestamp {wanted}; the nearest is {got}")
@@ -68,6 +63,15 @@ class TorchcodecDecoder:
                 raise
             raise MediaError(f"{path} cannot be decoded by torchcodec: {str(e).splitlines()[0]}") from e
         return np.stack([frames[p] for p in pts])
+
+
+def _places(path: str, pts: Sequence[int], backend: str) -> dict[int, int]:
+    """Timestamp to place in display order, of all frames. Raises MediaError when one of `pts` is not among them."""
+    index = {p: i for i, p in enumerate(display_order(path))}
+    missing = sorted(set(pts) - index.keys())
+    if missing:
+        raise MediaError(f"{path}: {backend} has no frame at timestamp {missing[0]} ({len(missing)})")
+    return index
 
 
 def _as_assumed(frame_HWC: Frames, info: VideoInfo) -> Frames:

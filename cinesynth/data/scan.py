@@ -67,7 +67,7 @@ class Scan:
     cuts: tuple[Cut, ...]
     bars: tuple[tuple[float, float], ...]
     samples: tuple[Sample, ...]
-    late: int = 0
+    late: int
 
     def shots(self) -> list[ShotSpan]:
         return split_shots(list(self.pts), list(self.cuts))
@@ -109,9 +109,9 @@ def scan_file(beat: Callable[[], None], path: str, settings: ShotSettings) -> Sc
     still: list[bool] = []
     sampler = _Sampler(info.time_base)
     before: scores.Grey | None = None
-    late: list[None] = []
+    late: list[int] = []
     interlaced = False
-    for number, frame in enumerate(scan(path, lambda: late.append(None))):
+    for number, frame in enumerate(scan(path, late.append)):
         small = frame.rgb(SCAN_WIDTH)
         now = scores.grey(small)
         detector.feed(small)

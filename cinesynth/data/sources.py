@@ -24,6 +24,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from cinesynth.data.captions import MAX_CAPTION
 from cinesynth.data.config import VIDEO_SUFFIXES, FootageSource
 from cinesynth.data.samples import resolve_footage
 from cinesynth.errors import AttemptFailed, ConfigError, MediaError, StorageError
@@ -31,7 +32,6 @@ from cinesynth.storage import Storage, sha256_file
 
 LIST_SUFFIXES = (".csv", ".jsonl", ".parquet")
 LIST_COLUMNS = ("path", "caption", "domain", "group", "in_s", "out_s")
-_MAX_CAPTION = 10_000
 _ABANDONED_S = 86_400.0
 
 
@@ -192,8 +192,8 @@ def _listed(row: Any, where: str, folder: Path, default: FootageSource) -> Sourc
     if in_s >= out_s:
         raise ConfigError(f"{where}: in_s = {in_s:g} is not before out_s = {out_s:g}")
     caption = (value["caption"] or "").strip() or default.caption
-    if caption and len(caption) > _MAX_CAPTION:
-        raise ConfigError(f"{where}: the caption has {len(caption):,} characters; at most {_MAX_CAPTION:,}")
+    if caption and len(caption) > MAX_CAPTION:
+        raise ConfigError(f"{where}: the caption has {len(caption):,} characters; at most {MAX_CAPTION:,}")
     domain = (value["domain"] or "").strip() or default.domain
     try:
         FootageSource(path=path, domain=domain)

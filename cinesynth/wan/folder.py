@@ -117,7 +117,8 @@ def model_shapes(model: str) -> ModelShapes:
 
 def model_hash(model: str) -> str:
     """Content hash of the whole model: all its components' files."""
-    return sha256_json([_component_hash(model_folder(model), name) for name in COMPONENTS])
+    folder = model_folder(model)
+    return sha256_json([_component_hash(folder, name) for name in COMPONENTS])
 
 
 def base_hash(model: str) -> str:
@@ -127,7 +128,8 @@ def base_hash(model: str) -> str:
 
 def encoder_hash(model: str) -> str:
     """Content hash of the VAE and the text and image encoders: what a clips dataset was encoded with."""
-    return sha256_json([_component_hash(model_folder(model), name) for name in ENCODERS])
+    folder = model_folder(model)
+    return sha256_json([_component_hash(folder, name) for name in ENCODERS])
 
 
 def _component_hash(folder: Path, name: str) -> str:

@@ -98,5 +98,5 @@ def _load(loader: Any, model: str, component: str, **kwargs: Any) -> Any:
     except Exception as e:  # each library raises its own kinds for missing, truncated and mismatched files
         raise ModelError(
             f"model {model!r}: component {component!r} in {folder} cannot be loaded ({type(e).__name__}: "
-            f"{str(e)[:300]}); fetch the model again, or delete the folder if it is the nano model in the cache"
+            f"{str(e)[:300]}); fetch the model again"
         ) from e
