@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,21 +139,23 @@ def ours(footage: Path, size: str) -> dict[str, float]:
         result = prepare(parse_config(PrepareConfig, values))
         seconds = time.monotonic() - started
         dataset = Storage.open(storage).child("datasets", "b")
-        stages = sum(sum(commit["cpu_s"].values()) for commit in Commits(dataset))
-        scans = sum(row["cpu_s"] for row in _scan_rows(dataset))
+        stages = Counter({"scan": sum(row["cpu_s"] for row in _scan_rows(dataset))})
+        for commit in Commits(dataset):
+            stages.update(commit["cpu_s"])
         ray.shutdown()
     windows = result["figures"]["windows"]
     return {
         "windows": windows,
         "windows_per_s": windows / seconds,
-        "stage_share": (stages + scans) / seconds / _CPUS,
+        "stage_share": stages.total() / seconds / _CPUS,
+        **{f"{stage}_cpu_s": spent for stage, spent in stages.items()},
     }
 
 
 def resources() -> dict[str, Any]:
     """A VAE worker a core; the others beside them."""
     return {
-        "decode": 0.25,
+        "decode": {"workers": 1, "cpus": 0.5},
         "vae": {"workers": _CPUS, "cpus": 0.5},
         "clip": {"workers": 1, "cpus": 0.25},
         "text": {"workers": 1, "cpus": 0.5},

@@ -15,12 +15,14 @@ import tempfile
 import uuid
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow.fs as pafs
 
 from cinesynth.errors import StorageError
 
 _CHUNK = 1 << 20
+_HIDDEN = ".tmp-"
 
 
 def cache_folder(*parts: str) -> Path:
@@ -41,6 +43,21 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
 def sha256_json(value: Any) -> str:
     """Hex sha256 of a JSON-serialisable value in canonical form (sorted keys, no spaces)."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def split_options(uri: str) -> tuple[str, str]:
+    """A location, and its query options with their question mark; no options of a local path."""
+    path, mark, options = uri.rpartition("?") if "://" in uri else ("", "", "")
+    return (path, mark + options) if "=" in options else (uri, "")
+
+
+def public_uri(uri: str) -> str:
+    """A location without credentials and options, for messages and records."""
+    scheme, separator, rest = split_options(uri)[0].partition("://")
+    if not separator:
+        return uri
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 class Storage:
@@ -72,10 +89,13 @@ class Storage:
             return cls(pafs.LocalFileSystem(), str(Path(text).expanduser().absolute()), "")
         if scheme not in ("s3", "gs"):
             raise StorageError(f"storage {text!r}: unknown scheme {scheme!r}; use a local path, s3:// or gs://")
+        location, options = split_options(text)
+        host, slash, key = location[len(scheme) + 3 :].partition("/")
         try:
-            filesystem, path = pafs.FileSystem.from_uri(text)
+            # An object's name stands in our locations as it is; in pyarrow's it is quoted.
+            filesystem, path = pafs.FileSystem.from_uri(f"{scheme}://{host}{slash}{quote(key)}{options}")
         except (OSError, ValueError) as e:
-            raise StorageError(f"storage {text!r} cannot be opened: {e}") from e
+            raise StorageError(f"storage {public_uri(text)!r} cannot be opened: {e}") from e
         return cls(filesystem, path, scheme)
 
     @property
@@ -101,8 +121,8 @@ class Storage:
     @staticmethod
     def below(uri: str, *parts: str) -> str:
         """The URI of a location below `uri`, with its query options kept."""
-        path, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
-        return "/".join([path.rstrip("/"), *parts]) + mark + query
+        path, options = split_options(uri)
+        return "/".join([path.rstrip("/"), *parts]) + options
 
     def posix_path(self, purpose: str) -> Path:
         """This location as a local path. Raises StorageError, naming the purpose, on an object store."""
@@ -130,7 +150,7 @@ class Storage:
         prefix = len(self.path.rstrip("/")) + 1
         infos = self.filesystem.get_file_info(selector)
         names = [i.path[prefix:] for i in infos if i.type == pafs.FileType.File]
-        return sorted(n for n in names if not n.rsplit("/", 1)[-1].startswith(".tmp-"))
+        return sorted(n for n in names if not n.rsplit("/", 1)[-1].startswith(_HIDDEN))
 
     def folders(self, folder: str = "") -> builtins.list[str]:
         """Names of the folders directly below `folder`, sorted."""
@@ -154,7 +174,7 @@ class Storage:
             return
         target = Path(self._at(name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
+        temporary = target.with_name(f"{_HIDDEN}{uuid.uuid4().hex}")
         try:
             with open(temporary, "wb") as f:
                 f.write(data)
@@ -175,7 +195,8 @@ class Storage:
         if not self.is_local:
             self.write_bytes(name, data)
             return True
-        staged = f"{name}.{uuid.uuid4().hex}"
+        folder, slash, _ = name.rpartition("/")
+        staged = f"{folder}{slash}{_HIDDEN}{uuid.uuid4().hex}"
         self.write_bytes(staged, data)
         try:
             os.link(self._at(staged), self._at(name))
@@ -214,12 +235,18 @@ class Storage:
         if self.exists(name):
             self.filesystem.delete_file(self._at(name))
 
+    def sweep(self, folder: str) -> None:
+        """Delete what killed writers left in a folder of a local disk; an object store shows no part of an object."""
+        if self.is_local:
+            for path in Path(self._at(folder)).glob(f"{_HIDDEN}*"):
+                path.unlink(missing_ok=True)
+
     def upload(self, source: str | os.PathLike[str], name: str) -> None:
         """Copy a local file to the object `name`, whole or not at all."""
         if self.is_local:
             target = Path(self._at(name))
             target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
+            temporary = target.with_name(f"{_HIDDEN}{uuid.uuid4().hex}")
             try:
                 pafs.copy_files(str(source), str(temporary), self._local(), self._local(), chunk_size=_CHUNK)
                 with open(temporary, "rb") as f:
@@ -236,7 +263,7 @@ class Storage:
             raise StorageError(f"{self._at(name)} does not exist")
         target = Path(target)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tmp-") as folder:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=_HIDDEN) as folder:
             temporary = Path(folder) / "part"
             pafs.copy_files(self._at(name), str(temporary), self.filesystem, self._local(), chunk_size=_CHUNK)
             os.replace(temporary, target)

@@ -13,12 +13,13 @@ from typing import Any
 
 from cinesynth.config import PrepareConfig
 from cinesynth.errors import CinesynthError, ConfigError
-from cinesynth.storage import Storage
+from cinesynth.storage import Storage, public_uri, split_options
 from jobs.entry import run_job
 
 
 def job(config: PrepareConfig) -> dict[str, Any]:
-    """Cut, window, score, caption and encode footage into a clips dataset."""
+    """Cut, window, score, caption and encode footage into a clips dataset. Instead of a configuration,
+    `--check DATASET` verifies one, and `--withdraw SOURCE --dataset DATASET` takes a source out of one."""
     from cinesynth.data.prepare import prepare
     from cinesynth.session import ray_session
 
@@ -34,7 +35,8 @@ def check(location: str) -> int:
     for finding in findings:
         print(f"{finding.where}: {finding.what}")
     checked = ", ".join(f"{count} {name}" for name, count in counts.items())
-    print(f"{location}: checked {checked or 'nothing'}: {f'{len(findings)} problems' if findings else 'all is well'}")
+    verdict = f"{len(findings)} problems" if findings else "all is well"
+    print(f"{public_uri(location)}: checked {checked or 'nothing'}: {verdict}")
     return 1 if findings else 0
 
 
@@ -42,11 +44,12 @@ def withdraw(source: str, location: str) -> int:
     """Take a source out of a dataset and list the adapters that were trained on it; the exit code."""
     from cinesynth.data.withdraw import withdraw as withdraw_source
 
-    storage, separator, name = location.rstrip("/").rpartition("/datasets/")
+    path, options = split_options(location)
+    storage, separator, name = path.rstrip("/").rpartition("/datasets/")
     if not separator:
-        raise ConfigError(f"--dataset {location!r} is not of the form STORAGE/datasets/NAME")
-    manifest, affected = withdraw_source(Storage.open(storage), name, source)
-    print(f"withdrew {source}: {manifest['windows']} windows are left in {location}")
+        raise ConfigError(f"--dataset {public_uri(location)} is not of the form STORAGE/datasets/NAME")
+    manifest, affected = withdraw_source(Storage.open(storage + options), name, source)
+    print(f"withdrew {source}: {manifest['windows']} windows are left in {public_uri(location)}")
     print(
         f"{len(affected)} adapters were trained on it:" if affected else "no adapter of this storage was trained on it"
     )
@@ -58,14 +61,15 @@ def withdraw(source: str, location: str) -> int:
 
 def main(argv: list[str]) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--check", metavar="DATASET")
-    parser.add_argument("--withdraw", metavar="SOURCE")
-    parser.add_argument("--dataset", metavar="DATASET")
-    given, rest = parser.parse_known_args(argv)
-    if given.check is None and given.withdraw is None:
-        run_job(PrepareConfig, job, rest)
+    if not {"--check", "--withdraw"} & {argument.partition("=")[0] for argument in argv}:
+        run_job(PrepareConfig, job, argv)
         return
+    parser = argparse.ArgumentParser(prog="python -m jobs.prepare", allow_abbrev=False)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--check", metavar="DATASET", help="verify all that a dataset's manifest promises")
+    what.add_argument("--withdraw", metavar="SOURCE", help="take a source out: its uri, or its sha256")
+    parser.add_argument("--dataset", metavar="STORAGE/datasets/NAME", help="of --withdraw")
+    given = parser.parse_args(argv)
     try:
         if given.check is not None:
             code = check(given.check)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,6 +77,17 @@ def test_write_new_does_not_replace(storage: Storage) -> None:
     assert not storage.write_new("once", b"2")
     assert storage.read_bytes("once") == b"1"
     assert storage.list() == ["once"]
+
+
+def test_what_a_killed_writer_leaves_is_no_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Storage.open(tmp_path)
+    with monkeypatch.context() as killed:
+        killed.setattr(os, "unlink", lambda path: None)
+        assert storage.write_new("a/once.json", b"1")
+    assert len(list((tmp_path / "a").iterdir())) == 2
+    assert storage.list("a") == ["a/once.json"]
+    storage.sweep("a")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["once.json"]
 
 
 def test_missing_and_damaged_objects_are_named(storage: Storage) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -51,16 +51,16 @@ SOURCE_SCHEMA = pa.schema(
 
 
 def assemble(
-    dataset: Storage, facts: dict[str, Any], rejects: list[Reject], commits: Commits, only: Container[str] | None = None
+    dataset: Storage, facts: dict[str, Any], planned: Iterable[WindowFacts], rejects: list[Reject], commits: Commits
 ) -> dict[str, Any]:
     """Write index, page, history and manifest; returns the manifest.
 
     Args:
-        dataset: with a stored plan and sources.
+        dataset: with stored sources.
         facts: what the manifest says of how it was made: name, model, encoder_hash, window, unmeasured.
+        planned: the windows that count; those of a withdrawn source do not.
         rejects: everything that was left out.
         commits: of the dataset.
-        only: windows of the plan that count; default: all.
 
     Raises DatasetError when no window is left, or when one that counts is neither encoded nor rejected.
     """
@@ -68,7 +68,7 @@ def assemble(
 
     gone = withdrawn(dataset)
     places = commits.places()
-    planned = [w for w in read_plan(dataset) if w.source_sha256 not in gone and (only is None or w.window_id in only)]
+    planned = [w for w in planned if w.source_sha256 not in gone]
     kept = sorted(
         ((w, places[key]) for w in planned if (key := row_id(w.window_id, w.caption)) in places),
         key=lambda pair: pair[0].window_id,
@@ -87,7 +87,7 @@ def assemble(
     write_table(dataset, "rejected.parquet", reject_table(rejects))
     used = {place["shard"] for _, place in kept}
     empty = facts["empty_prompt"]
-    content = [[w.window_id, w.split, w.group, w.domain, w.caption, place["sha256"]] for w, place in kept]
+    content = [content_of(w, place) for w, place in kept]
     manifest = facts | {
         "schema": SCHEMA_VERSION,
         "kind": "clips",
@@ -100,7 +100,7 @@ def assemble(
         "index": index,
         "shards": [commit["shard"] for commit in commits if commit.get("shard", {}).get("file") in used],
         "withdrawn": sorted(gone),
-        "content_sha256": sha256_json([SCHEMA_VERSION, facts["encoder_hash"], empty["sha256"], content]),
+        "content_sha256": content_sha256(facts["encoder_hash"], empty["sha256"], content),
     }
     history = {"content_sha256": manifest["content_sha256"], "sources": sorted({w.source_sha256 for w in windows})}
     dataset.write_json(f"history/{manifest['content_sha256']}.json", history)
@@ -111,6 +111,16 @@ def assemble(
         if name not in before | {index["file"]}:
             dataset.delete(name)
     return manifest
+
+
+def content_of(window: WindowFacts, place: Mapping[str, Any]) -> list[str]:
+    """What of a window enters the identity of a dataset's content; `place` is that of `Commits.places`."""
+    return [window.window_id, window.split, window.group, window.domain, window.caption, place["sha256"]]
+
+
+def content_sha256(encoder_hash: str, empty_prompt_sha256: str, content: list[list[str]]) -> str:
+    """Identity of a dataset's content: its windows, in the order of their ids, and how they were encoded."""
+    return sha256_json([SCHEMA_VERSION, encoder_hash, empty_prompt_sha256, content])
 
 
 def _write_index(dataset: Storage, table: pa.Table) -> dict[str, str]:
@@ -129,7 +139,7 @@ def write_plan(dataset: Storage, identity: str, windows: Iterable[Window]) -> No
 
 
 def read_plan(dataset: Storage, identity: str | None = None) -> list[Window]:
-    """The stored plan; empty where there is none. Locations are those that were recorded.
+    """The stored plan; empty where there is none. Nothing can be decoded of it: locations are those that were recorded.
 
     Raises DatasetError when `identity` is given and the plan has another.
     """
@@ -143,6 +153,7 @@ def read_plan(dataset: Storage, identity: str | None = None) -> list[Window]:
         Window(
             **{name: row[name] for name in names} | {"scores": dict(row["scores"])},
             location=row["source_uri"],
+            stamp=(0, 0),
             frame_pts=tuple(row["frame_pts"]),
             box=tuple(row["box"]),
         )
@@ -173,13 +184,13 @@ def explain(rejects: list[Reject]) -> str:
 _IDENTITY = b"cinesynth.identity"
 
 
-def _counts(windows: Iterable[Window]) -> dict[str, Any]:
+def _counts(windows: Iterable[WindowFacts]) -> dict[str, Any]:
     found = list(windows)
     seconds = sum(w.num_frames / w.fps for w in found)
     return {"windows": len(found), "groups": len({w.group for w in found}), "seconds": round(seconds, 2)}
 
 
-def _counts_by(windows: list[Window], name: str) -> dict[str, dict[str, Any]]:
+def _counts_by(windows: Sequence[WindowFacts], name: str) -> dict[str, dict[str, Any]]:
     values = sorted({getattr(w, name) for w in windows})
     return {value: _counts(w for w in windows if getattr(w, name) == value) for value in values}
 

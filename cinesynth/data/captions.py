@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cinesynth.errors import MediaError, StorageError
-from cinesynth.storage import Storage
+from cinesynth.storage import Storage, public_uri, split_options
 
 MAX_CAPTION = 10_000
 
@@ -59,14 +59,14 @@ def read_captions(location: str) -> Captions:
         if longest > MAX_CAPTION:
             raise ValueError(f"it has {longest:,} characters; at most {MAX_CAPTION:,}")
     except (OSError, StorageError, KeyError, TypeError, ValueError) as e:
-        raise MediaError(f"caption beside {location} cannot be read: {type(e).__name__}: {e}") from e
+        raise MediaError(f"caption beside {public_uri(location)} cannot be read: {type(e).__name__}: {e}") from e
     return Captions(text or whole, shots, group)
 
 
 def _beside(location: str, suffix: str) -> str:
     """The text of the file with another suffix; empty where there is none."""
-    path, mark, options = location.partition("?") if "://" in location else (location, "", "")
-    storage = Storage.open(path.rpartition(".")[0] + suffix + mark + options)
+    path, options = split_options(location)
+    storage = Storage.open(path.rpartition(".")[0] + suffix + options)
     return storage.read_text("") if storage.exists("") else ""
 
 
@@ -83,4 +83,5 @@ def _parse(sidecar: Any) -> tuple[str, tuple[ShotCaption, ...], str | None]:
 def _tidy(text: str) -> str:
     if not isinstance(text, str):
         raise ValueError(f"a caption is text, not {type(text).__name__}")
+    text.encode()  # JSON may hold halves of characters; this raises a ValueError
     return " ".join(text.split())

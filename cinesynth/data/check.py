@@ -6,6 +6,7 @@ divide no group; pixels of every held-out window.
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,11 +15,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cinesynth.data.assemble import withdrawn
+from cinesynth.data.assemble import content_of, content_sha256, withdrawn
 from cinesynth.data.commits import Commits, row_id
 from cinesynth.data.shards import TENSORS, ClipsDataset, WindowRow, row_sha256, tensor_from_columns
 from cinesynth.errors import CinesynthError
 from cinesynth.storage import Storage
+
+Shapes = dict[tuple[str, str], list[int]]
+"""(bucket, tensor) to the shape that the first window of the bucket has."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +52,34 @@ def check_dataset(location: Storage) -> tuple[dict[str, int], list[Finding]]:
     for window in windows:
         by_shard[window.shard].append(window)
     committed = Commits(location).places()
+    findings += _manifest(dataset, windows, committed)
     known = {entry["file"]: entry for entry in dataset.manifest["shards"]}
+    shapes: Shapes = {}
     for name, rows in sorted(by_shard.items()):
         counts["shards"] += 1
         counts["windows"] += len(rows)
-        findings += _shard(dataset, known.get(name), name, rows, committed)
+        findings += _shard(dataset, known.get(name), name, rows, committed, shapes)
     for window in windows:
         if window.split != "train":
             counts["pixels"] += 1
             findings += _pixels(location, window, committed)
     return dict(counts), findings
+
+
+def _manifest(
+    dataset: ClipsDataset, windows: list[WindowRow], committed: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Finding]:
+    manifest = dataset.manifest
+    places = [committed.get(row_id(w.window_id, w.caption)) for w in windows]
+    content = [content_of(w, place) for w, place in zip(windows, places, strict=True) if place is not None]
+    found = content_sha256(manifest["encoder_hash"], manifest["empty_prompt"]["sha256"], content)
+    if found != manifest["content_sha256"]:
+        yield Finding(
+            "manifest.json", f"content_sha256 is {manifest['content_sha256'][:12]}, the index has {found[:12]}"
+        )
+    for split, counts in manifest["splits"].items():
+        if (count := sum(w.split == split for w in windows)) != counts["windows"]:
+            yield Finding("manifest.json", f"says {counts['windows']} {split} windows, the index has {count}")
 
 
 def _pixels(location: Storage, window: WindowRow, committed: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
@@ -89,6 +111,7 @@ def _shard(
     name: str,
     windows: list[WindowRow],
     committed: Mapping[str, Mapping[str, Any]],
+    shapes: Shapes,
 ) -> Iterator[Finding]:
     if entry is None:
         yield Finding(name, "is in the index, but not in the manifest")
@@ -98,13 +121,10 @@ def _shard(
     except (CinesynthError, OSError) as e:
         yield Finding(name, str(e))
         return
-    import hashlib
-
     if (found := hashlib.sha256(data).hexdigest()) != entry["sha256"]:
         yield Finding(name, f"is damaged: sha256 {found[:12]}, manifest {entry['sha256'][:12]}")
         return
     rows = pq.read_table(pa.BufferReader(data)).to_pylist()
-    shapes: dict[tuple[str, str], list[int]] = {}
     for window in windows:
         where = f"{name} row {window.row}"
         row = rows[window.row] if window.row < len(rows) else {}
@@ -118,9 +138,7 @@ def _shard(
         yield from _tensors(where, row, window, shapes)
 
 
-def _tensors(
-    where: str, row: dict[str, Any], window: WindowRow, shapes: dict[tuple[str, str], list[int]]
-) -> Iterator[Finding]:
+def _tensors(where: str, row: dict[str, Any], window: WindowRow, shapes: Shapes) -> Iterator[Finding]:
     for name in TENSORS:
         tensor = tensor_from_columns(row, name)
         shape = list(tensor.shape)
@@ -132,5 +150,7 @@ def _tensors(
         if shape != expected:
             yield Finding(where, f"{name} has shape {shape}, others of {window.bucket} {expected}")
     frames = (window.num_frames - 1) // 4 + 1
-    if list(row["latents_shape"][1:]) != [frames, window.height // 8, window.width // 8]:
-        yield Finding(where, f"latents of shape {list(row['latents_shape'])} are not those of a {window.bucket} window")
+    for name in ("latents", "condition_latents"):
+        shape = list(row[f"{name}_shape"])
+        if shape[1:] != [frames, window.height // 8, window.width // 8]:
+            yield Finding(where, f"{name} of shape {shape} are not those of a {window.bucket} window")

@@ -50,22 +50,33 @@ class Commits:
         self._next = 1 + max((int(name.rsplit("/", 1)[-1].partition(".")[0]) for name in names), default=-1)
         self.done = {row for entry in self._entries for row in _settled(entry)}
         self._writer = uuid.uuid4().hex
+        self._last = ""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return iter(self._entries)
 
     def add(self, commit: dict[str, Any]) -> None:
         """Write one commit. Raises DatasetError when another run of this name writes, too."""
+        self.verify()
         name = f"commits/{self._next:06d}.json"
         data = json.dumps(commit | {"by": self._writer}, indent=1).encode()
-        if not self._dataset.write_new(name, data) or self._dataset.read_json(name)["by"] != self._writer:
-            raise DatasetError(
-                f"another run of prepare writes {self._dataset.uri} at the same time ({name} is there); "
-                "stop one of the two, then give the command again: it goes on from what is committed"
-            )
+        if not self._dataset.write_new(name, data):
+            raise self._not_alone(name)
+        self._last = name
         self._next += 1
         self._entries.append(commit)
         self.done |= _settled(commit)
+
+    def verify(self) -> None:
+        """Raise DatasetError when another run has written over the last commit, as it may on an object store."""
+        if self._last and self._dataset.read_json(self._last)["by"] != self._writer:
+            raise self._not_alone(self._last)
+
+    def _not_alone(self, name: str) -> DatasetError:
+        return DatasetError(
+            f"another run of prepare writes {self._dataset.uri} at the same time ({name} is its); "
+            "stop one of the two, then give the command again: it goes on from what is committed"
+        )
 
     def places(self) -> dict[str, dict[str, Any]]:
         """Row id to its place (`shard`, `row`), the `sha256` of its tensors, and `pixels_sha256` of its kept video."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -146,6 +146,13 @@ class StageResources(Settings):
     gpus: Finite = Field(0.0, ge=0, description="of each worker")
 
 
+class DecodeResources(Settings):
+    """Decoding of windows while others are encoded; files are scanned before that, on all CPUs."""
+
+    workers: int | None = Field(None, ge=1, description="default: as there is room for, at most 8 for one of vae")
+    cpus: Finite = Field(1.0, gt=0, description="of each worker")
+
+
 class CaptionerSettings(Settings):
     """An image-text-to-text model of transformers that captions what has no caption of its own."""
 
@@ -156,33 +163,46 @@ class CaptionerSettings(Settings):
 
 
 class PrepareResources(Settings):
-    """The stages' resources. Decoding runs in as many tasks as the cluster has room for."""
+    """The stages' resources."""
 
-    decode: Finite = Field(1.0, gt=0, description="CPUs of one decoding task")
+    decode: DecodeResources = DecodeResources()
     vae: StageResources = StageResources()
     clip: StageResources = StageResources()
     text: StageResources = StageResources()
     models: StageResources = Field(StageResources(), description="text overlay, aesthetic score and captions")
 
 
+_DECODERS = 8  # at most so many keep one VAE worker busy
+
+
 def fitted(resources: PrepareResources, cluster: Mapping[str, float]) -> PrepareResources:
     """The resources with CPUs that the cluster has: what waits for more than there is waits for ever.
 
-    Encoding needs its actors and one decoding task at the same time.
+    Encoding needs the workers of `vae`, `clip` and `decode` at the same time; `text` and `models` run by themselves.
+    GPUs cannot be made less; a cluster that grows may get them yet.
     """
-    stages = (resources.vae, resources.clip)
-    needed = resources.decode + sum(stage.workers * stage.cpus for stage in stages)
-    factor = min(1.0, cluster.get("CPU", needed) / needed)
-    if factor == 1.0:
-        return resources
-
-    def less(stage: StageResources) -> StageResources:
-        return stage.model_copy(update={"cpus": _down(stage.cpus * factor)})
-
-    log.info("encoding asks for %g CPUs, the cluster has %g: each stage takes less", needed, cluster["CPU"])
-    return resources.model_copy(
-        update={"decode": _down(resources.decode * factor), "vae": less(resources.vae), "clip": less(resources.clip)}
-    )
+    changed: dict[str, Any] = {}
+    cpus = cluster.get("CPU", 0.0)
+    for together in (("vae", "clip", "decode"), ("text",), ("models",)):
+        stages = {name: getattr(resources, name) for name in together}
+        needed = sum((stage.workers or 1) * stage.cpus for stage in stages.values())
+        if cpus and needed > cpus:
+            log.info("%s: %g CPUs asked for, the cluster has %g: less is taken", " + ".join(together), needed, cpus)
+            less = {name: _down(stage.cpus * cpus / needed) for name, stage in stages.items()}
+            stages = {name: stage.model_copy(update={"cpus": less[name]}) for name, stage in stages.items()}
+        gpus = sum(stage.workers * stage.gpus for stage in stages.values() if isinstance(stage, StageResources))
+        if gpus > cluster.get("GPU", 0.0):
+            log.warning(
+                "%s: %g GPUs asked for, the cluster has %g: this waits until there are more",
+                *(" + ".join(together), gpus, cluster.get("GPU", 0.0)),
+            )
+        changed |= stages
+    decode = changed["decode"]
+    if decode.workers is None:
+        room = cpus - sum(changed[name].workers * changed[name].cpus for name in ("vae", "clip"))
+        workers = min(int(room / decode.cpus + 1e-9), _DECODERS * changed["vae"].workers)
+        changed["decode"] = decode.model_copy(update={"workers": max(1, workers)})
+    return resources.model_copy(update=changed)
 
 
 def _down(cpus: float) -> float:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cinesynth.data.decoder import Change, VideoInfo, display_order, probe
+from cinesynth.data.decoder import Beat, Change, VideoInfo, display_order, probe, silent, unchanged
 from cinesynth.data.video import Frames
 from cinesynth.errors import ConfigError, MediaError
 
@@ -17,17 +17,20 @@ from cinesynth.errors import ConfigError, MediaError
 class DecordDecoder:
     """`Decoder` by decord 0.6: opened in the worker with one thread and closed at once, as its readers grow."""
 
-    def read(self, path: str, pts: Sequence[int], change: Change = lambda frame: frame) -> Frames:
+    def read(self, path: str, pts: Sequence[int], change: Change = unchanged, beat: Beat = silent) -> Frames:
         import decord
 
         info = probe(path)
         # Its own timestamps are float32, and begin at 0 whatever the stream's do.
-        index = _places(path, pts, "decord")
+        index = _places(path, pts, "decord", beat)
         try:
             reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
             if len(reader) != len(index):
                 raise MediaError(f"{path}: decord counts {len(reader)} frames, FFmpeg {len(index)}; use pyav")
-            frames = {p: change(_as_assumed(reader[index[p]].asnumpy(), info)) for p in sorted(set(pts))}
+            frames = {}
+            for wanted in sorted(set(pts)):
+                beat()
+                frames[wanted] = change(_as_assumed(reader[index[wanted]].asnumpy(), info))
         except decord.DECORDError as e:
             raise MediaError(f"{path} cannot be decoded by decord: {str(e).splitlines()[0]}") from e
         return np.stack([frames[p] for p in pts])
@@ -44,15 +47,16 @@ class TorchcodecDecoder:
                 "decode.backend: torchcodec finds no FFmpeg libraries (Debian: apt-get install ffmpeg); use pyav"
             ) from e
 
-    def read(self, path: str, pts: Sequence[int], change: Change = lambda frame: frame) -> Frames:
+    def read(self, path: str, pts: Sequence[int], change: Change = unchanged, beat: Beat = silent) -> Frames:
         from torchcodec.decoders import VideoDecoder
 
         # By place: by time, frames of a variable rate are found too early.
-        info, index = probe(path), _places(path, pts, "torchcodec")
+        info, index = probe(path), _places(path, pts, "torchcodec", beat)
         try:
             decoder = VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=1)
             frames = {}
             for wanted in sorted(set(pts)):
+                beat()
                 frame = decoder.get_frame_at(index[wanted])
                 got = round(float(frame.pts_seconds) / float(info.time_base))
                 if wanted != got:
@@ -65,9 +69,9 @@ class TorchcodecDecoder:
         return np.stack([frames[p] for p in pts])
 
 
-def _places(path: str, pts: Sequence[int], backend: str) -> dict[int, int]:
+def _places(path: str, pts: Sequence[int], backend: str, beat: Beat) -> dict[int, int]:
     """Timestamp to place in display order, of all frames. Raises MediaError when one of `pts` is not among them."""
-    index = {p: i for i, p in enumerate(display_order(path))}
+    index = {p: i for i, p in enumerate(display_order(path, beat))}
     missing = sorted(set(pts) - index.keys())
     if missing:
         raise MediaError(f"{path}: {backend} has no frame at timestamp {missing[0]} ({len(missing)})")

@@ -6,7 +6,6 @@ a byte at the same place are compared. Each of the 8 x 256 (place, byte) keys is
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,7 +17,7 @@ from cinesynth.data.config import DuplicateSettings
 from cinesynth.data.scan import Sample
 
 BANDS, VALUES = 8, 256
-MAX_SAMPLES = 64
+MAX_SAMPLES = 2048  # a quarter of an hour
 _TINT = 12  # mean difference of 8x6 colours, at equal brightness, up to which two pictures may be the same
 _GREY = 110  # the brightness
 _AT_ONCE = 1 << 24  # comparisons
@@ -36,7 +35,7 @@ class Pictures:
 
     @classmethod
     def of(cls, shots: Iterable[Sequence[Sample]]) -> Pictures:
-        """At most `MAX_SAMPLES` of each shot, evenly spread; pictures without contrast say nothing."""
+        """The samples of each shot, at most `MAX_SAMPLES`, evenly spread; pictures without contrast say nothing."""
         rows: list[tuple[int, bytes, int]] = []
         for number, samples in enumerate(shots):
             telling = [s for s in samples if s.hash]
@@ -80,18 +79,16 @@ def near_duplicates(shots: Sequence[Sequence[Sample]], settings: DuplicateSettin
     pictures = Pictures.of(shots)
     if len(np.unique(pictures.shots)) < 2:
         return []
-    matched: dict[tuple[int, int], tuple[set[int], set[int]]] = defaultdict(lambda: (set(), set()))
-    for a, b in _joined(pictures, settings.distance):
-        pair = matched[int(pictures.shots[a]), int(pictures.shots[b])]
-        pair[0].add(int(a))
-        pair[1].add(int(b))
+    alike = _joined(pictures, settings.distance)
     counts = np.bincount(pictures.shots, minlength=len(shots))
-    linked = []
-    for (a, b), sides in sorted(matched.items()):
-        shorter = 0 if counts[a] <= counts[b] else 1
-        if len(sides[shorter]) >= settings.share * counts[(a, b)[shorter]]:
-            linked.append((a, b))
-    return linked
+    ends = pictures.shots[alike]
+    # How many different pictures of the shorter shot of each pair have one in the other that is like them.
+    shorter = np.where(counts[ends[:, 0]] <= counts[ends[:, 1]], 0, 1)
+    own = np.take_along_axis(alike, shorter[:, None], axis=1)
+    distinct = np.unique(np.concatenate([ends, own], axis=1), axis=0)
+    pairs, matched = np.unique(distinct[:, :2], axis=0, return_counts=True)
+    enough = matched >= settings.share * np.minimum(counts[pairs[:, 0]], counts[pairs[:, 1]])
+    return [(int(a), int(b)) for a, b in pairs[enough]]
 
 
 def clusters(pairs: Iterable[tuple[Key, Key]]) -> dict[Key, Key]:
@@ -111,7 +108,8 @@ def clusters(pairs: Iterable[tuple[Key, Key]]) -> dict[Key, Key]:
     return {key: root(key) for key in parent}
 
 
-def _joined(pictures: Pictures, distance: int) -> Iterable[tuple[int, int]]:
+def _joined(pictures: Pictures, distance: int) -> NDArray[np.int64]:
+    """Pairs [P, 2] of pictures of different shots that are alike, some more than once."""
     import ray
 
     shared = ray.put(pictures)
@@ -125,5 +123,8 @@ def _joined(pictures: Pictures, distance: int) -> Iterable[tuple[int, int]]:
 
     blocks = max(1, min(BANDS * VALUES, len(pictures.hashes) // 4000))
     dataset = ray.data.from_items(keys, override_num_blocks=blocks).map_batches(join, batch_size=None)
-    for batch in dataset.iter_batches(batch_size=None, batch_format="numpy"):
-        yield from zip(batch["a"].tolist(), batch["b"].tolist(), strict=True)
+    found = [
+        np.stack([batch["a"], batch["b"]], axis=1)
+        for batch in dataset.iter_batches(batch_size=None, batch_format="numpy")
+    ]
+    return np.concatenate([np.zeros((0, 2), np.int64), *found])

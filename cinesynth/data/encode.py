@@ -62,19 +62,23 @@ ENCODED = pa.schema([*_BASE, *_TENSORS])
 
 def to_blocks(windows: Iterable[Window]) -> list[pa.Table]:
     """Windows as blocks for Ray Data, each of one bucket and mostly of one file."""
-    ordered = sorted(windows, key=lambda w: (w.bucket, w.source_sha256, w.frame_pts[0]))
     blocks: list[list[Window]] = []
-    for window in ordered:
+    for window in sorted(windows, key=block_order):
         if not blocks or len(blocks[-1]) == _BLOCK_WINDOWS or blocks[-1][0].bucket != window.bucket:
             blocks.append([])
         blocks[-1].append(window)
     return [pa.table({"window": [json.dumps(asdict(w)) for w in block]}) for block in blocks]
 
 
+def block_order(window: Window) -> tuple[str, str, int]:
+    """The order of windows in blocks."""
+    return window.bucket, window.source_sha256, window.frame_pts[0]
+
+
 def window_from_json(text: str) -> Window:
     """The window of a row."""
     row = json.loads(text)
-    return Window(**{**row, "frame_pts": tuple(row["frame_pts"]), "box": tuple(row["box"])})
+    return Window(**{**row, **{name: tuple(row[name]) for name in ("stamp", "frame_pts", "box")}})
 
 
 def read_window(
@@ -82,17 +86,15 @@ def read_window(
 ) -> tuple[Frames, float]:
     """The frames of a window in its bucket's size, and the CPU seconds they took; runs in the watched child."""
     started = time.process_time()
-
-    def change(frame_HWC: Frames) -> Frames:
-        beat()
-        return resize(frame_HWC[None], size, box)[0]
-
-    frames = make_decoder(backend).read(path, pts, change)
+    frames = make_decoder(backend).read(path, pts, lambda frame: resize(frame[None], size, box)[0], beat)
     return frames, time.process_time() - started
 
 
 class DecodeWindows:
-    """Windows in; pixels in their bucket's size, previews and rejects out. Keeps the pixels of val and test."""
+    """Windows in; pixels in their bucket's size, previews and rejects out. Keeps the pixels of val and test.
+
+    An actor, as Ray ends the processes of tasks that wait, and the decoding child with them.
+    """
 
     def __init__(self, settings: DecodeSettings, dataset: tuple[Any, ...]) -> None:
         self._settings, self._dataset = settings, dataset
@@ -116,10 +118,13 @@ class DecodeWindows:
         return row | {"decode_cpu_s": cpu_s + time.process_time() - started}
 
     def _keep(self, window: Window, frames: Frames) -> str:
-        """The sha256 of the file that is stored."""
+        """The sha256 of the file that is stored. What is there stays: a published dataset may name it."""
+        storage, name = Storage(*self._dataset), f"pixels/{window.window_id}.mkv"
+        if storage.exists(name):
+            return storage.sha256(name)
         with tempfile.TemporaryDirectory() as folder:
             path = write_video(Path(folder) / "pixels.mkv", frames, fps=window.fps, codec="ffv1")
-            Storage(*self._dataset).upload(path, f"pixels/{window.window_id}.mkv")
+            storage.upload(path, name)
             return sha256_file(path)
 
 
@@ -130,7 +135,7 @@ def decode_window(window: Window, settings: DecodeSettings) -> tuple[Frames, flo
     """
     size = (window.width, window.height)
     what = f"{window.source_uri} at {window.start_s:.2f} s"
-    with local_file(window.location, window.source_sha256, settings.cache_gb * CACHE_GB) as path:
+    with local_file(window.location, window.source_sha256, window.stamp, settings.cache_gb * CACHE_GB) as path:
         child = watched(settings.limit_s)
         return child.call(what, read_window, settings.backend, path, window.frame_pts, size, window.box)
 

@@ -16,9 +16,9 @@ from cinesynth.data.assemble import explain, withdrawn
 from cinesynth.data.captions import Captions, ShotCaption, read_captions
 from cinesynth.data.progress import Progress, in_parts
 from cinesynth.data.shards import read_table, write_table
-from cinesynth.data.sources import Reject, Source, content_sha256, find_sources, fingerprint, recorded_uri, source_key
+from cinesynth.data.sources import Reject, Source, Stamp, content_sha256, find_sources, fingerprint, source_key
 from cinesynth.errors import DatasetError, MediaError
-from cinesynth.storage import Storage
+from cinesynth.storage import Storage, public_uri
 
 _KNOWN = ("size", "changed", "sha256")
 _FOUND = pa.schema(
@@ -39,6 +39,7 @@ class File:
 
     source: Source
     sha256: str
+    stamp: Stamp
     captions: Captions
 
 
@@ -53,17 +54,17 @@ def read_files(config: PrepareConfig, dataset: Storage) -> tuple[list[File], lis
 
     sources, rejects = find_sources(config.footage)
     if not sources:
-        where = ", ".join(recorded_uri(source.path) for source in config.footage)
+        where = ", ".join(public_uri(source.path) for source in config.footage)
         raise DatasetError(f"no video file in {where}" + (f": {explain(rejects)}" if rejects else ""))
     locations = sorted({source.location for source in sources})
-    items = [{"location": name, "known": json.dumps(known.get(recorded_uri(name)))} for name in locations]
+    items = [{"location": name, "known": json.dumps(known.get(public_uri(name)))} for name in locations]
     data = ray.data.from_items(items, override_num_blocks=blocks_of(len(items)))
     hashing = data.map_batches(read, batch_size=1, batch_format="pyarrow")
     found: dict[str, dict[str, Any]] = {}
     hashes = dict(known)
     for table in in_parts(hashing, Progress("hash", config.name, len(items), "files")):
         found |= {row["location"]: row for row in table.to_pylist()}
-        new = {recorded_uri(name): tuple(row[c] for c in _KNOWN) for name, row in found.items() if not row["error"]}
+        new = {public_uri(name): tuple(row[c] for c in _KNOWN) for name, row in found.items() if not row["error"]}
         if new.items() - hashes.items():
             hashes |= new
             rows = [dict(zip(("uri", *_KNOWN), (name, *values), strict=True)) for name, values in hashes.items()]
@@ -84,7 +85,8 @@ def read_files(config: PrepareConfig, dataset: Storage) -> tuple[list[File], lis
             rejects.append(Reject(source.uri, "duplicate", f"same content as {first_with[key]}"))
         else:
             first_with[key] = source.uri
-            files.append(File(source, sha256, _captions(json.loads(row["captions"]))))
+            stamp = row["size"], row["changed"]
+            files.append(File(source, sha256, stamp, _captions(json.loads(row["captions"]))))
     return files, rejects
 
 

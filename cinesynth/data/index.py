@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -36,14 +37,28 @@ _SCANS = "scans"
 
 
 def plan_windows(
-    config: PrepareConfig, dataset: Storage, identity: str, before: list[Window], files: list[File]
+    config: PrepareConfig,
+    dataset: Storage,
+    identity: str,
+    before: list[Window],
+    files: list[File],
+    encoded: Mapping[str, str],
 ) -> tuple[list[Window], list[Reject]]:
-    """The windows of the dataset with group and split, stored as its plan: those it had, and those that are new."""
+    """The windows of the dataset with group and split, stored as its plan: those it had, and those that are new.
+
+    Args:
+        config: of the run.
+        dataset: holds and takes the scans, the annotations and the plan.
+        identity: of the run, recorded in the plan.
+        before: the plan that is stored.
+        files: the footage.
+        encoded: windows of `before` that are encoded, with the captions they are encoded with.
+    """
     scans, rejects = _scans(config, dataset, files)
     windows: dict[str, Window] = {}
     for file in files:
         if (scan := scans.get(file.sha256)) is not None:
-            found, left_out = cut_windows(file.source, file.sha256, scan, file.captions, config)
+            found, left_out = cut_windows(file.source, file.sha256, file.stamp, scan, file.captions, config)
             rejects += left_out
             for window in found:
                 windows.setdefault(window.window_id, window)
@@ -57,7 +72,10 @@ def plan_windows(
     kept = [replace(w, caption=with_trigger(w.caption or config.caption, config.trigger)) for w in kept]
     # What the footage no longer holds stays in the dataset: taking it out is a decision, see `withdraw`.
     gone, known = withdrawn(dataset), {w.window_id for w in kept}
-    kept = [*(w for w in before if w.window_id not in known and w.source_sha256 not in gone), *kept]
+    missing = [w for w in before if w.window_id not in known and w.source_sha256 not in gone]
+    kept = [*(replace(w, caption=encoded[w.window_id]) for w in missing if w.window_id in encoded), *kept]
+    detail = "its footage is gone, or was replaced, before it was encoded"
+    rejects += [Reject(w.source_uri, "gone", detail, w.window_id) for w in missing if w.window_id not in encoded]
     planned, more = assign(
         kept, _alike(config, scans, kept), config, {w.shot_id: Assigned(w.group, w.split) for w in before}
     )
@@ -189,16 +207,16 @@ def _scans(config: PrepareConfig, dataset: Storage, files: list[File]) -> tuple[
     scans = Scans(dataset, config.shots.model_dump(mode="json"))
     by_content = {file.sha256: file for file in reversed(files)}
     missing = [
-        {"key": scans.key(sha256), "file": json.dumps([sha256, file.source.location, file.source.uri])}
+        {"key": scans.key(sha256), "file": json.dumps([sha256, file.stamp, file.source.location, file.source.uri])}
         for sha256, file in by_content.items()
         if sha256 not in scans
     ]
     shots, decode = config.shots, config.decode
 
     def scanned(row: dict[str, str]) -> dict[str, Any]:
-        sha256, location, uri = json.loads(row["file"])
+        sha256, (size, changed), location, uri = json.loads(row["file"])
         try:
-            with local_file(location, sha256, decode.cache_gb * CACHE_GB) as path:
+            with local_file(location, sha256, (size, changed), decode.cache_gb * CACHE_GB) as path:
                 found, cpu_s = watched(decode.limit_s).call(uri, timed_scan, path, shots)
         except MediaError as e:
             return to_row(row["key"], sha256, uri, str(e))
@@ -215,7 +233,6 @@ def _scans(config: PrepareConfig, dataset: Storage, files: list[File]) -> tuple[
             lambda batch: pa.Table.from_pylist([scanned(row) for row in batch.to_pylist()], schema=SCAN_SCHEMA),
             batch_size=1,
             batch_format="pyarrow",
-            num_cpus=config.resources.decode,
         )
         for table in in_parts(rows, progress):
             failed = table.filter(table["again"]).to_pylist()

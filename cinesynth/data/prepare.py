@@ -31,18 +31,20 @@ from cinesynth.data.assemble import (
     withdrawn,
 )
 from cinesynth.data.commits import RETRIED, Commits, ShardWriter, row_id
-from cinesynth.data.config import DecodeSettings, fitted
+from cinesynth.data.config import DecodeSettings, StageResources, fitted
 from cinesynth.data.encode import (
     DecodeWindows,
     EncodeCaptions,
     EncodeImages,
     EncodeLatents,
+    block_order,
     prompt_file,
     to_blocks,
 )
 from cinesynth.data.files import read_files
 from cinesynth.data.index import actor_stage, device_of, plan_windows
 from cinesynth.data.progress import Progress
+from cinesynth.data.shards import ClipsDataset
 from cinesynth.data.sources import Reject, source_key
 from cinesynth.data.windows import Window
 from cinesynth.errors import DatasetError, ModelError, StorageError
@@ -50,6 +52,8 @@ from cinesynth.runs import Run
 from cinesynth.storage import Storage, sha256_json
 
 log = logging.getLogger(__name__)
+
+_AT_ONCE = 40_000  # windows in one graph: Ray Data keeps something of every block
 
 
 def open_dataset(storage: str, name: str) -> Storage:
@@ -68,7 +72,7 @@ def prepare(config: PrepareConfig) -> dict[str, Any]:
     try:
         return _prepare(config)
     except (OSError, ray.exceptions.RayError) as e:
-        if os.strerror(errno.ENOSPC) not in str(e):
+        if os.strerror(errno.ENOSPC) not in str(e) and not isinstance(e, ray.exceptions.OutOfDiskError):
             raise
         raise StorageError(
             f"{os.strerror(errno.ENOSPC)} while preparing {config.name!r} in {config.storage} (or on a node's own "
@@ -90,7 +94,8 @@ def _prepare(config: PrepareConfig) -> dict[str, Any]:
     identity = sha256_json({"identity": config.identity(), "inputs": run.inputs})
     planned = read_plan(dataset, identity)
     files, rejects = read_files(config, dataset)
-    footage = sha256_json([sorted(source_key(f.source, f.sha256) + repr(f) for f in files), sorted(withdrawn(dataset))])
+    known = sorted(source_key(f.source, f.sha256) + repr((f.source, f.captions)) for f in files)
+    footage = sha256_json([known, sorted(withdrawn(dataset))])
     result = run.result()
     if result is not None and result["outputs"].get("footage_sha256") == footage and dataset.exists("manifest.json"):
         failed = {why: n for why, n in dataset.read_json("manifest.json")["rejected"].items() if why in RETRIED}
@@ -98,11 +103,11 @@ def _prepare(config: PrepareConfig) -> dict[str, Any]:
             log.info("prepare %s: already complete", config.name)
             return result
         log.info("prepare %s: trying again what failed before: %s", config.name, failed)
-    windows, more = plan_windows(config, dataset, identity, planned, files)
+    commits = Commits(dataset)
+    windows, more = plan_windows(config, dataset, identity, planned, files, _encoded(dataset, planned, commits))
     rejects += more
     if not windows:
         raise DatasetError(f"no window came out of {len(files)} files: {explain(rejects)}")
-    commits = Commits(dataset)
     windows, more = _encode_captions(config, dataset, windows)
     rejects += more
     rejects += _encode(config, dataset, encoders, windows, commits)
@@ -114,8 +119,9 @@ def _prepare(config: PrepareConfig) -> dict[str, Any]:
         "unmeasured": unavailable(config),
         "empty_prompt": empty_prompt_entry(dataset),
     }
+    commits.verify()
     _remove_uncommitted(dataset, commits)
-    manifest = assemble(dataset, facts, rejects, commits)
+    manifest = assemble(dataset, facts, read_plan(dataset), rejects, commits)
     figures = {"windows": manifest["windows"], "rejected": len(rejects), "sources": len(files)}
     for split in SPLITS:
         figures |= {f"{split}_{key}": value for key, value in manifest["splits"][split].items()}
@@ -133,7 +139,7 @@ def index_footage(config: PrepareConfig, dataset: Storage) -> tuple[list[Window]
     """Windows and rejects of all footage as `prepare` would plan them, without encoding; `dataset` takes the scans."""
     _quiet_ray_data()
     files, rejects = read_files(config, dataset)
-    windows, more = plan_windows(config, dataset, "", [], files)
+    windows, more = plan_windows(config, dataset, "", [], files, {})
     return windows, rejects + more
 
 
@@ -184,10 +190,13 @@ def _encode(
 
     rows = {row_id(w.window_id, w.caption): w for w in windows}
     failed: set[str] = set()
-    while pending := {key: w for key, w in rows.items() if key not in commits.done and key not in failed}:
+    # By bucket and file, as blocks are.
+    order = sorted(rows, key=lambda key: block_order(rows[key]))
+    while left := [key for key in order if key not in commits.done and key not in failed]:
+        pending = {key: rows[key] for key in left[:_AT_ONCE]}
         before = len(commits.done) + len(failed)
-        log.info("encoding %d of %d windows; the others are committed", len(pending), len(rows))
-        progress = Progress("encode", config.name, len(rows), "windows", done=len(rows) - len(pending))
+        log.info("encoding %d of %d windows; the others are committed", len(left), len(rows))
+        progress = Progress("encode", config.name, len(rows), "windows", done=len(rows) - len(left))
         writer = ShardWriter(dataset, commits, encoders, config.shard_mb * 1e6, config.shard_s, progress.add)
         try:
             writer.run(encode_graph(config, dataset, pending.values()).iter_internal_ref_bundles())
@@ -207,14 +216,14 @@ def encode_graph(config: PrepareConfig, dataset: Storage, windows: Iterable[Wind
     """The Ray Data graph from windows to encoded rows."""
     import ray
 
-    vae, clip = config.resources.vae, config.resources.clip
+    decode, vae, clip = config.resources.decode, config.resources.vae, config.resources.clip
+    blocks = to_blocks(windows)
     return (
-        ray.data.from_arrow(to_blocks(windows))
+        ray.data.from_arrow(blocks)
         .map_batches(
-            DecodeWindows(DecodeSettings.model_validate(config.decode), dataset.reference()),
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=config.resources.decode,
+            DecodeWindows,
+            fn_constructor_args=(DecodeSettings.model_validate(config.decode), dataset.reference()),
+            **actor_stage(StageResources(workers=min(decode.workers or 1, len(blocks)), cpus=decode.cpus)),
         )
         .map_batches(
             EncodeLatents, fn_constructor_args=(config.model, device_of(vae), config.vae_dtype), **actor_stage(vae)
@@ -229,6 +238,17 @@ def _remove_uncommitted(dataset: Storage, commits: Commits) -> None:
     for name in dataset.list("shards"):
         if name not in committed:
             dataset.delete(name)
+    for folder in ("shards", "pixels", "commits"):
+        dataset.sweep(folder)
+
+
+def _encoded(dataset: Storage, planned: list[Window], commits: Commits) -> dict[str, str]:
+    """Windows that are encoded as planned, or published with another caption: their ids, with that caption."""
+    published = {}
+    if dataset.exists("manifest.json"):
+        published = {w.window_id: w.caption for w in ClipsDataset.open(dataset).windows()}
+    places = commits.places()
+    return published | {w.window_id: w.caption for w in planned if row_id(w.window_id, w.caption) in places}
 
 
 def _quiet_ray_data() -> None:

@@ -6,6 +6,7 @@ twice, wherever the file lies and whatever windows are cut out of it.
 
 from __future__ import annotations
 
+import bisect
 import json
 import time
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from cinesynth.data.shots import SCAN_WIDTH, Cut, ShotSpan, make_cut_detector, s
 from cinesynth.data.video import Frames
 from cinesynth.errors import MediaError
 
-SCAN_VERSION = 1  # raised whenever a change alters scans
+SCAN_VERSION = 2  # raised whenever a change alters scans
 SAMPLES_PER_S = 2
 _PICTURE_WIDTH, _BLUR_WIDTH = 1280, 512
 _BEAT_FRAMES = 25
@@ -106,6 +107,7 @@ def scan_file(beat: Callable[[], None], path: str, settings: ShotSettings) -> Sc
     detector = make_cut_detector(settings)
     pts: list[int] = []
     damaged: list[bool] = []
+    key: list[bool] = []
     still: list[bool] = []
     sampler = _Sampler(info.time_base)
     before: scores.Grey | None = None
@@ -113,10 +115,13 @@ def scan_file(beat: Callable[[], None], path: str, settings: ShotSettings) -> Sc
     interlaced = False
     for number, frame in enumerate(scan(path, late.append)):
         small = frame.rgb(SCAN_WIDTH)
+        if before is not None and small.shape[:2] != before.shape:  # such frames count as damaged
+            small = np.asarray(cv2.resize(small, before.shape[::-1], interpolation=cv2.INTER_AREA), np.uint8)
         now = scores.grey(small)
         detector.feed(small)
         pts.append(frame.pts)
         damaged.append(frame.damaged)
+        key.append(frame.key)
         still.append(before is not None and scores.unchanged(before, now))
         interlaced = interlaced or frame.interlaced
         if sampler.wants(frame.pts):
@@ -130,10 +135,10 @@ def scan_file(beat: Callable[[], None], path: str, settings: ShotSettings) -> Sc
     return Scan(
         replace(info, interlaced=interlaced),
         tuple(pts),
-        tuple(spread_damage(damaged)),
+        tuple(spread_damage(damaged, key, info.codec)),
         tuple(still),
         tuple(cuts),
-        tuple(sampler.bars(shot, pts) for shot in split_shots(pts, cuts)),
+        tuple(sampler.bars(shot) for shot in split_shots(pts, cuts)),
         tuple(sampler.samples),
         len(late),
     )
@@ -147,6 +152,7 @@ class _Sampler:
         self._next: Fraction | None = None
         self._before: tuple[scores.Grey, int] | None = None
         self._profiles: list[tuple[np.ndarray, np.ndarray]] = []
+        self._pts: list[int] = []
         self.samples: list[Sample] = []
 
     def wants(self, pts: int) -> bool:
@@ -173,13 +179,12 @@ class _Sampler:
         blur, code = round(scores.blur(shown), 4), scores.perceptual_hash(small)
         self.samples.append(Sample(frame, motion, blur, round(luma, 4), round(clipped, 4), code, tint))
         self._profiles.append(scores.edge_profile(large))
+        self._pts.append(pts)
 
-    def bars(self, shot: ShotSpan, pts: list[int]) -> tuple[float, float]:
-        inside = [
-            profile
-            for sample, profile in zip(self.samples, self._profiles, strict=True)
-            if shot.pts[0] <= pts[sample.frame] <= shot.pts[-1] and len(profile[0]) == len(self._profiles[0][0])
-        ]
+    def bars(self, shot: ShotSpan) -> tuple[float, float]:
+        first, last = bisect.bisect_left(self._pts, shot.pts[0]), bisect.bisect_right(self._pts, shot.pts[-1])
+        height = len(self._profiles[0][0])
+        inside = [profile for profile in self._profiles[first:last] if len(profile[0]) == height]
         if not inside:
             return 0.0, 0.0
         rows, columns = (np.max([profile[i] for profile in inside], axis=0) for i in (0, 1))

@@ -173,8 +173,11 @@ def table_bytes(table: pa.Table) -> bytes:
 
 
 def read_table(dataset: Storage, name: str) -> pa.Table:
-    """Read a small table whole."""
-    return pq.read_table(pa.BufferReader(dataset.read_bytes(name)))
+    """Read a small table whole. Raises DatasetError when it is no Parquet file any more."""
+    try:
+        return pq.read_table(pa.BufferReader(dataset.read_bytes(name)))
+    except pa.ArrowInvalid as e:
+        raise DatasetError(f"{dataset.uri}/{name} is damaged: {e}") from e
 
 
 class ClipsDataset:

@@ -28,8 +28,10 @@ from cinesynth.data.captions import MAX_CAPTION
 from cinesynth.data.config import VIDEO_SUFFIXES, FootageSource
 from cinesynth.data.samples import resolve_footage
 from cinesynth.errors import AttemptFailed, ConfigError, MediaError, StorageError
-from cinesynth.storage import Storage, sha256_file
+from cinesynth.storage import Storage, public_uri, sha256_file
 
+Stamp = tuple[int, int]
+"""Size in bytes, and time of the last change in ns: where both are as before, so is the content."""
 LIST_SUFFIXES = (".csv", ".jsonl", ".parquet")
 LIST_COLUMNS = ("path", "caption", "domain", "group", "in_s", "out_s")
 _ABANDONED_S = 86_400.0
@@ -57,7 +59,7 @@ class Source:
     @property
     def uri(self) -> str:
         """The location as datasets record it."""
-        return recorded_uri(self.location)
+        return public_uri(self.location)
 
 
 @dataclass(frozen=True)
@@ -80,21 +82,25 @@ def find_sources(footage: Sequence[FootageSource]) -> tuple[list[Source], list[R
     rejects: list[Reject] = []
     for source in footage:
         for item in _expand(source, rejects):
-            found.setdefault((item.location, item.in_s, item.out_s), item)
+            if is_unicode(item.location):
+                found.setdefault((item.location, item.in_s, item.out_s), item)
+            else:
+                name = item.location.encode(errors="backslashreplace").decode()
+                rejects.append(Reject(name, "unreadable", f"the name of {name} is not UTF-8; rename it"))
     return list(found.values()), rejects
-
-
-def recorded_uri(location: str) -> str:
-    """A location without credentials and options."""
-    scheme, separator, rest = location.partition("://")
-    if not separator:
-        return location
-    host, slash, path = rest.partition("?")[0].partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 def is_remote(location: str) -> bool:
     return "://" in location
+
+
+def is_unicode(text: str) -> bool:
+    """Whether it can be written as UTF-8; names of files and JSON may hold what cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _expand(source: FootageSource, rejects: list[Reject]) -> Iterator[Source]:
@@ -140,11 +146,17 @@ def _videos_below(root: Path, rejects: list[Reject]) -> list[Path]:
 def _remote(source: FootageSource) -> Iterator[Source]:
     location = Storage.open(source.path)
     if location.path.lower().endswith(LIST_SUFFIXES):
-        raise ConfigError(f"footage: {source.path!r}: a list is read from a local path; its rows may name objects")
+        raise ConfigError(
+            f"footage: {public_uri(source.path)}: a list is read from a local path; its rows may name objects"
+        )
     if location.path.lower().endswith(VIDEO_SUFFIXES):
         yield Source(source.path, source.domain, source.caption)
         return
-    for name in location.list("", recursive=True):
+    try:
+        names = location.list("", recursive=True)
+    except OSError as e:
+        raise ConfigError(f"footage: {public_uri(source.path)} cannot be listed: {e}") from e
+    for name in names:
         if name.lower().endswith(VIDEO_SUFFIXES) and not name.rsplit("/", 1)[-1].startswith("."):
             yield Source(Storage.below(source.path, name), source.domain, source.caption)
 
@@ -183,8 +195,9 @@ def _listed(row: Any, where: str, folder: Path, default: FootageSource) -> Sourc
         raise ConfigError(f"{where}: unknown column {unknown[0]!r}; allowed: {', '.join(LIST_COLUMNS)}")
     value = {name: row.get(name) for name in LIST_COLUMNS}
     for name in ("path", "caption", "domain", "group"):
-        if value[name] is not None and not isinstance(value[name], str):
-            raise ConfigError(f"{where}: {name} = {value[name]!r} is not text")
+        text = value[name]
+        if text is not None and not (isinstance(text, str) and is_unicode(text)):
+            raise ConfigError(f"{where}: {name} = {text!r} is not text")
     path = (value["path"] or "").strip()
     if not path:
         raise ConfigError(f"{where}: path is empty")
@@ -218,8 +231,8 @@ def _seconds(value: Any, name: str, where: str, default: float) -> float:
 # --- content -------------------------------------------------------------------------------------------------
 
 
-def fingerprint(location: str) -> tuple[int, int]:
-    """(size in bytes, time of the last change in ns): where both are as before, so is the content.
+def fingerprint(location: str) -> Stamp:
+    """The `Stamp` of a file or object.
 
     Raises MediaError when it cannot be read.
     """
@@ -231,7 +244,7 @@ def fingerprint(location: str) -> tuple[int, int]:
         info = storage.filesystem.get_file_info(storage.path)
         return int(info.size or 0), int(info.mtime_ns or 0)
     except (OSError, StorageError) as e:
-        raise MediaError(f"{recorded_uri(location)} cannot be read: {e}") from e
+        raise MediaError(f"{public_uri(location)} cannot be read: {e}") from e
 
 
 def content_sha256(location: str) -> str:
@@ -239,22 +252,29 @@ def content_sha256(location: str) -> str:
     try:
         return Storage.open(location).sha256("")
     except (OSError, StorageError) as e:
-        raise MediaError(f"{recorded_uri(location)} cannot be read: {e}") from e
+        raise MediaError(f"{public_uri(location)} cannot be read: {e}") from e
 
 
 @contextmanager
-def local_file(location: str, sha256: str, cache_bytes: float) -> Iterator[str]:
+def local_file(location: str, sha256: str, stamp: Stamp, cache_bytes: float) -> Iterator[str]:
     """A local path with the content of `location`: its own, or that of a copy in this node's cache.
 
     A copy stays while anyone is inside; those that were used longest ago are removed when the cache outgrows
-    `cache_bytes`. Raises AttemptFailed when the object cannot be fetched, or has another content by now.
+    `cache_bytes`. Raises AttemptFailed when it cannot be read or fetched, or is not what it was: another `stamp`, or
+    an object with another `sha256`.
     """
     if not is_remote(location):
+        try:
+            now = fingerprint(location)
+        except MediaError as e:
+            raise AttemptFailed(str(e)) from e
+        if now != stamp:
+            raise AttemptFailed(f"{location} changed while it was prepared; give the same command again")
         yield location
         return
     folder = Path(tempfile.gettempdir()) / f"cinesynth-footage-{os.getuid()}"
     folder.mkdir(exist_ok=True, mode=0o700)
-    target = folder / (sha256 + Path(recorded_uri(location)).suffix)
+    target = folder / (sha256 + Path(public_uri(location)).suffix)
     with open(_lock_of(target), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.is_file():
@@ -269,10 +289,10 @@ def _fetch(location: str, sha256: str, target: Path) -> None:
     try:
         Storage.open(location).download("", target)
     except (OSError, StorageError) as e:
-        raise AttemptFailed(f"{recorded_uri(location)} cannot be fetched: {e}") from e
+        raise AttemptFailed(f"{public_uri(location)} cannot be fetched: {e}") from e
     if sha256_file(target) != sha256:
         target.unlink()
-        raise AttemptFailed(f"{recorded_uri(location)} changed while it was prepared; give the same command again")
+        raise AttemptFailed(f"{public_uri(location)} changed while it was prepared; give the same command again")
 
 
 def _make_room(folder: Path, cache_bytes: float) -> None:

@@ -18,7 +18,7 @@ from cinesynth.data.geometry import Box, Size, choose_size, crop_box
 from cinesynth.data.scan import Sample, Scan
 from cinesynth.data.shards import WindowFacts
 from cinesynth.data.shots import ShotSpan
-from cinesynth.data.sources import Reject, Source
+from cinesynth.data.sources import Reject, Source, Stamp
 from cinesynth.storage import sha256_json
 
 
@@ -28,17 +28,19 @@ class Window(WindowFacts):
 
     Attributes:
         location: of the file, with what opens it; not recorded.
+        stamp: of the file when it was read; not recorded.
         frame_pts: the source frame of every window frame.
         box: the part of the stored picture that is shown.
     """
 
     location: str
+    stamp: Stamp
     frame_pts: tuple[int, ...]
     box: Box
 
 
 def cut_windows(
-    source: Source, sha256: str, scan: Scan, captions: Captions, settings: PrepareSettings
+    source: Source, sha256: str, stamp: Stamp, scan: Scan, captions: Captions, settings: PrepareSettings
 ) -> tuple[list[Window], list[Reject]]:
     """All windows of a source, and what was left out of it. Group and split are not assigned yet: both are empty.
 
@@ -52,7 +54,7 @@ def cut_windows(
         part = _between(shot, scan.pts[0], info.time_base, source.in_s, source.out_s)
         if part is None:
             continue
-        span = _Shot(source, sha256, part, bars, scan, captions, settings)
+        span = _Shot(source, sha256, stamp, part, bars, scan, captions, settings)
         size = choose_size(span.picture, info.pixel_aspect, w.size_pairs(), w.max_upscale)
         spans, more = window_spans(part, info.time_base, w)
         if size is None:
@@ -125,13 +127,14 @@ class _Shot:
         self,
         source: Source,
         sha256: str,
+        stamp: Stamp,
         span: ShotSpan,
         bars: tuple[float, float],
         scan: Scan,
         captions: Captions,
         settings: PrepareSettings,
     ) -> None:
-        self.source, self.sha256, self.span, self.scan = source, sha256, span, scan
+        self.source, self.sha256, self.stamp, self.span, self.scan = source, sha256, stamp, span, scan
         self.captions, self.settings = captions, settings
         self.info = scan.info
         self.bars = 1 - (1 - 2 * bars[0]) * (1 - 2 * bars[1])
@@ -163,6 +166,7 @@ class _Shot:
             split="",
             scores=self._scores(pts) | {"upscale": round(size[1] / box[3], 4)},
             location=self.source.location,
+            stamp=self.stamp,
             frame_pts=pts,
             box=box,
         )

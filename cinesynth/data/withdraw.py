@@ -50,18 +50,18 @@ def withdraw(storage: Storage, name: str, source: str) -> tuple[dict[str, Any], 
         what = "is no source of" if not found else f"names {len(found)} sources of"
         raise DatasetError(f"{source!r} {what} {dataset.uri}; give a uri or a sha256 from its sources.parquet")
     sha256, uri = found[0]
-    kept = {w.window_id for w in windows if w.source_sha256 not in {sha256, *gone}}
-    if not kept:
+    if all(w.source_sha256 in {sha256, *gone} for w in windows):
         raise DatasetError(f"{uri} is all that {dataset.uri} holds: remove the dataset instead")
     if sha256 not in gone:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         dataset.write_json(f"withdrawn/{sha256}.json", {"sha256": sha256, "uri": uri, "at": now})
-    # What a run that is not finished has planned or encoded beyond the published windows is left to it.
-    of_it = {w.window_id for w in read_plan(dataset) if w.source_sha256 == sha256}
+    of_it = {w.window_id for w in (*windows, *read_plan(dataset)) if w.source_sha256 == sha256}
     at = withdrawn(dataset)[sha256]["at"]
     rejects = [r for r in read_rejects(dataset) if r.window_id not in of_it and (r.source, r.reason) != (uri, _REASON)]
     rejects.append(Reject(uri, _REASON, f"on {at}"))
-    manifest = assemble(dataset, facts_of(dataset.read_json("manifest.json")), rejects, Commits(dataset), only=kept)
+    # What a run that is not finished has planned or encoded beyond the published windows is left to it.
+    facts = facts_of(dataset.read_json("manifest.json"))
+    manifest = assemble(dataset, facts, windows, rejects, Commits(dataset))
     for window_id in sorted(of_it):
         dataset.delete(f"pixels/{window_id}.mkv")
     return manifest, affected_adapters(storage, dataset, sha256)

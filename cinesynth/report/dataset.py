@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cinesynth.data.shards import WindowFacts
 from cinesynth.data.sources import Reject
-from cinesynth.data.windows import Window
 from cinesynth.report.page import count, write_page
 from cinesynth.report.sheet import contact_sheet
 from cinesynth.storage import Storage
@@ -49,7 +49,7 @@ class Timeline:
 def write_dataset_page(
     dataset: Storage,
     manifest: dict[str, Any],
-    windows: list[Window],
+    windows: Sequence[WindowFacts],
     rejects: list[Reject],
     sources: list[dict[str, Any]],
 ) -> str:
@@ -70,9 +70,20 @@ def write_dataset_page(
         score_names=_SCORES,
         timelines=_timelines(sources[:_SOURCE_ROWS], windows),
         more_sources=max(0, len(sources) - _SOURCE_ROWS),
-        rejects=rejects[:_REJECT_ROWS],
+        rejects=_some_of_each(rejects, _REJECT_ROWS),
         more_rejects=max(0, len(rejects) - _REJECT_ROWS),
     )
+
+
+def _some_of_each(rejects: list[Reject], count: int) -> list[Reject]:
+    """At most `count` rejects, of each reason the first ones."""
+    places: dict[str, int] = defaultdict(int)
+    ranked = []
+    for reject in rejects:
+        ranked.append((places[reject.reason], reject))
+        places[reject.reason] += 1
+    chosen = sorted(ranked, key=lambda pair: pair[0])[:count]
+    return [reject for _, reject in sorted(chosen, key=lambda pair: pair[1].reason)]
 
 
 def _summary(manifest: dict[str, Any]) -> list[tuple[str, str]]:
@@ -95,15 +106,15 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.2f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
 
-def _timelines(sources: list[dict[str, Any]], windows: list[Window]) -> list[Timeline]:
+def _timelines(sources: list[dict[str, Any]], windows: Sequence[WindowFacts]) -> list[Timeline]:
     finest = 2 / _BARS * len(sources)
-    of_source: dict[str, list[Window]] = defaultdict(list)
+    of_source: dict[str, list[WindowFacts]] = defaultdict(list)
     for window in windows:
         of_source[window.source_sha256].append(window)
     return [_timeline(source, of_source[source["sha256"]], finest) for source in sources]
 
 
-def _timeline(source: dict[str, Any], windows: list[Window], finest: float) -> Timeline:
+def _timeline(source: dict[str, Any], windows: Sequence[WindowFacts], finest: float) -> Timeline:
     """The timeline of a source; what is narrower than the share `finest` is drawn together."""
     info, seconds = json.loads(source["info"]), max(source["seconds"], 1e-9)
     flags = [

@@ -28,12 +28,7 @@ class ModelShapes:
     latent_channels: int
     temporal_stride: int
     spatial_stride: int
-    text_dim: int
-    text_tokens: int
-    image_dim: int
     heads: int
-    head_dim: int
-    layers: int
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """[C, F, h, w] of the latents of a video of `num_frames` (4n+1) x `height` x `width`."""
@@ -106,12 +101,7 @@ def model_shapes(model: str) -> ModelShapes:
         latent_channels=vae["z_dim"],
         temporal_stride=vae.get("scale_factor_temporal") or 4,
         spatial_stride=vae.get("scale_factor_spatial") or 8,
-        text_dim=transformer["text_dim"],
-        text_tokens=512,
-        image_dim=transformer["image_dim"],
         heads=transformer["num_attention_heads"],
-        head_dim=transformer["attention_head_dim"],
-        layers=transformer["num_layers"],
     )
 
 

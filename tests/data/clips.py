@@ -38,8 +38,12 @@ def encode_frames(
     aspect: Fraction | None = None,
     options: dict[str, str] | None = None,
     codec: str = "libx264",
+    first: int = 0,
 ) -> Path:
-    """Frames as H.264 (or another codec) with what `write_video` does not offer; `tags` are (matrix, range)."""
+    """Frames as H.264 (or another codec) with what `write_video` does not offer; `tags` are (matrix, range).
+
+    The first frame is shown `first` frames after the start.
+    """
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps, options=options or {"crf": "1"})
         stream.width, stream.height, stream.pix_fmt = frames[0].width, frames[0].height, pixel_format
@@ -49,7 +53,7 @@ def encode_frames(
         if aspect is not None:
             stream.codec_context.sample_aspect_ratio = aspect
         for i, frame in enumerate(frames):
-            frame.pts, frame.time_base = i, Fraction(1, fps)
+            frame.pts, frame.time_base = first + i, Fraction(1, fps)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path

@@ -1,13 +1,19 @@
-"""Footage and an S3 server for the tests of the data room."""
+"""Footage, a prepared dataset and an S3 server for the tests of the data room."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from cinesynth.data.prepare import prepare
 from cinesynth.data.scripted import write_scripted_clips
+from cinesynth.data.video import read_video, write_video
+from tests.data.preparing import prepare_config
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +22,25 @@ def small_footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("small footage")
     write_scripted_clips(folder, 4, seed=6, height=48, width=72)
     return folder
+
+
+@pytest.fixture(scope="session")
+def footage(small_footage: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four clips, a copy of one under another name, another one encoded anew, a portrait, and a broken file."""
+    folder = Path(shutil.copytree(small_footage, tmp_path_factory.mktemp("footage") / "with a space"))
+    shutil.copy(folder / "scripted-0001.mp4", folder / "zz-copy.mp4")
+    frames, fps = read_video(folder / "scripted-0002.mp4")
+    write_video(folder / "again.mkv", frames[:, 2:-2, 2:-2], fps=fps, codec="ffv1")
+    write_video(folder / "portrait.mp4", np.rot90(frames[:40], axes=(1, 2)), fps=fps)
+    (folder / "broken.mp4").write_bytes(b"\0" * 2000)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prepared(footage: Path, tmp_path_factory: pytest.TempPathFactory, ray_head: Any) -> tuple[Path, dict[str, Any]]:
+    """A storage folder with the prepared dataset `clips`, and the run's result."""
+    storage = tmp_path_factory.mktemp("storage")
+    return storage, prepare(prepare_config(footage, storage))
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from cinesynth.data.encode import DecodeWindows, to_blocks, watched
 from cinesynth.data.prepare import index_footage
 from cinesynth.data.samples import sample_footage
 from cinesynth.data.scripted import scripted_clip
+from cinesynth.data.sources import fingerprint
 from cinesynth.data.video import write_video
 from cinesynth.settings import parse_config
 from cinesynth.storage import Storage
@@ -175,7 +177,8 @@ def test_a_decoder_that_hangs_is_a_reject(folder: Path, tmp_path: Path) -> None:
     assert not good["reject"]
     path.unlink()
     os.mkfifo(path)
-    row = stage(to_blocks(windows[:1])[0]).to_pylist()[0]
+    hanging = replace(windows[0], stamp=fingerprint(str(path)))
+    row = stage(to_blocks([hanging])[0]).to_pylist()[0]
     reject = json.loads(row["reject"])
     assert (reject["reason"], reject["window_id"]) == ("decode_failed", windows[0].window_id)
     assert reject["detail"].endswith("no sign of life from the decoder for 1 s")

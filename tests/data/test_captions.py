@@ -35,7 +35,10 @@ def test_an_empty_sidecar_says_nothing(tmp_path: Path) -> None:
     assert read_captions(str(tmp_path / "clip.mp4")).at(0) == ""
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"caption": 3}', '{"shots": [{"caption": "no times"}]}', '{"shots": 4}'])
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", '{"caption": 3}', '{"shots": [{"caption": "no times"}]}', '{"shots": 4}', '{"caption": "\\ud800"}'],
+)
 def test_a_damaged_sidecar_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "clip.json").write_text(text)
     with pytest.raises(MediaError, match=r"clip\.mp4"):

@@ -12,11 +12,13 @@ import cv2
 import numpy as np
 import pytest
 
+from cinesynth.data.config import ShotSettings
 from cinesynth.data.decoder import Decoder, PyAVDecoder, make_decoder, probe, scan, spread_damage
 from cinesynth.data.samples import sample_footage
+from cinesynth.data.scan import scan_file
 from cinesynth.data.scripted import scripted_clip
 from cinesynth.data.video import read_video, write_video
-from cinesynth.errors import ConfigError, MediaError
+from cinesynth.errors import AttemptFailed, ConfigError, MediaError
 from tests.data.clips import encode_frames, flip_bytes, level, write_levels
 
 DECODER = PyAVDecoder()
@@ -214,7 +216,7 @@ def _audio_only(path: Path) -> None:
         container.mux(stream.encode(None))
 
 
-@pytest.mark.parametrize("kind", ["empty", "garbage", "truncated", "audio", "missing"])
+@pytest.mark.parametrize("kind", ["empty", "garbage", "truncated", "audio"])
 def test_a_file_that_is_no_video_is_named(kind: str, tmp_path: Path, h264: Path) -> None:
     path = tmp_path / "bad.mp4"
     if kind == "empty":
@@ -245,18 +247,62 @@ def test_flipped_bytes_are_found_until_the_next_key_frame(tmp_path: Path) -> Non
     clean = sample_footage() / "bikes.mp4"
     path = flip_bytes(clean, tmp_path / "flipped.mp4", count=3, seed=3)
     reference = {frame.pts: frame.rgb(160).astype(int) for frame in scan(str(clean))}
-    seen, marked = [], []
-    for frame in scan(str(path)):
-        seen.append(np.abs(frame.rgb(160) - reference[frame.pts]).mean() > 2)
-        marked.append(frame.damaged)
+    seen, spread = _damage(path, reference)
     assert sum(seen) > 20, "the damage shows"
-    spread = spread_damage(marked)
     assert not any(bad and not mark for bad, mark in zip(seen, spread, strict=True)), "what shows damage is marked"
     assert not all(spread), "a key frame ends it"
     assert not any(frame.damaged for frame in scan(str(clean)))
 
 
+def _damage(path: Path, reference: dict[int, np.ndarray]) -> tuple[list[bool], list[bool]]:
+    """Of each frame: whether it shows damage, and whether the scan says so."""
+    frames = [(f.damaged, f.key, np.abs(f.rgb(160) - reference[f.pts]).mean() > 1) for f in scan(str(path))]
+    damaged, key, seen = (list(column) for column in zip(*frames, strict=True))
+    return seen, spread_damage(damaged, key, probe(str(path)).codec)
+
+
+@pytest.mark.parametrize(
+    ("codec", "options"), [("libx265", {"x265-params": "log-level=none:keyint=48"}), ("mpeg4", {"g": "48"})]
+)
+def test_400_flipped_bytes_are_found_by_decoders_that_only_log_errors(
+    codec: str, options: dict[str, str], tmp_path: Path
+) -> None:
+    pictures = [frame.rgb(640) for frame in scan(str(sample_footage() / "bikes.mp4"))][:144]
+    frames = [av.VideoFrame.from_ndarray(picture[:352], format="rgb24") for picture in pictures]
+    clean = encode_frames(tmp_path / "clean.mp4", frames, codec=codec, options=options)
+    reference = {frame.pts: frame.rgb(160).astype(int) for frame in scan(str(clean))}
+    assert _damage(clean, reference) == ([False] * 144, [False] * 144)
+    data = bytearray(clean.read_bytes())
+    start, size = data.find(b"mdat") + 8, len(data)
+    for place in np.random.default_rng(0).integers(start, size - 8000, 400):
+        data[place] ^= 0xFF
+    (tmp_path / "flipped.mp4").write_bytes(data)
+    seen, spread = _damage(tmp_path / "flipped.mp4", reference)
+    assert sum(seen) > 40
+    assert not any(bad and not mark for bad, mark in zip(seen, spread, strict=True))
+
+
 def test_damage_reaches_back_over_the_frames_that_may_refer_to_it() -> None:
     damaged = [False] * 40 + [True] * 3 + [False] * 5 + [True] + [False]
-    spread = spread_damage(damaged)
-    assert spread == [False] * 24 + [True] * 25 + [False]
+    key = [i % 30 == 0 for i in range(len(damaged))]
+    assert spread_damage(damaged, key, "h264") == [False] * 24 + [True] * 25 + [False]
+    assert spread_damage(damaged, key, "hevc") == [False] * 30 + [True] * 19 + [False]
+
+
+def test_a_picture_of_another_size_counts_as_damaged(tmp_path: Path) -> None:
+    """A broadcast that changes its aspect: two transport streams, one behind the other."""
+    parts = []
+    for number, height in enumerate((64, 48)):
+        frames = [av.VideoFrame.from_ndarray(f[:height], format="rgb24") for f in scripted_clip(0, 1, 64, 96).frames]
+        parts.append(encode_frames(tmp_path / f"{number}.ts", frames[:30], first=60 * number).read_bytes())
+    path = tmp_path / "both.ts"
+    path.write_bytes(b"".join(parts))
+    found = scan_file(lambda: None, str(path), ShotSettings())
+    assert len(found.pts) == 60
+    assert found.damaged[:14] == (False,) * 14
+    assert found.damaged[30:] == (True,) * 30
+
+
+def test_a_file_that_cannot_be_read_is_no_damaged_file(tmp_path: Path) -> None:
+    with pytest.raises(AttemptFailed, match=r"gone\.mp4 cannot be read: No such file"):
+        DECODER.read(str(tmp_path / "gone.mp4"), [0])

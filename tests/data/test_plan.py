@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cinesynth.data.config import DuplicateSettings, PrepareSettings, Range, SplitSettings
+from cinesynth.data.config import DuplicateSettings, PrepareResources, PrepareSettings, Range, SplitSettings, fitted
 from cinesynth.data.duplicates import BANDS, MAX_SAMPLES, VALUES, Pictures, clusters, near_duplicates
 from cinesynth.data.photographs import TRAINED_ON
 from cinesynth.data.plan import Assigned, assign, assign_split, filter_windows
@@ -40,6 +40,7 @@ def window(shot: str, group: str = "", domain: str = "film", **scores: float) ->
         split="",
         scores=scores,
         location=f"/{shot}.mp4",
+        stamp=(0, 0),
         frame_pts=(0, 1),
         box=(0.0, 0.0, 48.0, 32.0),
     )
@@ -188,10 +189,10 @@ def test_pictures_of_other_colours_are_not_alike_and_one_shot_is_not_its_own_dup
 
 
 def test_a_long_shot_is_spread_over_its_length_and_flat_pictures_say_nothing() -> None:
-    samples = [replace(_sample(np.zeros((8, 8, 3), np.uint8)), hash=i) for i in range(500)]
+    samples = [replace(_sample(np.zeros((8, 8, 3), np.uint8)), hash=i) for i in range(5000)]
     pictures = Pictures.of([samples])
     assert len(pictures.hashes) <= MAX_SAMPLES
-    assert pictures.hashes.max() > 480
+    assert pictures.hashes.max() > 4900
     assert 0 not in pictures.hashes
 
 
@@ -215,8 +216,31 @@ def test_planted_duplicates_are_all_found_and_nothing_else(ray_head: Any) -> Non
     assert len(found - expected) <= 0.01 * len(shots)
 
 
+def test_a_short_excerpt_of_a_long_shot_is_found(ray_head: Any) -> None:
+    flat = _sample(np.zeros((8, 8, 3), np.uint8))
+    codes = [int(code) for code in np.random.default_rng(0).integers(1, 2**63, 1200)]  # ten minutes that move
+    long = [replace(flat, hash=code) for code in codes]
+    assert near_duplicates([long, long[700:710], long[:1] * 3], DuplicateSettings()) == [(0, 1), (0, 2)]
+
+
 def test_clusters_are_connected_components_named_by_their_smallest() -> None:
     assert clusters([("b", "c"), ("a", "b"), ("x", "y")]) == {"a": "a", "b": "a", "c": "a", "x": "x", "y": "x"}
+
+
+def test_resources_become_what_the_cluster_has(caplog: pytest.LogCaptureFixture) -> None:
+    asked = PrepareResources.model_validate(
+        {"vae": {"workers": 2, "cpus": 2}, "clip": {"cpus": 1}, "text": {"cpus": 4, "gpus": 1}, "decode": {"cpus": 0.5}}
+    )
+    plenty = fitted(asked, {"CPU": 32, "GPU": 1})
+    assert plenty.vae == asked.vae
+    assert plenty.decode.workers == 16, "8 for each worker of vae"
+    assert fitted(asked, {"CPU": 8, "GPU": 1}).decode.workers == 6
+    assert not caplog.records
+    small = fitted(asked, {"CPU": 2})
+    assert small.text.cpus == 2
+    assert 1.9 < 2 * small.vae.cpus + small.clip.cpus + small.decode.cpus <= 2
+    assert small.decode.workers == 1
+    assert "text: 1 GPUs asked for, the cluster has 0: this waits until there are more" in caplog.messages
 
 
 def test_settings_bound_the_distance_that_the_join_can_promise() -> None:

@@ -35,7 +35,8 @@ def _window(i: int) -> Window:
     span = tuple(range(i, i + 5))
     return Window(
         name, f"/footage/{i // 2}.mp4", "ab" * 32, f"shot-{i}", f"group-{i // 2}", i / 16, (i + 5) / 16, 16, 5, 32, 48,
-        "48x32x5", f"caption {i}", "film", split, {"blur": 0.5}, f"/footage/{i // 2}.mp4", span, (0.0, 0.0, 48.0, 32.0),
+        "48x32x5", f"caption {i}", "film", split, {"blur": 0.5}, f"/footage/{i // 2}.mp4", (0, 0),
+        span, (0.0, 0.0, 48.0, 32.0),
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -26,8 +27,8 @@ from cinesynth.data.sources import (
     read_list,
     source_key,
 )
-from cinesynth.errors import ConfigError, MediaError
-from cinesynth.storage import sha256_file
+from cinesynth.errors import AttemptFailed, ConfigError, MediaError
+from cinesynth.storage import Storage, sha256_file
 
 
 def _find(*paths: Path | str) -> list[str]:
@@ -48,6 +49,36 @@ def test_folders_are_searched_recursively_in_order_and_a_file_counts_once(folder
     assert _find(folder / "b" / "1.mov", folder) == [str(folder / name) for name in ("b/1.mov", "a.mkv", "b/2.MP4")]
     _, rejects = find_sources([FootageSource(path=str(folder))])
     assert [(Path(r.source).name, r.reason) for r in rejects] == [("itself.mp4", "unreadable")]
+
+
+def test_a_name_that_is_not_utf_8_is_a_reject(tmp_path: Path) -> None:
+    for name in (b"caf\xe9.mp4", "café.mp4".encode()):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).touch()
+    found, rejects = find_sources([FootageSource(path=str(tmp_path))])
+    assert [Path(source.location).name for source in found] == ["café.mp4"]
+    assert [r.detail for r in rejects] == [f"the name of {tmp_path}/caf\\udce9.mp4 is not UTF-8; rename it"]
+
+
+def test_objects_of_a_bucket_may_have_any_name(s3: str) -> None:
+    names = ["Take 7 [a].mov", "100%20.mp4", "Größe.mp4", "what?.mp4", "a+b#c&d=e.mp4"]
+    bucket = Storage.open(s3).child("odd names")
+    for name in names:
+        bucket.write_text(name, name)
+    prefix = Storage.below(s3, "odd names")
+    found, rejects = find_sources([FootageSource(path=prefix)])
+    assert not rejects
+    assert [source.uri for source in found] == [f"s3://clips/studio/odd names/{name}" for name in sorted(names)]
+    for source, name in zip(found, sorted(names), strict=True):
+        assert content_sha256(source.location) == hashlib.sha256(name.encode()).hexdigest()
+
+
+def test_a_bucket_that_may_not_be_listed_is_named_without_its_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object, **__: object) -> None:
+        raise OSError("AWS Error ACCESS_DENIED")
+
+    monkeypatch.setattr(Storage, "list", denied)
+    with pytest.raises(ConfigError, match=r"^footage: s3://bucket/takes cannot be listed: AWS Error ACCESS_DENIED"):
+        find_sources([FootageSource(path="s3://key:secret@bucket/takes?region=eu-central-1")])
 
 
 def test_globs_and_pipes(folder: Path) -> None:
@@ -124,8 +155,12 @@ def test_content_is_read_and_what_cannot_be_read_is_named(folder: Path) -> None:
     path = folder / "a.mkv"
     assert content_sha256(str(path)) == sha256_file(path)
     assert fingerprint(str(path))[0] == 5
-    with local_file(str(path), "", 1) as found:
+    stamp = fingerprint(str(path))
+    with local_file(str(path), "", stamp, 1) as found:
         assert found == str(path)
+    path.write_text("another content")
+    with pytest.raises(AttemptFailed, match=r"a\.mkv changed while"), local_file(str(path), "", stamp, 1):
+        pass
     for call in (content_sha256, fingerprint):
         with pytest.raises(MediaError, match=r"gone\.mp4 cannot be read"):
             call(str(folder / "gone.mp4"))

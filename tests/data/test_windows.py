@@ -20,7 +20,7 @@ from cinesynth.data.encode import decode_window
 from cinesynth.data.samples import sample_footage
 from cinesynth.data.scan import Scan, from_row, scan_file, to_row
 from cinesynth.data.shots import ShotSpan
-from cinesynth.data.sources import Reject, Source
+from cinesynth.data.sources import Reject, Source, fingerprint
 from cinesynth.data.video import write_video
 from cinesynth.data.windows import Window, cut_windows, place_windows, window_spans
 from cinesynth.errors import ConfigError
@@ -40,7 +40,12 @@ def config_of(path: Path, **overrides: Any) -> PrepareConfig:
 def cut(path: Path, config: PrepareConfig, **source: Any) -> tuple[list[Window], list[Reject]]:
     scan = scan_file(lambda: None, str(path), config.shots)
     return cut_windows(
-        Source(str(path), "default", **source), sha256_file(path), scan, read_captions(str(path)), config
+        Source(str(path), "default", **source),
+        sha256_file(path),
+        fingerprint(str(path)),
+        scan,
+        read_captions(str(path)),
+        config,
     )
 
 
