@@ -1,9 +1,10 @@
-"""How fast footage becomes shards: `python -m benchmarks.prepare [--clips 150] [--runs 3] [--long-clips 320]`.
+"""How fast footage becomes shards: `python -m benchmarks.prepare [--clips 150] [--runs 3] [--long-clips 400]`.
 
 Ours against a straightforward script (PySceneDetect, PyAV, the same encoders, one process) on one thread and on the
 default number of threads, in turn, on the same scripted clips; and: how much of the cores' time is stage work in a run
-of 15 minutes on larger windows (a minute goes into starting Python processes, however much there is to do), decoding
-against PyAV's raw rate, milliseconds a frame of each score, peak memory with 20 and with 200 files.
+of minutes on larger windows (half a minute goes into starting Python processes, however much there is to do), decoding
+against PyAV's raw rate, milliseconds a frame of each score, peak memory with 20 and with 200 files: of everything (the
+driver, Ray's head and its workers), and of the driver, which is what knows all files.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.prepare", description=__doc__)
     parser.add_argument("--clips", type=int, default=150)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--long-clips", type=int, default=320)
+    parser.add_argument("--long-clips", type=int, default=400)
     parser.add_argument("--size", default=SIZE, help=argparse.SUPPRESS)
     parser.add_argument("--part", choices=["ours", "script"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -105,6 +106,7 @@ def _share(footage: Path) -> dict[str, Any]:
         "windows_long_run": int(found["windows"]),
         "seconds_long_run": round(found["windows"] / found["windows_per_s"]),
         "stage_share_of_cores": round(found["stage_share"], 3),
+        **{f"{name}_long_run": round(found[name]) for name in found if name.endswith("_cpu_s")},
     }
 
 
@@ -172,6 +174,7 @@ def script(footage: Path, threads: int) -> dict[str, float]:
     """What one would write in an afternoon: file after file, detect, decode, encode, write one Parquet file."""
     started = time.monotonic()
     import av
+    import cv2
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -184,6 +187,7 @@ def script(footage: Path, threads: int) -> dict[str, float]:
 
     if threads:
         torch.set_num_threads(threads)
+        cv2.setNumThreads(threads)
     encoder = ConditionEncoder("nano")
     rows = []
     for path in sorted(footage.glob("*.mp4")):
@@ -290,7 +294,7 @@ def _in_turn(functions: list[Callable[[], Any]], runs: int) -> list[float]:
 
 def _memory(scratch: Path) -> dict[str, Any]:
     """Peak memory of a whole run (driver, head and workers; shared pages once) with 20 and with 200 short files."""
-    peaks = {}
+    peaks, drivers = {}, {}
     for count in (20, 200):
         footage = scratch / f"files-{count}"
         write_scripted_clips(footage, count, seed=count, height=64, width=96)
@@ -299,28 +303,31 @@ def _memory(scratch: Path) -> dict[str, Any]:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        peaks[count] = _peak(process)
+        peaks[count], drivers[count] = _peak(process)
     return {
         "peak_mb_20_files": round(peaks[20] / 1e6),
         "peak_mb_200_files": round(peaks[200] / 1e6),
         "memory_200_files_over_20": round(peaks[200] / peaks[20], 3),
+        "driver_mb_20_files": round(drivers[20] / 1e6),
+        "driver_mb_200_files": round(drivers[200] / 1e6),
     }
 
 
-def _peak(process: subprocess.Popen[bytes]) -> int:
-    peak = 0
+def _peak(process: subprocess.Popen[bytes]) -> tuple[int, int]:
+    """Bytes of all processes together, and of the driver."""
+    peak = driver = 0
     while process.poll() is None:
-        total = 0
+        pss = []
         for child in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
             try:
-                total += child.memory_full_info().pss
+                pss.append(child.memory_full_info().pss)
             except psutil.Error:
-                continue
-        peak = max(peak, total)
+                pss.append(0)
+        peak, driver = max(peak, sum(pss)), max(driver, pss[0])
         time.sleep(0.5)
     if process.returncode:
         raise SystemExit(f"the run for the memory figure failed with code {process.returncode}")
-    return peak
+    return peak, driver
 
 
 if __name__ == "__main__":

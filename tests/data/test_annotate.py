@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from cinesynth.data.annotate import Aesthetic, Annotate, Captioner, TextOverlay,
 from cinesynth.data.config import CaptionerSettings, DecodeSettings, PrepareSettings
 from cinesynth.data.encode import to_blocks
 from cinesynth.data.photographs import load_photograph
+from cinesynth.data.prepare import index_footage
+from cinesynth.data.sources import fingerprint
 from cinesynth.errors import ConfigError, ModelError
+from cinesynth.storage import Storage
 from tests.data.clips import write_levels
 from tests.data.test_windows import config_of, cut
 
@@ -141,8 +145,37 @@ def test_a_captioner_describes_what_has_no_caption(tmp_path: Path) -> None:
     assert [row["error"] for row in found] == ["", ""]
     assert all(captions)
     assert captions == [row["caption"] for row in stage(to_blocks(windows[:2])[0]).to_pylist()]
-    named = [w.__class__(**{**vars(w), "caption": "its own"}) for w in windows[:1]]
+    named = [replace(w, caption="its own") for w in windows[:1]]
     assert stage(to_blocks(named)[0]).to_pylist()[0]["caption"] == ""
+
+
+@pytest.mark.slow
+def test_what_models_find_is_filtered_and_made_once(tmp_path: Path, ray_head: Any) -> None:
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    for number in range(2):
+        write_levels(clips / f"{number}.mkv", range(number, 2000, 40), size=64)
+    (clips / "0.txt").write_text("a caption of its own")
+    captioner = {"model": str(_captioner(tmp_path / "model")), "max_tokens": 6, "prompt": "describe"}
+    asked = {"captioner": captioner, "detect_text": True, "shots": {"detector": "none"}, "trigger": "LOOK"}
+    asked["resources"] = {"models": {"cpus": 0.5}}
+    dataset = Storage.open(tmp_path / "dataset")
+    windows, rejects = index_footage(config_of(clips, **asked), dataset)
+    assert not [r for r in rejects if r.reason not in ("shot_too_short", "near_duplicate")]
+    assert windows
+    assert all("text" in w.scores for w in windows)
+    for window in windows:
+        own = Path(window.source_uri).name == "0.mkv"
+        assert (window.caption == "LOOK, a caption of its own") == own
+        assert len(window.caption) > len("LOOK, ")
+    parts = {path: path.stat().st_mtime_ns for path in (tmp_path / "dataset" / "annotations").rglob("*.parquet")}
+    assert parts
+    again, _ = index_footage(config_of(clips, **asked), dataset)
+    assert again == windows
+    assert parts == {path: path.stat().st_mtime_ns for path in (tmp_path / "dataset" / "annotations").rglob("*.parquet")}
+    none, rejects = index_footage(config_of(clips, **asked, filters={"text": {"min": 0.5}}), dataset)
+    assert not none
+    assert {r.reason for r in rejects} == {"filter_text"}
 
 
 def test_what_does_not_decode_is_an_error_in_its_row(tmp_path: Path) -> None:
@@ -151,7 +184,8 @@ def test_what_does_not_decode_is_an_error_in_its_row(tmp_path: Path) -> None:
     windows, _ = cut(path, config)
     path.write_bytes(b"gone")
     settings = config.model_dump(mode="json", exclude={"name", "storage", "ray", "model"})
-    found: pa.Table = Annotate(settings, DecodeSettings(), "cpu")(to_blocks(windows[:1])[0])
+    bad = replace(windows[0], stamp=fingerprint(str(path)))
+    found: pa.Table = Annotate(settings, DecodeSettings(), "cpu")(to_blocks([bad])[0])
     row = found.to_pylist()[0]
     assert "cannot be decoded" in row["error"]
     assert (row["reason"], row["again"]) == ("undecodable", False)
