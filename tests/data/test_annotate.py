@@ -168,11 +168,12 @@ def test_what_models_find_is_filtered_and_made_once(tmp_path: Path, ray_head: An
         own = Path(window.source_uri).name == "0.mkv"
         assert (window.caption == "LOOK, a caption of its own") == own
         assert len(window.caption) > len("LOOK, ")
-    parts = {path: path.stat().st_mtime_ns for path in (tmp_path / "dataset" / "annotations").rglob("*.parquet")}
+    folder = tmp_path / "dataset" / "annotations"
+    parts = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
     assert parts
     again, _ = index_footage(config_of(clips, **asked), dataset)
     assert again == windows
-    assert parts == {path: path.stat().st_mtime_ns for path in (tmp_path / "dataset" / "annotations").rglob("*.parquet")}
+    assert parts == {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
     none, rejects = index_footage(config_of(clips, **asked, filters={"text": {"min": 0.5}}), dataset)
     assert not none
     assert {r.reason for r in rejects} == {"filter_text"}
