@@ -88,7 +88,9 @@ class Storage:
         if not separator:
             return cls(pafs.LocalFileSystem(), str(Path(text).expanduser().absolute()), "")
         if scheme not in ("s3", "gs"):
-            raise StorageError(f"storage {text!r}: unknown scheme {scheme!r}; use a local path, s3:// or gs://")
+            raise StorageError(
+                f"storage {public_uri(text)!r}: unknown scheme {scheme!r}; use a local path, s3:// or gs://"
+            )
         location, options = split_options(text)
         host, slash, key = location[len(scheme) + 3 :].partition("/")
         try:

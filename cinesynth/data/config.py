@@ -121,7 +121,7 @@ class DuplicateSettings(Settings):
         "link", description="link: into one group, so that no split divides them; drop: all but the first"
     )
     distance: int = Field(7, ge=0, le=7, description="bits of 64 in which two perceptual hashes may differ")
-    share: Finite = Field(0.5, gt=0, le=1, description="of the shorter shot's samples that must be alike")
+    share: Finite = Field(0.5, gt=0, le=1, description="of the shorter shot's different pictures that must be alike")
 
 
 class SplitSettings(Settings):
@@ -149,7 +149,9 @@ class StageResources(Settings):
 class DecodeResources(Settings):
     """Decoding of windows while others are encoded; files are scanned before that, on all CPUs."""
 
-    workers: int | None = Field(None, ge=1, description="default: as there is room for, at most 8 for one of vae")
+    workers: int | None = Field(
+        None, ge=1, description="default: as there is room for when encoding starts, at most 8 for one of vae"
+    )
     cpus: Finite = Field(1.0, gt=0, description="of each worker")
 
 

@@ -171,8 +171,9 @@ def scan(path: str, late: Callable[[int], None] = lambda pts: None) -> Iterator[
     """Every frame in display order; what does not decode is passed over, and marks what follows as damaged.
 
     A frame whose timestamp is not after that of the one before it (files that were joined byte by byte) cannot be
-    found by it: `late` is called with it instead. Damage lasts until the next key frame; see `spread_damage` for what
-    lies before it. Raises MediaError when the file cannot be opened.
+    found by it: `late` is called with it instead. Damage lasts until the next key frame, or the one after it where a
+    decoder that complains late has just done so; see `spread_damage` for what lies before it. Raises MediaError when
+    the file cannot be opened.
     """
     with _opened(path) as (container, stream), _errors_of(stream.codec_context.codec.name) as complaints:
         last, damaged, size, late_by = None, False, None, 0
@@ -200,8 +201,9 @@ def _errors_of(codec: str) -> Iterator[Callable[[], bool]]:
     if codec == _MARKS_DAMAGE:
         yield lambda: False
         return
-    level = av.logging.get_level()
+    level, skipping = av.logging.get_level(), av.logging.get_skip_repeated()
     av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)  # else a complaint like the last one, even of another file, is not heard
     try:
         with av.logging.Capture() as logged:
 
@@ -213,6 +215,7 @@ def _errors_of(codec: str) -> Iterator[Callable[[], bool]]:
             yield complaints
     finally:
         av.logging.set_level(level)
+        av.logging.set_skip_repeated(skipping)
 
 
 def spread_damage(damaged: Sequence[bool], key: Sequence[bool], codec: str) -> list[bool]:

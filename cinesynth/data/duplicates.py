@@ -17,7 +17,8 @@ from cinesynth.data.config import DuplicateSettings
 from cinesynth.data.scan import Sample
 
 BANDS, VALUES = 8, 256
-MAX_SAMPLES = 2048  # a quarter of an hour
+MAX_SAMPLES = 2048  # a quarter of an hour in which all moves
+_SAME = 3  # bits up to which a picture repeats the one before it in its shot
 _TINT = 12  # mean difference of 8x6 colours, at equal brightness, up to which two pictures may be the same
 _GREY = 110  # the brightness
 _AT_ONCE = 1 << 24  # comparisons
@@ -35,10 +36,16 @@ class Pictures:
 
     @classmethod
     def of(cls, shots: Iterable[Sequence[Sample]]) -> Pictures:
-        """The samples of each shot, at most `MAX_SAMPLES`, evenly spread; pictures without contrast say nothing."""
+        """The different pictures of each shot, at most `MAX_SAMPLES`, evenly spread.
+
+        What does not move counts once, and pictures without contrast say nothing.
+        """
         rows: list[tuple[int, bytes, int]] = []
         for number, samples in enumerate(shots):
-            telling = [s for s in samples if s.hash]
+            telling: list[Sample] = []
+            for sample in samples:
+                if sample.hash and (not telling or (sample.hash ^ telling[-1].hash).bit_count() > _SAME):
+                    telling.append(sample)
             step = -(-len(telling) // MAX_SAMPLES) if telling else 1
             rows += [(s.hash, bytes.fromhex(s.tint), number) for s in telling[::step]]
         return cls(

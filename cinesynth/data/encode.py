@@ -25,7 +25,7 @@ from cinesynth.data.decoder import Backend, make_decoder
 from cinesynth.data.geometry import Box, Size, resize
 from cinesynth.data.shards import tensor_columns, write_table
 from cinesynth.data.sources import Reject, local_file
-from cinesynth.data.video import Frames, write_video
+from cinesynth.data.video import Frames, read_video, write_video
 from cinesynth.data.watch import Watched
 from cinesynth.data.windows import Window
 from cinesynth.errors import AttemptFailed, MediaError
@@ -118,14 +118,21 @@ class DecodeWindows:
         return row | {"decode_cpu_s": cpu_s + time.process_time() - started}
 
     def _keep(self, window: Window, frames: Frames) -> str:
-        """The sha256 of the file that is stored. What is there stays: a published dataset may name it."""
+        """The sha256 of the file that is stored. One with these frames stays: a published dataset may name it."""
         storage, name = Storage(*self._dataset), f"pixels/{window.window_id}.mkv"
-        if storage.exists(name):
-            return storage.sha256(name)
         with tempfile.TemporaryDirectory() as folder:
+            if storage.exists(name) and _holds(there := storage.download(name, Path(folder) / "there.mkv"), frames):
+                return sha256_file(there)
             path = write_video(Path(folder) / "pixels.mkv", frames, fps=window.fps, codec="ffv1")
             storage.upload(path, name)
             return sha256_file(path)
+
+
+def _holds(video: Path, frames: Frames) -> bool:
+    try:
+        return np.array_equal(read_video(video)[0], frames)
+    except MediaError:
+        return False
 
 
 def decode_window(window: Window, settings: DecodeSettings) -> tuple[Frames, float]:

@@ -74,7 +74,7 @@ def plan_windows(
     gone, known = withdrawn(dataset), {w.window_id for w in kept}
     missing = [w for w in before if w.window_id not in known and w.source_sha256 not in gone]
     kept = [*(replace(w, caption=encoded[w.window_id]) for w in missing if w.window_id in encoded), *kept]
-    detail = "its footage is gone, or was replaced, before it was encoded"
+    detail = "its footage was removed, replaced or not readable before it was encoded"
     rejects += [Reject(w.source_uri, "gone", detail, w.window_id) for w in missing if w.window_id not in encoded]
     planned, more = assign(
         kept, _alike(config, scans, kept), config, {w.shot_id: Assigned(w.group, w.split) for w in before}

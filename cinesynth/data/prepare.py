@@ -49,7 +49,7 @@ from cinesynth.data.sources import Reject, source_key
 from cinesynth.data.windows import Window
 from cinesynth.errors import DatasetError, ModelError, StorageError
 from cinesynth.runs import Run
-from cinesynth.storage import Storage, sha256_json
+from cinesynth.storage import Storage, public_uri, sha256_json
 
 log = logging.getLogger(__name__)
 
@@ -74,9 +74,10 @@ def prepare(config: PrepareConfig) -> dict[str, Any]:
     except (OSError, ray.exceptions.RayError) as e:
         if os.strerror(errno.ENOSPC) not in str(e) and not isinstance(e, ray.exceptions.OutOfDiskError):
             raise
+        where = f"{config.name!r} in {public_uri(config.storage)} (or on a node's own disk)"
         raise StorageError(
-            f"{os.strerror(errno.ENOSPC)} while preparing {config.name!r} in {config.storage} (or on a node's own "
-            "disk); make room and give the same command again: it goes on from what is committed"
+            f"{os.strerror(errno.ENOSPC)} while preparing {where}; "
+            "make room and give the same command again: it goes on from what is committed"
         ) from e
 
 

@@ -183,8 +183,8 @@ class _Sampler:
 
     def bars(self, shot: ShotSpan) -> tuple[float, float]:
         first, last = bisect.bisect_left(self._pts, shot.pts[0]), bisect.bisect_right(self._pts, shot.pts[-1])
-        height = len(self._profiles[0][0])
-        inside = [profile for profile in self._profiles[first:last] if len(profile[0]) == height]
+        size = [len(side) for side in self._profiles[0]]
+        inside = [profile for profile in self._profiles[first:last] if [len(side) for side in profile] == size]
         if not inside:
             return 0.0, 0.0
         rows, columns = (np.max([profile[i] for profile in inside], axis=0) for i in (0, 1))

@@ -174,9 +174,10 @@ def table_bytes(table: pa.Table) -> bytes:
 
 def read_table(dataset: Storage, name: str) -> pa.Table:
     """Read a small table whole. Raises DatasetError when it is no Parquet file any more."""
+    data = dataset.read_bytes(name)
     try:
-        return pq.read_table(pa.BufferReader(dataset.read_bytes(name)))
-    except pa.ArrowInvalid as e:
+        return pq.read_table(pa.BufferReader(data))
+    except (pa.ArrowException, OSError) as e:
         raise DatasetError(f"{dataset.uri}/{name} is damaged: {e}") from e
 
 

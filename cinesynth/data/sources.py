@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +85,14 @@ def find_sources(footage: Sequence[FootageSource]) -> tuple[list[Source], list[R
             if is_unicode(item.location):
                 found.setdefault((item.location, item.in_s, item.out_s), item)
             else:
-                name = item.location.encode(errors="backslashreplace").decode()
-                rejects.append(Reject(name, "unreadable", f"the name of {name} is not UTF-8; rename it"))
-    return list(found.values()), rejects
+                rejects.append(Reject(item.uri, "unreadable", f"the name of {item.uri} is not UTF-8; rename it"))
+    shown = [replace(r, source=_shown(r.source), detail=_shown(r.detail)) for r in rejects]
+    return list(found.values()), shown
+
+
+def _shown(text: str) -> str:
+    """Text that can be written as UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def is_remote(location: str) -> bool:

@@ -28,8 +28,10 @@ from cinesynth.storage import Storage, sha256_file
 from tests.data.preparing import RESOURCES, location, prepare_config
 
 
-def test_an_interrupted_run_encodes_only_what_no_commit_holds(footage: Path, prepared: Any, tmp_path: Path) -> None:
-    """As a kill leaves it: some commits, a shard that no commit names, no manifest, no result."""
+def test_an_interrupted_run_encodes_only_what_no_commit_holds(
+    footage: Path, prepared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a kill leaves it: some commits, a shard that no commit names, no manifest, no result. In two graphs."""
     whole, result = prepared
     storage = Path(shutil.copytree(whole, tmp_path / "storage"))
     dataset = storage / "datasets" / "clips"
@@ -40,6 +42,8 @@ def test_an_interrupted_run_encodes_only_what_no_commit_holds(footage: Path, pre
     kept = Commits(Storage.open(dataset))
     surviving = next(iter(kept))["shard"]["file"]
     mark = (dataset / surviving).stat().st_mtime_ns
+    half = (result["figures"]["windows"] - len(kept.done)) // 2 + 1
+    monkeypatch.setattr("cinesynth.data.prepare._AT_ONCE", half)
     continued = prepare(prepare_config(footage, storage))
     assert (dataset / surviving).stat().st_mtime_ns == mark
     opened = ClipsDataset.open(Storage.open(dataset))

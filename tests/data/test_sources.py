@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cinesynth.data.assemble import reject_table
 from cinesynth.data.config import FootageSource
 from cinesynth.data.samples import resolve_footage, sample_footage
 from cinesynth.data.sources import (
@@ -54,9 +55,14 @@ def test_folders_are_searched_recursively_in_order_and_a_file_counts_once(folder
 def test_a_name_that_is_not_utf_8_is_a_reject(tmp_path: Path) -> None:
     for name in (b"caf\xe9.mp4", "café.mp4".encode()):
         Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).touch()
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/broken-\xe9.mp4")).symlink_to("nowhere")
     found, rejects = find_sources([FootageSource(path=str(tmp_path))])
     assert [Path(source.location).name for source in found] == ["café.mp4"]
-    assert [r.detail for r in rejects] == [f"the name of {tmp_path}/caf\\udce9.mp4 is not UTF-8; rename it"]
+    assert {r.detail for r in rejects} == {
+        f"the name of {tmp_path}/caf\\udce9.mp4 is not UTF-8; rename it",
+        f"{tmp_path}/broken-\\udce9.mp4 is a broken link",
+    }
+    assert len(reject_table(rejects)) == 2
 
 
 def test_objects_of_a_bucket_may_have_any_name(s3: str) -> None:
