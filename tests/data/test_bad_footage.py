@@ -23,9 +23,9 @@ from cinesynth.data.prepare import index_footage
 from cinesynth.data.samples import sample_footage
 from cinesynth.data.scripted import scripted_clip
 from cinesynth.data.sources import fingerprint
-from cinesynth.data.video import write_video
+from cinesynth.data.video import read_video, write_video
 from cinesynth.settings import parse_config
-from cinesynth.storage import Storage
+from cinesynth.storage import Storage, sha256_file
 from tests.data.clips import encode_frames, flip_bytes, write_levels
 from tests.data.test_decoder import _audio_only
 from tests.data.test_windows import config_of, cut
@@ -184,3 +184,21 @@ def test_a_decoder_that_hangs_is_a_reject(folder: Path, tmp_path: Path) -> None:
     assert reject["detail"].endswith("no sign of life from the decoder for 1 s")
     assert row["pixels"] is None
     watched(1.0).close()
+
+
+def test_kept_pixels_stay_as_they_are_unless_they_hold_other_frames(folder: Path, tmp_path: Path) -> None:
+    """A published dataset names them by their sha256, and FFmpeg writes the same frames as other bytes each time."""
+    windows, _ = cut(folder / "good.mp4", config_of(folder / "good.mp4"))
+    stage = DecodeWindows(DecodeSettings(), Storage.open(tmp_path).reference())
+    blocks = to_blocks([replace(windows[0], split="val")])
+    kept = tmp_path / "pixels" / f"{windows[0].window_id}.mkv"
+    first = stage(blocks[0]).to_pylist()[0]["pixels_sha256"]
+    whole = kept.read_bytes()
+    assert stage(blocks[0]).to_pylist()[0]["pixels_sha256"] == first == sha256_file(kept)
+    assert kept.read_bytes() == whole
+    kept.write_bytes(whole[: len(whole) // 2])
+    again = stage(blocks[0]).to_pylist()[0]["pixels_sha256"]
+    assert again == sha256_file(kept)
+    pixels = np.frombuffer(stage(blocks[0]).to_pylist()[0]["pixels"], np.uint8)
+    assert np.array_equal(read_video(kept)[0].ravel(), pixels)
+    watched(60.0).close()
