@@ -22,7 +22,8 @@ import pyarrow.fs as pafs
 from cinesynth.errors import StorageError
 
 _CHUNK = 1 << 20
-_HIDDEN = ".tmp-"
+HIDDEN = ".tmp-"
+"""What the name of a file begins with while it is written."""
 
 
 def cache_folder(*parts: str) -> Path:
@@ -152,7 +153,7 @@ class Storage:
         prefix = len(self.path.rstrip("/")) + 1
         infos = self.filesystem.get_file_info(selector)
         names = [i.path[prefix:] for i in infos if i.type == pafs.FileType.File]
-        return sorted(n for n in names if not n.rsplit("/", 1)[-1].startswith(_HIDDEN))
+        return sorted(n for n in names if not n.rsplit("/", 1)[-1].startswith(HIDDEN))
 
     def folders(self, folder: str = "") -> builtins.list[str]:
         """Names of the folders directly below `folder`, sorted."""
@@ -176,7 +177,7 @@ class Storage:
             return
         target = Path(self._at(name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f"{_HIDDEN}{uuid.uuid4().hex}")
+        temporary = target.with_name(f"{HIDDEN}{uuid.uuid4().hex}")
         try:
             with open(temporary, "wb") as f:
                 f.write(data)
@@ -198,7 +199,7 @@ class Storage:
             self.write_bytes(name, data)
             return True
         folder, slash, _ = name.rpartition("/")
-        staged = f"{folder}{slash}{_HIDDEN}{uuid.uuid4().hex}"
+        staged = f"{folder}{slash}{HIDDEN}{uuid.uuid4().hex}"
         self.write_bytes(staged, data)
         try:
             os.link(self._at(staged), self._at(name))
@@ -240,7 +241,7 @@ class Storage:
     def sweep(self, folder: str) -> None:
         """Delete what killed writers left in a folder of a local disk; an object store shows no part of an object."""
         if self.is_local:
-            for path in Path(self._at(folder)).glob(f"{_HIDDEN}*"):
+            for path in Path(self._at(folder)).glob(f"{HIDDEN}*"):
                 path.unlink(missing_ok=True)
 
     def upload(self, source: str | os.PathLike[str], name: str) -> None:
@@ -248,7 +249,7 @@ class Storage:
         if self.is_local:
             target = Path(self._at(name))
             target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f"{_HIDDEN}{uuid.uuid4().hex}")
+            temporary = target.with_name(f"{HIDDEN}{uuid.uuid4().hex}")
             try:
                 pafs.copy_files(str(source), str(temporary), self._local(), self._local(), chunk_size=_CHUNK)
                 with open(temporary, "rb") as f:
@@ -265,7 +266,7 @@ class Storage:
             raise StorageError(f"{self._at(name)} does not exist")
         target = Path(target)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=_HIDDEN) as folder:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=HIDDEN) as folder:
             temporary = Path(folder) / "part"
             pafs.copy_files(self._at(name), str(temporary), self.filesystem, self._local(), chunk_size=_CHUNK)
             os.replace(temporary, target)

@@ -51,7 +51,8 @@ def check_dataset(location: Storage) -> tuple[dict[str, int], list[Finding]]:
     by_shard: dict[str, list[WindowRow]] = defaultdict(list)
     for window in windows:
         by_shard[window.shard].append(window)
-    committed = Commits(location).places()
+    places = Commits(location).places()
+    committed = {w.window_id: places[key] for w in windows if (key := row_id(w.window_id, w.caption)) in places}
     findings += _manifest(dataset, windows, committed)
     known = {entry["file"]: entry for entry in dataset.manifest["shards"]}
     shapes: Shapes = {}
@@ -70,8 +71,7 @@ def _manifest(
     dataset: ClipsDataset, windows: list[WindowRow], committed: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[Finding]:
     manifest = dataset.manifest
-    places = [committed.get(row_id(w.window_id, w.caption)) for w in windows]
-    content = [content_of(w, place) for w, place in zip(windows, places, strict=True) if place is not None]
+    content = [content_of(w, committed[w.window_id]) for w in windows if w.window_id in committed]
     found = content_sha256(manifest["encoder_hash"], manifest["empty_prompt"]["sha256"], content)
     if found != manifest["content_sha256"]:
         yield Finding(
@@ -86,7 +86,7 @@ def _pixels(location: Storage, window: WindowRow, committed: Mapping[str, Mappin
     name = f"pixels/{window.window_id}.mkv"
     if not location.exists(name):
         yield Finding(name, f"is missing ({window.split} window)")
-    elif location.sha256(name) != committed.get(row_id(window.window_id, window.caption), {}).get("pixels_sha256"):
+    elif location.sha256(name) != committed.get(window.window_id, {}).get("pixels_sha256"):
         yield Finding(name, "is damaged: its sha256 is not that which was committed")
 
 
@@ -133,7 +133,7 @@ def _shard(
             continue
         if row["encoder_hash"] != dataset.manifest["encoder_hash"]:
             yield Finding(where, "was encoded by other encoders")
-        if row_sha256(row) != committed.get(row_id(window.window_id, window.caption), {}).get("sha256"):
+        if row_sha256(row) != committed.get(window.window_id, {}).get("sha256"):
             yield Finding(where, "has other tensors than were committed")
         yield from _tensors(where, row, window, shapes)
 

@@ -23,6 +23,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
 from cinesynth.data.video import Frames
+from cinesynth.data.watch import Beat
 from cinesynth.errors import AttemptFailed, ConfigError, MediaError
 
 Backend = Literal["pyav", "decord", "torchcodec"]
@@ -91,7 +92,6 @@ class ScannedFrame:
 
 
 Change = Callable[[Frames], Frames]
-Beat = Callable[[], None]
 
 
 def unchanged(frame_HWC: Frames) -> Frames:
@@ -227,10 +227,10 @@ def spread_damage(damaged: Sequence[bool], key: Sequence[bool], codec: str) -> l
     spread = list(damaged)
     for i, (before, now) in enumerate(zip([False, *damaged], damaged, strict=False)):
         if now and not before:
-            for j in range(i - 1, max(-1, i - 1 - _REORDERED) if codec == _MARKS_DAMAGE else -1, -1):
-                spread[j] = True
-                if key[j] and codec != _MARKS_DAMAGE:
-                    break
+            first = max(0, i - _REORDERED)
+            if codec != _MARKS_DAMAGE:
+                first = next((j for j in range(i - 1, -1, -1) if key[j]), 0)
+            spread[first:i] = [True] * (i - first)
     return spread
 
 

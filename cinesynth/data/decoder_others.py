@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cinesynth.data.decoder import Beat, Change, VideoInfo, display_order, probe, silent, unchanged
+from cinesynth.data.decoder import Change, VideoInfo, display_order, probe, silent, unchanged
 from cinesynth.data.video import Frames
+from cinesynth.data.watch import Beat
 from cinesynth.errors import ConfigError, MediaError
 
 

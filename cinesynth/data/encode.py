@@ -28,7 +28,7 @@ from cinesynth.data.sources import Reject, local_file
 from cinesynth.data.video import Frames, read_video, write_video
 from cinesynth.data.watch import Watched
 from cinesynth.data.windows import Window
-from cinesynth.errors import AttemptFailed, MediaError
+from cinesynth.errors import AttemptFailed, MediaError, StorageError
 from cinesynth.storage import Storage, sha256_file
 
 if TYPE_CHECKING:
@@ -121,18 +121,15 @@ class DecodeWindows:
         """The sha256 of the file that is stored. One with these frames stays: a published dataset may name it."""
         storage, name = Storage(*self._dataset), f"pixels/{window.window_id}.mkv"
         with tempfile.TemporaryDirectory() as folder:
-            if storage.exists(name) and _holds(there := storage.download(name, Path(folder) / "there.mkv"), frames):
-                return sha256_file(there)
+            try:
+                there = storage.download(name, Path(folder) / "there.mkv")
+                if np.array_equal(read_video(there)[0], frames):
+                    return sha256_file(there)
+            except (StorageError, MediaError):  # there is none, or a damaged one
+                pass
             path = write_video(Path(folder) / "pixels.mkv", frames, fps=window.fps, codec="ffv1")
             storage.upload(path, name)
             return sha256_file(path)
-
-
-def _holds(video: Path, frames: Frames) -> bool:
-    try:
-        return np.array_equal(read_video(video)[0], frames)
-    except MediaError:
-        return False
 
 
 def decode_window(window: Window, settings: DecodeSettings) -> tuple[Frames, float]:

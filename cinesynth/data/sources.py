@@ -28,7 +28,7 @@ from cinesynth.data.captions import MAX_CAPTION
 from cinesynth.data.config import VIDEO_SUFFIXES, FootageSource
 from cinesynth.data.samples import resolve_footage
 from cinesynth.errors import AttemptFailed, ConfigError, MediaError, StorageError
-from cinesynth.storage import Storage, public_uri, sha256_file
+from cinesynth.storage import HIDDEN, Storage, public_uri, sha256_file
 
 Stamp = tuple[int, int]
 """Size in bytes, and time of the last change in ns: where both are as before, so is the content."""
@@ -101,11 +101,7 @@ def is_remote(location: str) -> bool:
 
 def is_unicode(text: str) -> bool:
     """Whether it can be written as UTF-8; names of files and JSON may hold what cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return _shown(text) == text
 
 
 def _expand(source: FootageSource, rejects: list[Reject]) -> Iterator[Source]:
@@ -303,7 +299,7 @@ def _fetch(location: str, sha256: str, target: Path) -> None:
 def _make_room(folder: Path, cache_bytes: float) -> None:
     with open(folder / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for left in folder.glob(".tmp-*"):  # by a fetch that was killed
+        for left in folder.glob(f"{HIDDEN}*"):  # by a fetch that was killed
             if time.time() - left.stat().st_mtime > _ABANDONED_S:
                 shutil.rmtree(left, ignore_errors=True)
         files = sorted((p for p in folder.iterdir() if not p.name.startswith(".")), key=lambda p: p.stat().st_mtime)

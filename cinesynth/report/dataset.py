@@ -11,7 +11,7 @@ from typing import Any
 from cinesynth.data.shards import WindowFacts
 from cinesynth.data.sources import Reject
 from cinesynth.report.page import count, write_page
-from cinesynth.report.sheet import contact_sheet
+from cinesynth.report.sheet import contact_sheet, in_turn
 from cinesynth.storage import Storage
 
 _SHEET_WINDOWS = 120
@@ -70,20 +70,9 @@ def write_dataset_page(
         score_names=_SCORES,
         timelines=_timelines(sources[:_SOURCE_ROWS], windows),
         more_sources=max(0, len(sources) - _SOURCE_ROWS),
-        rejects=_some_of_each(rejects, _REJECT_ROWS),
+        rejects=sorted(in_turn(rejects, lambda r: r.reason)[:_REJECT_ROWS], key=lambda r: r.reason),
         more_rejects=max(0, len(rejects) - _REJECT_ROWS),
     )
-
-
-def _some_of_each(rejects: list[Reject], count: int) -> list[Reject]:
-    """At most `count` rejects, of each reason the first ones."""
-    places: dict[str, int] = defaultdict(int)
-    ranked = []
-    for reject in rejects:
-        ranked.append((places[reject.reason], reject))
-        places[reject.reason] += 1
-    chosen = sorted(ranked, key=lambda pair: pair[0])[:count]
-    return [reject for _, reject in sorted(chosen, key=lambda pair: pair[1].reason)]
 
 
 def _summary(manifest: dict[str, Any]) -> list[tuple[str, str]]:

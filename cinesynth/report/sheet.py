@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import pyarrow.parquet as pq
@@ -13,6 +13,7 @@ from cinesynth.report.images import data_uri
 from cinesynth.storage import Storage
 
 W = TypeVar("W", bound=WindowFacts)
+Item = TypeVar("Item")
 
 
 def contact_sheet(
@@ -47,9 +48,14 @@ def contact_sheet(
 
 def spread(windows: Iterable[W]) -> list[W]:
     """First one window of every group, then a second one of each, and so on."""
+    return in_turn(sorted(windows, key=lambda w: (w.group, w.start_s)), lambda w: w.group)
+
+
+def in_turn(items: Iterable[Item], group: Callable[[Item], str]) -> list[Item]:
+    """The first item of every group, then the second one of each, and so on; otherwise in their order."""
     seen: Counter[str] = Counter()
     ranked = []
-    for window in sorted(windows, key=lambda w: (w.group, w.start_s)):
-        ranked.append((seen[window.group], window.group, window))
-        seen[window.group] += 1
-    return [window for _, _, window in sorted(ranked, key=lambda r: r[:2])]
+    for item in items:
+        ranked.append((seen[group(item)], item))
+        seen[group(item)] += 1
+    return [item for _, item in sorted(ranked, key=lambda pair: pair[0])]
