@@ -1,10 +1,10 @@
-"""How fast footage becomes shards: `python -m benchmarks.prepare [--clips 150] [--runs 3] [--long-clips 400]`.
+"""How fast footage becomes shards: `python -m benchmarks.prepare [--clips 150] [--runs 3] [--long-clips 240]`.
 
 Ours against a straightforward script (PySceneDetect, PyAV, the same encoders, one process) on one thread and on the
 default number of threads, in turn, on the same scripted clips; and: how much of the cores' time is stage work in a run
-of minutes on larger windows (half a minute goes into starting Python processes, however much there is to do), decoding
-against PyAV's raw rate, milliseconds a frame of each score, peak memory with 20 and with 200 files: of everything (the
-driver, Ray's head and its workers), and of the driver, which is what knows all files.
+of 20 minutes on larger windows (a core's minute goes into starting Python processes, however much there is to do),
+decoding against PyAV's raw rate, milliseconds a frame of each score, peak memory with 20 and with 200 files: of
+everything (the driver, Ray's head and its workers), and of the driver, which is what knows all files.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ TARGETS = {
     "decode_share_of_pyav": (">=", 0.9),
     "memory_200_files_over_20": ("<=", 1.1),
 }
-SIZE, LARGE = "96x64", "192x128"
+SIZE, LARGE = "96x64", "384x256"
 _CPUS = os.cpu_count() or 1
+_OBJECT_STORE = 4_000_000_000  # bytes; Ray's default is a share of the machine's memory
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.prepare", description=__doc__)
     parser.add_argument("--clips", type=int, default=150)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--long-clips", type=int, default=400)
+    parser.add_argument("--long-clips", type=int, default=240)
     parser.add_argument("--size", default=SIZE, help=argparse.SUPPRESS)
     parser.add_argument("--part", choices=["ours", "script"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
         write_scripted_clips(footage, given.clips, seed=5, height=128, width=192)
         figures |= _speed(footage, given.runs)
         longer = Path(scratch) / "longer"
-        write_scripted_clips(longer, given.long_clips, seed=6, height=128, width=192)
+        write_scripted_clips(longer, given.long_clips, seed=6, height=256, width=384)
         figures |= _share(longer)
         figures |= _decoding(footage)
         figures |= _memory(Path(scratch))
@@ -125,7 +126,7 @@ def ours(footage: Path, size: str) -> dict[str, float]:
     from cinesynth.settings import parse_config
     from cluster.local import LocalHead
 
-    with tempfile.TemporaryDirectory(prefix="cinesynth-ours-") as storage, LocalHead(num_cpus=_CPUS) as head:
+    with tempfile.TemporaryDirectory(prefix="cinesynth-ours-") as storage, LocalHead(_CPUS, _OBJECT_STORE) as head:
         os.environ |= {k: v for k, v in head.environment.items() if k.startswith("RAY_")}
         import ray  # reads the environment
 

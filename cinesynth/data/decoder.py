@@ -335,6 +335,7 @@ def _pixels(frame: Any, size: tuple[int, int] | None = None) -> Frames:
         format="rgb24",
         src_colorspace=Colorspace.ITU709 if _assumed_hd(frame) else None,
         interpolation="AREA" if small else None,
+        threads=1,
     )
     return np.ascontiguousarray(np.rot90(picture.to_ndarray(), _quarter_turns(frame)))
 

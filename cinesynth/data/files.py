@@ -6,6 +6,7 @@ A file whose size and time of change are known is not read again.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from cinesynth.errors import DatasetError, MediaError
 from cinesynth.storage import Storage, public_uri
 
 _KNOWN = ("size", "changed", "sha256")
+_BLOCK_FILES, _BLOCKS_PER_CPU, _BLOCKS = 64, 8, 10_000
 _FOUND = pa.schema(
     [
         ("location", pa.string()),
@@ -58,8 +60,9 @@ def read_files(config: PrepareConfig, dataset: Storage) -> tuple[list[File], lis
         raise DatasetError(f"no video file in {where}" + (f": {explain(rejects)}" if rejects else ""))
     locations = sorted({source.location for source in sources})
     items = [{"location": name, "known": json.dumps(known.get(public_uri(name)))} for name in locations]
-    data = ray.data.from_items(items, override_num_blocks=blocks_of(len(items)))
-    hashing = data.map_batches(read, batch_size=1, batch_format="pyarrow")
+    costs = [0.0 if public_uri(name) in known else 1.0 for name in locations]  # their size is not known yet
+    blocks = file_blocks(items, costs, ray.cluster_resources().get("CPU", 1))
+    hashing = ray.data.from_arrow(blocks).map_batches(read, batch_size=1, batch_format="pyarrow")
     found: dict[str, dict[str, Any]] = {}
     hashes = dict(known)
     for table in in_parts(hashing, Progress("hash", config.name, len(items), "files")):
@@ -114,6 +117,25 @@ def _captions(row: dict[str, Any]) -> Captions:
     return Captions(row["whole"], tuple(ShotCaption(**shot) for shot in row["shots"]), row["group"])
 
 
-def blocks_of(items: int) -> int:
-    """One file a block: what is done of a block is lost when its worker dies. More would slow Ray Data down."""
-    return max(1, min(items, 10_000))
+def file_blocks(rows: Sequence[dict[str, str]], costs: Sequence[float], cpus: float) -> list[pa.Table]:
+    """Rows of files as blocks for Ray Data, in order; what is done of a block is lost when its worker dies.
+
+    Ray Data lets a core wait about 0.1 s between two tasks, so small files share a block, as long as every core gets
+    several. More than some ten thousand blocks would slow it down.
+
+    Args:
+        rows: one for each file.
+        costs: what each file costs, as a share of what a block may cost.
+        cpus: of the cluster.
+    """
+    most = max(1, min(_BLOCK_FILES, len(rows) / (_BLOCKS_PER_CPU * max(1, cpus))))
+    cost = max(1.0, sum(costs) / _BLOCKS)
+    blocks: list[list[dict[str, str]]] = []
+    used = 0.0
+    for row, one in zip(rows, costs, strict=True):
+        if not blocks or len(blocks[-1]) + 1 > most or used + one > cost:
+            blocks.append([])
+            used = 0.0
+        blocks[-1].append(row)
+        used += one
+    return [pa.Table.from_pylist(block) for block in blocks]

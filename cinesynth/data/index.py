@@ -21,7 +21,7 @@ from cinesynth.data.captions import with_trigger
 from cinesynth.data.config import StageResources
 from cinesynth.data.duplicates import near_duplicates
 from cinesynth.data.encode import CACHE_GB, to_blocks, watched
-from cinesynth.data.files import File, blocks_of
+from cinesynth.data.files import File, file_blocks
 from cinesynth.data.plan import Assigned, assign, filter_windows
 from cinesynth.data.progress import Progress, in_parts
 from cinesynth.data.scan import SCAN_SCHEMA, SCAN_VERSION, Sample, Scan, from_row, timed_scan, to_row
@@ -34,6 +34,7 @@ from cinesynth.storage import Storage, sha256_json
 log = logging.getLogger(__name__)
 
 _SCANS = "scans"
+_BLOCK_BYTES = 64e6  # of footage: a quarter of a minute of work at 5 Mbit/s
 
 
 def plan_windows(
@@ -206,10 +207,10 @@ def _scans(config: PrepareConfig, dataset: Storage, files: list[File]) -> tuple[
 
     scans = Scans(dataset, config.shots.model_dump(mode="json"))
     by_content = {file.sha256: file for file in reversed(files)}
+    wanted = [file for sha256, file in by_content.items() if sha256 not in scans]
     missing = [
-        {"key": scans.key(sha256), "file": json.dumps([sha256, file.stamp, file.source.location, file.source.uri])}
-        for sha256, file in by_content.items()
-        if sha256 not in scans
+        {"key": scans.key(f.sha256), "file": json.dumps([f.sha256, f.stamp, f.source.location, f.source.uri])}
+        for f in wanted
     ]
     shots, decode = config.shots, config.decode
 
@@ -228,8 +229,9 @@ def _scans(config: PrepareConfig, dataset: Storage, files: list[File]) -> tuple[
     if missing:
         log.info("scanning %d of %d files", len(missing), len(by_content))
         progress = Progress("scan", config.name, len(missing), "files")
-        data = ray.data.from_items(missing, override_num_blocks=blocks_of(len(missing)))
-        rows = data.map_batches(
+        costs = [file.stamp[0] / _BLOCK_BYTES for file in wanted]
+        blocks = file_blocks(missing, costs, ray.cluster_resources().get("CPU", 1))
+        rows = ray.data.from_arrow(blocks).map_batches(
             lambda batch: pa.Table.from_pylist([scanned(row) for row in batch.to_pylist()], schema=SCAN_SCHEMA),
             batch_size=1,
             batch_format="pyarrow",

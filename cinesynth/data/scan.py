@@ -96,6 +96,7 @@ SCAN_SCHEMA = pa.schema(
 
 def timed_scan(beat: Callable[[], None], path: str, settings: ShotSettings) -> tuple[Scan, float]:
     """`scan_file`, and the CPU seconds it took; runs in the watched child."""
+    cv2.setNumThreads(1)  # a child has one core, and waits longer for help than the help takes off
     started = time.process_time()
     found = scan_file(beat, path, settings)
     return found, time.process_time() - started

