@@ -6,7 +6,7 @@ A file whose size and time of change are known is not read again.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -47,22 +47,16 @@ class File:
 
 def read_files(config: PrepareConfig, dataset: Storage) -> tuple[list[File], list[Reject]]:
     """Readable sources with distinct content, in order of footage; a second one with the same content is a reject."""
-    import ray
-
     known = _known_hashes(dataset)
-
-    def read(batch: pa.Table) -> pa.Table:
-        return pa.Table.from_pylist([_read(row["location"], row["known"]) for row in batch.to_pylist()], schema=_FOUND)
-
     sources, rejects = find_sources(config.footage)
     if not sources:
         where = ", ".join(public_uri(source.path) for source in config.footage)
         raise DatasetError(f"no video file in {where}" + (f": {explain(rejects)}" if rejects else ""))
     locations = sorted({source.location for source in sources})
-    items = [{"location": name, "known": json.dumps(known.get(public_uri(name)))} for name in locations]
-    costs = [0.0 if public_uri(name) in known else 1.0 for name in locations]  # their size is not known yet
-    blocks = file_blocks(items, costs, ray.cluster_resources().get("CPU", 1))
-    hashing = ray.data.from_arrow(blocks).map_batches(read, batch_size=1, batch_format="pyarrow")
+    before = [known.get(public_uri(name)) for name in locations]
+    items = [{"location": name, "known": json.dumps(row)} for name, row in zip(locations, before, strict=True)]
+    costs = [1.0 if row is None else 0.0 for row in before]  # their size is not known yet
+    hashing = map_files(items, costs, lambda row: _read(row["location"], row["known"]), _FOUND)
     found: dict[str, dict[str, Any]] = {}
     hashes = dict(known)
     for table in in_parts(hashing, Progress("hash", config.name, len(items), "files")):
@@ -117,6 +111,22 @@ def _captions(row: dict[str, Any]) -> Captions:
     return Captions(row["whole"], tuple(ShotCaption(**shot) for shot in row["shots"]), row["group"])
 
 
+def map_files(
+    rows: Sequence[dict[str, str]],
+    costs: Sequence[float],
+    function: Callable[[dict[str, str]], dict[str, Any]],
+    schema: pa.Schema,
+) -> Any:
+    """The Ray Data graph that turns each file's row into one of `schema`, on all CPUs; see `file_blocks`."""
+    import ray
+
+    def mapped(batch: pa.Table) -> pa.Table:
+        return pa.Table.from_pylist([function(row) for row in batch.to_pylist()], schema=schema)
+
+    blocks = file_blocks(rows, costs, ray.cluster_resources().get("CPU", 1))
+    return ray.data.from_arrow(blocks).map_batches(mapped, batch_size=1, batch_format="pyarrow")
+
+
 def file_blocks(rows: Sequence[dict[str, str]], costs: Sequence[float], cpus: float) -> list[pa.Table]:
     """Rows of files as blocks for Ray Data, in order; what is done of a block is lost when its worker dies.
 
@@ -129,13 +139,13 @@ def file_blocks(rows: Sequence[dict[str, str]], costs: Sequence[float], cpus: fl
         cpus: of the cluster.
     """
     most = max(1, min(_BLOCK_FILES, len(rows) / (_BLOCKS_PER_CPU * max(1, cpus))))
-    cost = max(1.0, sum(costs) / _BLOCKS)
+    limit = max(1.0, sum(costs) / _BLOCKS)
     blocks: list[list[dict[str, str]]] = []
     used = 0.0
-    for row, one in zip(rows, costs, strict=True):
-        if not blocks or len(blocks[-1]) + 1 > most or used + one > cost:
+    for row, cost in zip(rows, costs, strict=True):
+        if not blocks or len(blocks[-1]) + 1 > most or used + cost > limit:
             blocks.append([])
             used = 0.0
         blocks[-1].append(row)
-        used += one
+        used += cost
     return [pa.Table.from_pylist(block) for block in blocks]

@@ -21,7 +21,7 @@ from cinesynth.data.captions import with_trigger
 from cinesynth.data.config import StageResources
 from cinesynth.data.duplicates import near_duplicates
 from cinesynth.data.encode import CACHE_GB, to_blocks, watched
-from cinesynth.data.files import File, file_blocks
+from cinesynth.data.files import File, map_files
 from cinesynth.data.plan import Assigned, assign, filter_windows
 from cinesynth.data.progress import Progress, in_parts
 from cinesynth.data.scan import SCAN_SCHEMA, SCAN_VERSION, Sample, Scan, from_row, timed_scan, to_row
@@ -203,8 +203,6 @@ class Scans:
 
 def _scans(config: PrepareConfig, dataset: Storage, files: list[File]) -> tuple[Scans, list[Reject]]:
     """Scans of all contents, made where they are not stored; and what could not be scanned."""
-    import ray
-
     scans = Scans(dataset, config.shots.model_dump(mode="json"))
     by_content = {file.sha256: file for file in reversed(files)}
     wanted = [file for sha256, file in by_content.items() if sha256 not in scans]
@@ -229,13 +227,7 @@ def _scans(config: PrepareConfig, dataset: Storage, files: list[File]) -> tuple[
     if missing:
         log.info("scanning %d of %d files", len(missing), len(by_content))
         progress = Progress("scan", config.name, len(missing), "files")
-        costs = [file.stamp[0] / _BLOCK_BYTES for file in wanted]
-        blocks = file_blocks(missing, costs, ray.cluster_resources().get("CPU", 1))
-        rows = ray.data.from_arrow(blocks).map_batches(
-            lambda batch: pa.Table.from_pylist([scanned(row) for row in batch.to_pylist()], schema=SCAN_SCHEMA),
-            batch_size=1,
-            batch_format="pyarrow",
-        )
+        rows = map_files(missing, [file.stamp[0] / _BLOCK_BYTES for file in wanted], scanned, SCAN_SCHEMA)
         for table in in_parts(rows, progress):
             failed = table.filter(table["again"]).to_pylist()
             rejects += [Reject(row["uri"], "decode_failed", row["error"]) for row in failed]
