@@ -24,8 +24,8 @@ from typing import Any
 
 import psutil
 
-from cinesynth.data.commits import Commits
-from cinesynth.data.scripted import write_scripted_clips
+from cinesynth.data.encode.commits import Commits
+from cinesynth.scripted.series import write_scripted_clips
 from cinesynth.storage import Storage
 
 TARGETS = {
@@ -166,7 +166,7 @@ def resources() -> dict[str, Any]:
 
 
 def _scan_rows(dataset: Storage) -> list[dict[str, Any]]:
-    from cinesynth.data.shards import read_table
+    from cinesynth.data.dataset import read_table
 
     return [row for name in dataset.list("scans") for row in read_table(dataset, name).to_pylist()]
 
@@ -183,7 +183,7 @@ def script(footage: Path, threads: int) -> dict[str, float]:
     from PIL import Image
     from scenedetect import ContentDetector, detect
 
-    from cinesynth.data.captions import read_captions
+    from cinesynth.data.footage.captions import read_captions
     from cinesynth.wan.condition import ConditionEncoder
 
     if threads:
@@ -225,10 +225,10 @@ def _decoding(footage: Path) -> dict[str, Any]:
     """Our scan without scores against PyAV's raw loop, on 720p film; and milliseconds a frame of each score."""
     import av
 
-    from cinesynth.data import scores
-    from cinesynth.data.annotate import TextOverlay
-    from cinesynth.data.decoder import scan
-    from cinesynth.data.samples import sample_footage
+    from cinesynth.data.encode.annotate import TextOverlay
+    from cinesynth.data.footage.packages import sample_footage
+    from cinesynth.data.scan import scores
+    from cinesynth.data.scan.decoder_pyav import scan
 
     path = str(sample_footage() / "bigbuckbunny.mp4")
 
@@ -264,7 +264,7 @@ def _decoding(footage: Path) -> dict[str, Any]:
 
 def _ms_of_cuts(detector: Any, frames: list[Any]) -> float:
     from cinesynth.data.config import ShotSettings
-    from cinesynth.data.shots import make_cut_detector
+    from cinesynth.data.scan.shots import make_cut_detector
 
     for _ in range(2):  # the first time loads weights
         cuts = make_cut_detector(ShotSettings(detector=detector))

@@ -274,9 +274,3 @@ class PipelineConfig(JobConfig):
                 f"style.mode is {self.style.mode!r}, but a pipeline publishes an adapter: set it to 'lora'"
             )
         return self
-
-    def check_inputs(self) -> None:
-        try:
-            self.prepare.check_inputs()
-        except ConfigError as e:
-            raise ConfigError(f"prepare.{e}") from e

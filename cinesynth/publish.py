@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from cinesynth.config import PublishConfig
+from cinesynth.locate import locate_adapter
 from cinesynth.registry import Registry
 from cinesynth.runs import Run
 from cinesynth.storage import Storage
-from cinesynth.train.driver import locate_adapter
-from cinesynth.wan.adapter import read_card
+from cinesynth.wan.card import read_card
 
 
 def publish(config: PublishConfig) -> dict[str, Any]:

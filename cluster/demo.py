@@ -20,9 +20,9 @@ from typing import Any
 import httpx
 from PIL import Image
 
-from cinesynth.data.photographs import HELD_OUT
-from cinesynth.data.scripted import scripted_clip, write_scripted_clips
 from cinesynth.data.video import read_metadata, read_video
+from cinesynth.scripted.photographs import HELD_OUT
+from cinesynth.scripted.series import scripted_clip, write_scripted_clips
 from cinesynth.wan.folder import model_folder
 from cluster.local import LocalHead, end_on_sigterm, free_ports
 

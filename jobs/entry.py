@@ -19,10 +19,16 @@ from cinesynth.settings import load_config
 Config = TypeVar("Config", bound=JobConfig)
 
 
-def run_job(cls: type[Config], job: Callable[[Config], dict[str, Any]], argv: list[str] | None = None) -> None:
+def run_job(
+    cls: type[Config],
+    job: Callable[[Config], dict[str, Any]],
+    argv: list[str] | None = None,
+    check: Callable[[Config], None] | None = None,
+) -> None:
     """Run `job` with the configuration on the command line; ends the process with its exit code.
 
-    `job` imports what it needs when it is called: a bad configuration is answered before that takes seconds.
+    `job`, and `check`, which looks at inputs that only a room of its own knows, import what they need when they are
+    called: a bad configuration is answered before that takes seconds.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m jobs.{cls.kind}",
@@ -40,6 +46,8 @@ def run_job(cls: type[Config], job: Callable[[Config], dict[str, Any]], argv: li
         config = load_config(cls, arguments.config, arguments.overrides)
         check_storage(config.storage)
         config.check_inputs()
+        if check is not None:
+            check(config)
         result = job(config)
     except CinesynthError as e:
         sys.stdout.flush()

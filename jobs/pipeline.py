@@ -3,6 +3,7 @@
 from typing import Any
 
 from cinesynth.config import PipelineConfig
+from cinesynth.errors import ConfigError
 from jobs.entry import run_job
 
 
@@ -13,5 +14,15 @@ def job(config: PipelineConfig) -> dict[str, Any]:
     return run_pipeline(config)
 
 
+def check_inputs(config: PipelineConfig) -> None:
+    """What the first step reads, before Ray is asked for."""
+    from cinesynth.data.prepare import check_inputs
+
+    try:
+        check_inputs(config.prepare)
+    except ConfigError as e:
+        raise ConfigError(f"prepare.{e}") from e
+
+
 if __name__ == "__main__":
-    run_job(PipelineConfig, job)
+    run_job(PipelineConfig, job, check=check_inputs)

@@ -27,6 +27,13 @@ def job(config: PrepareConfig) -> dict[str, Any]:
         return prepare(config)
 
 
+def check_inputs(config: PrepareConfig) -> None:
+    """Footage, packages and weights, before Ray is asked for."""
+    from cinesynth.data.prepare import check_inputs
+
+    check_inputs(config)
+
+
 def check(location: str) -> int:
     """Print what was checked of a dataset and what is wrong; the exit code."""
     from cinesynth.data.check import check_dataset
@@ -62,7 +69,7 @@ def withdraw(source: str, location: str) -> int:
 def main(argv: list[str]) -> None:
     """The command line."""
     if not {"--check", "--withdraw"} & {argument.partition("=")[0] for argument in argv}:
-        run_job(PrepareConfig, job, argv)
+        run_job(PrepareConfig, job, argv, check_inputs)
         return
     parser = argparse.ArgumentParser(prog="python -m jobs.prepare", allow_abbrev=False)
     what = parser.add_mutually_exclusive_group(required=True)

@@ -22,8 +22,9 @@ from typing import Any, Literal, Protocol
 from PIL import Image
 
 from cinesynth.config import SamplerSettings
-from cinesynth.data.video import Frames, write_video
+from cinesynth.data.video import write_video
 from cinesynth.errors import CinesynthError
+from cinesynth.pictures import Frames
 from cinesynth.registry import Registry
 from cinesynth.storage import Storage, cache_folder, sha256_file
 from serve.config import ServeConfig

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cinesynth.data.scripted import scripted_clip
+from cinesynth.scripted.series import scripted_clip
 from cinesynth.wan.condition import ConditionEncoder
 
 FRAMES, HEIGHT, WIDTH = 9, 64, 96

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from cinesynth.config import PipelineConfig
-from cinesynth.data.scripted import write_scripted_clips
 from cinesynth.errors import IdentityError
 from cinesynth.pipeline import run_pipeline
 from cinesynth.registry import Registry
 from cinesynth.runs import read_events, read_result
+from cinesynth.scripted.series import write_scripted_clips
 from cinesynth.settings import load_config
 from cinesynth.storage import Storage
 from tests.conftest import REPOSITORY, Head

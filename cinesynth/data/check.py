@@ -15,9 +15,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cinesynth.data.assemble import content_of, content_sha256, withdrawn
-from cinesynth.data.commits import Commits, row_id
-from cinesynth.data.shards import TENSORS, ClipsDataset, WindowRow, row_sha256, tensor_from_columns
+from cinesynth.data.dataset import TENSORS, ClipsDataset, WindowRow, row_sha256, tensor_from_columns
+from cinesynth.data.encode.assemble import content_of, content_sha256
+from cinesynth.data.encode.commits import Commits
+from cinesynth.data.records import row_id, withdrawn
 from cinesynth.errors import CinesynthError
 from cinesynth.storage import Storage
 

@@ -14,6 +14,14 @@ from cinesynth.settings import NAME_PATTERN, Finite, Settings, WindowFrames, run
 log = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".ts")
+Backend = Literal["pyav", "decord", "torchcodec"]
+Size = tuple[int, int]
+"""(width, height)"""
+SIZE_TABLES: dict[str, tuple[Size, ...]] = {
+    # Wan2.1's areas (480 x 832 and 720 x 1280) at common aspects, sides in multiples of 16.
+    "480p": ((960, 416), (832, 480), (720, 544), (624, 624), (544, 720), (480, 832), (416, 960)),
+    "720p": ((1472, 624), (1280, 720), (1104, 832), (960, 960), (832, 1104), (720, 1280), (624, 1472)),
+}
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -31,15 +39,18 @@ class FootageSource(Settings):
 class DecodeSettings(Settings):
     """How frames are read."""
 
-    backend: Literal["pyav", "decord", "torchcodec"] = runtime("pyav")
+    backend: Backend = runtime("pyav")
     limit_s: Finite = runtime(60.0, gt=0, description="seconds without a frame after which a file is given up")
     cache_gb: Finite = runtime(20.0, gt=0, description="on each node, for files of a bucket")
+
+    @property
+    def cache_bytes(self) -> float:
+        """Size of the cache on each node."""
+        return self.cache_gb * 1e9
 
 
 def _sizes(value: object) -> object:
     """A table's name, 'WIDTHxHEIGHT', or a list of the latter, as a list of pairs."""
-    from cinesynth.data.geometry import SIZE_TABLES
-
     if isinstance(value, str) and value in SIZE_TABLES:
         return [f"{width}x{height}" for width, height in SIZE_TABLES[value]]
     return [value] if isinstance(value, str) else value
@@ -86,7 +97,7 @@ class WindowSettings(Settings):
     crop_centre: tuple[Share, Share] = Field((0.5, 0.5), description="(0, 0) keeps the top left of a picture")
     black_bars: Literal["crop", "keep"] = "crop"
 
-    def size_pairs(self) -> list[tuple[int, int]]:
+    def size_pairs(self) -> list[Size]:
         """(width, height) of each size."""
         return [(int(w), int(h)) for w, _, h in (size.partition("x") for size in self.sizes)]
 
@@ -231,8 +242,3 @@ class PrepareSettings(Settings):
     resources: PrepareResources = runtime(PrepareResources())
     shard_mb: Finite = runtime(256.0, gt=0, description="a shard is committed when it has so many MB")
     shard_s: Finite = runtime(60.0, gt=0, description="or when its first window has waited so long")
-
-    def check_inputs(self) -> None:
-        from cinesynth.data.inputs import check_prepare
-
-        check_prepare(self)

@@ -17,37 +17,29 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cinesynth.config import PrepareConfig
-from cinesynth.data.annotate import unavailable
-from cinesynth.data.assemble import (
-    SPLITS,
-    assemble,
-    empty_prompt_entry,
-    explain,
-    read_plan,
-    withdrawn,
-)
-from cinesynth.data.commits import RETRIED, Commits, ShardWriter, row_id
-from cinesynth.data.config import DecodeSettings, StageResources, fitted
-from cinesynth.data.encode import (
-    DecodeWindows,
-    EncodeCaptions,
-    EncodeImages,
-    EncodeLatents,
-    block_order,
-    prompt_file,
-    to_blocks,
-)
-from cinesynth.data.files import read_files
-from cinesynth.data.index import actor_stage, device_of, plan_windows
+from cinesynth.data.config import DecodeSettings, PrepareSettings, StageResources, fitted
+from cinesynth.data.dataset import SPLITS, ClipsDataset
+from cinesynth.data.encode.annotate import annotate_windows, check_models, unavailable
+from cinesynth.data.encode.assemble import assemble, empty_prompt_entry
+from cinesynth.data.encode.commits import RETRIED, Commits, ShardWriter
+from cinesynth.data.encode.encode import DecodeWindows, EncodeCaptions, EncodeImages, EncodeLatents
+from cinesynth.data.footage.files import File, read_files
+from cinesynth.data.footage.inputs import check_footage
+from cinesynth.data.footage.sources import source_key
+from cinesynth.data.plan.assign import filter_windows
+from cinesynth.data.plan.planning import cut_files, settle_windows, write_sources
 from cinesynth.data.progress import Progress
-from cinesynth.data.shards import ClipsDataset
-from cinesynth.data.sources import Reject, source_key
-from cinesynth.data.windows import Window
+from cinesynth.data.records import Reject, Window, explain, prompt_file, read_plan, row_id, withdrawn, write_plan
+from cinesynth.data.scan.decoders import make_decoder
+from cinesynth.data.scan.shots import make_cut_detector
+from cinesynth.data.scan.stored_scans import scan_files
+from cinesynth.data.stages import actor_stage, block_order, device_of, to_blocks
 from cinesynth.errors import DatasetError, ModelError, StorageError
+from cinesynth.report.dataset import write_dataset_page
 from cinesynth.runs import Run
 from cinesynth.storage import Storage, public_uri, sha256_json
 
@@ -59,6 +51,14 @@ _AT_ONCE = 40_000  # windows in one graph: Ray Data keeps something of every blo
 def open_dataset(storage: str, name: str) -> Storage:
     """Where the dataset `name` lies below a storage location."""
     return Storage.open(storage).child("datasets", name)
+
+
+def check_inputs(settings: PrepareSettings) -> None:
+    """Raise ConfigError for footage, packages or weights that are missing on this machine; needs no Ray."""
+    check_footage(settings.footage)
+    make_decoder(settings.decode.backend)
+    make_cut_detector(settings.shots)
+    check_models(settings)
 
 
 def prepare(config: PrepareConfig) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def _prepare(config: PrepareConfig) -> dict[str, Any]:
     }
     commits.verify()
     _remove_uncommitted(dataset, commits)
-    manifest = assemble(dataset, facts, read_plan(dataset), rejects, commits)
+    manifest = assemble(dataset, facts, read_plan(dataset), rejects, commits, write_dataset_page)
     figures = {"windows": manifest["windows"], "rejected": len(rejects), "sources": len(files)}
     for split in SPLITS:
         figures |= {f"{split}_{key}": value for key, value in manifest["splits"][split].items()}
@@ -136,12 +136,48 @@ def _prepare(config: PrepareConfig) -> dict[str, Any]:
     return run.finish(outputs, figures)
 
 
-def index_footage(config: PrepareConfig, dataset: Storage) -> tuple[list[Window], list[Reject]]:
+def plan_footage(config: PrepareConfig, dataset: Storage) -> tuple[list[Window], list[Reject]]:
     """Windows and rejects of all footage as `prepare` would plan them, without encoding; `dataset` takes the scans."""
     _quiet_ray_data()
     files, rejects = read_files(config, dataset)
     windows, more = plan_windows(config, dataset, "", [], files, {})
     return windows, rejects + more
+
+
+def plan_windows(
+    config: PrepareConfig,
+    dataset: Storage,
+    identity: str,
+    before: list[Window],
+    files: list[File],
+    encoded: Mapping[str, str],
+) -> tuple[list[Window], list[Reject]]:
+    """The windows of the dataset with group and split, stored as its plan: those it had, and those that are new.
+
+    Args:
+        config: of the run.
+        dataset: holds and takes the scans, the annotations and the plan.
+        identity: of the run, recorded in the plan.
+        before: the plan that is stored.
+        files: the footage.
+        encoded: windows of `before` that are encoded, with the captions they are encoded with.
+    """
+    scans, rejects = scan_files(config, dataset, files)
+    write_sources(dataset, files, scans)
+    windows, more = cut_files(config, files, scans)
+    rejects += more
+    # Models see only what passes the filters on the other scores.
+    windows, more = filter_windows(windows, config.filters)
+    rejects += more
+    windows, more = annotate_windows(config, dataset, windows)
+    rejects += more
+    windows, more = filter_windows(windows, config.filters)
+    rejects += more
+    windows, more = settle_windows(config, scans, windows, before, encoded, withdrawn(dataset))
+    rejects += more
+    write_plan(dataset, identity, windows)
+    log.info("planned %d windows of %d files; %d rejects", len(windows), len(files), len(rejects))
+    return windows, rejects
 
 
 # --- encode --------------------------------------------------------------------------------------------------

@@ -14,11 +14,10 @@ from typing import Any, Literal
 
 import av
 import numpy as np
-from numpy.typing import NDArray
 
 from cinesynth.errors import MediaError
+from cinesynth.pictures import Frames
 
-Frames = NDArray[np.uint8]
 Codec = Literal["h264", "ffv1"]
 
 _ENCODERS: dict[str, tuple[str, str, str, dict[str, str]]] = {

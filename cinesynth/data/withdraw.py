@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from cinesynth.data.assemble import assemble, facts_of, read_plan, read_rejects, withdrawn
-from cinesynth.data.commits import Commits
-from cinesynth.data.shards import ClipsDataset
-from cinesynth.data.sources import Reject
+from cinesynth.data.dataset import ClipsDataset
+from cinesynth.data.encode.assemble import assemble, facts_of
+from cinesynth.data.encode.commits import Commits
+from cinesynth.data.records import Reject, read_plan, read_rejects, withdrawn
 from cinesynth.errors import DatasetError
+from cinesynth.locate import run_output
+from cinesynth.report.dataset import write_dataset_page
 from cinesynth.storage import Storage
 
 _REASON = "withdrawn"
@@ -61,7 +63,7 @@ def withdraw(storage: Storage, name: str, source: str) -> tuple[dict[str, Any], 
     rejects.append(Reject(uri, _REASON, f"on {at}"))
     # What a run that is not finished has planned or encoded beyond the published windows is left to it.
     facts = facts_of(dataset.read_json("manifest.json"))
-    manifest = assemble(dataset, facts, windows, rejects, Commits(dataset))
+    manifest = assemble(dataset, facts, windows, rejects, Commits(dataset), write_dataset_page)
     for window_id in sorted(of_it):
         dataset.delete(f"pixels/{window_id}.mkv")
     return manifest, affected_adapters(storage, dataset, sha256)
@@ -91,11 +93,11 @@ def affected_adapters(storage: Storage, dataset: Storage, source_sha256: str) ->
 
 def _cards(storage: Storage) -> list[tuple[str, dict[str, Any]]]:
     """(where, card) of every adapter in runs and registry."""
-    names = [
-        *(f"runs/{run}/adapter/card.json" for run in storage.folders("runs")),
-        *(name for name in storage.list("registry", recursive=True) if name.endswith("/card.json")),
-    ]
-    return [(name.removesuffix("/card.json"), storage.read_json(name)) for name in names if storage.exists(name)]
+    finished = [run for run in storage.folders("runs") if storage.exists(f"runs/{run}/result.json")]
+    made = [(f"runs/{run}/adapter", run_output(storage, run, "adapter")) for run in finished]
+    cards = [(where, folder.read_json("card.json")) for where, folder in made if folder and folder.exists("card.json")]
+    published = [name for name in storage.list("registry", recursive=True) if name.endswith("/card.json")]
+    return cards + [(name.removesuffix("/card.json"), storage.read_json(name)) for name in published]
 
 
 def _names(given: str, uri: str, sha256: str) -> bool:

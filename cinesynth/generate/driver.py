@@ -3,36 +3,24 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import logging
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from PIL import Image
-
-from cinesynth.config import GenerateConfig, SamplerSettings, ShotRequest
-from cinesynth.data.shards import ClipsDataset
-from cinesynth.data.video import write_video
-from cinesynth.errors import DatasetError, MediaError
-from cinesynth.generate.sampler import Conditions, GeneratedVideo, Generator
+from cinesynth.config import GenerateConfig
+from cinesynth.data.dataset import ClipsDataset
+from cinesynth.errors import DatasetError
+from cinesynth.generate.worker import GenerateWorker
+from cinesynth.locate import locate_adapter, locate_dataset
 from cinesynth.runs import Run
 from cinesynth.session import ray_session
-from cinesynth.settings import parse_config
 from cinesynth.storage import Storage, sha256_file, sha256_json
-from cinesynth.train.driver import locate_adapter, locate_dataset
-from cinesynth.wan.adapter import read_card
+from cinesynth.wan.card import read_card
 from cinesynth.wan.folder import model_hash
 
 log = logging.getLogger("cinesynth.generate")
-
-
-def window_seed(seed: int, window_id: str) -> int:
-    """The noise seed of a held-out window: the same for every arm, another for every window."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{window_id}".encode()).digest()[:4], "big") >> 1
 
 
 def generate(config: GenerateConfig) -> dict[str, Any]:
@@ -124,64 +112,3 @@ def _map(
         if count % 8 == 0 or count == len(tasks):
             rate = (time.monotonic() - started) / count
             log.info("%d/%d videos  %.2f s each  ETA %.0f s", count, len(tasks), rate, rate * (len(tasks) - count))
-
-
-class GenerateWorker:
-    """One model replica of the actor pool."""
-
-    def __init__(
-        self, config: dict[str, Any], adapters: list[tuple[str, float]], dataset: Any, run: tuple[Any, str, str]
-    ) -> None:
-        self.config = parse_config(GenerateConfig, config)
-        self.generator = Generator(self.config.model, "cuda" if torch.cuda.is_available() else "cpu")
-        self.adapters = [(Path(p), scale) for p, scale in adapters]
-        self.arm: str | None = None
-        self.run = Storage(*run)
-        self.windows: dict[str, Any] = {}
-        if dataset is not None:
-            clips = ClipsDataset.open(Storage(*dataset))
-            cache = Path(tempfile.gettempdir()) / "cinesynth-shards" / clips.manifest_sha256
-            staged = clips.stage(cache, self.config.split)
-            self.windows = {w.window_id: i for i, w in enumerate(clips.windows(self.config.split))}
-            self.staged = staged
-            self.empty_prompt = torch.as_tensor(clips.empty_prompt_embeds())
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        task = {key: values[0] for key, values in batch.items()}
-        if task["arm"] != self.arm:
-            self.generator.load_adapters(self.adapters if task["arm"] == "adapter" else [])
-            self.arm = task["arm"]
-        video = self._shot(task["shot"]) if "shot" in task else self._window(task["window_id"])
-        codec = "h264" if task["file"].endswith(".mp4") else "ffv1"
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / Path(task["file"]).name
-            write_video(path, video.frames, self.generator.fps, "h264" if codec == "h264" else "ffv1", video.provenance)
-            self.run.upload(path, task["file"])
-        return {"file": [task["file"]]}
-
-    def _shot(self, shot: dict[str, Any]) -> GeneratedVideo:
-        request = ShotRequest.model_validate(shot)
-        try:
-            image = Image.open(Path(request.image).expanduser())
-            image.load()
-        except OSError as e:
-            raise MediaError(f"{request.image} cannot be read as an image: {e}") from e
-        return self.generator.generate(
-            image, request.prompt, request.num_frames, request.height, request.width, self.config.sampler
-        )
-
-    def _window(self, window_id: str) -> GeneratedVideo:
-        row = self.staged[self.windows[window_id]]
-        sampler: SamplerSettings = self.config.sampler
-        negative = None
-        if sampler.guidance_scale > 1:
-            text = sampler.negative_prompt
-            negative = self.generator.encoder.prompt_embeds(text) if text else self.empty_prompt
-        conditions = Conditions(
-            condition_latents=torch.as_tensor(row["condition_latents"]).float(),
-            image_embeds=torch.as_tensor(row["image_embeds"]).float(),
-            prompt_embeds=torch.as_tensor(row["prompt_embeds"]).float(),
-            negative_embeds=negative,
-        )
-        seeded = sampler.model_copy(update={"seed": window_seed(sampler.seed, window_id)})
-        return self.generator.generate_from(conditions, seeded)

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinesynth.config import EvaluateConfig, EvaluateSettings
-from cinesynth.data.video import Frames
 from cinesynth.metrics.features import (
     Batch,
     Executor,
@@ -22,6 +21,7 @@ from cinesynth.metrics.features import (
     device_name,
     pick_device,
 )
+from cinesynth.pictures import Frames
 from cinesynth.session import ray_session
 
 _QUEUED = 2  # batches per actor: one that runs and one that waits, so decoding overlaps

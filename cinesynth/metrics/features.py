@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 
 from cinesynth.config import EvaluateSettings
 from cinesynth.data.config import VIDEO_SUFFIXES
-from cinesynth.data.video import Frames, read_video
+from cinesynth.data.video import read_video
 from cinesynth.errors import ConfigError, DatasetError, MediaError
 from cinesynth.metrics import i3d, lpips
+from cinesynth.pictures import Frames
 from cinesynth.storage import sha256_file, sha256_json
 
 log = logging.getLogger("cinesynth.metrics")

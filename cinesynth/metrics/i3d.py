@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cinesynth.data.video import Frames
 from cinesynth.errors import MediaError
 from cinesynth.metrics import weights
+from cinesynth.pictures import Frames
 
 WEIGHTS = "i3d-kinetics-400"
 FEATURES = 400

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from cinesynth.data.video import Frames
 from cinesynth.errors import MediaError
 from cinesynth.metrics import weights
+from cinesynth.pictures import Frames
 from cinesynth.storage import sha256_file
 
 Net = Literal["alex", "vgg"]

@@ -21,6 +21,7 @@ from diffusers import AutoencoderKLWan
 
 from cinesynth.errors import CinesynthError
 from cinesynth.metrics.lpips import load_lpips
+from cinesynth.nano.architecture import NanoParts, nano_parts, save_nano
 from cinesynth.nano.domain import DOMAIN_VERSION, HomeWindow, held_out_windows, rendered, sharp, training_windows
 from cinesynth.nano.encoders import train_encoders
 from cinesynth.nano.recipe import Recipe, full_recipe, smoke_recipe
@@ -39,7 +40,6 @@ from cinesynth.storage import Storage
 from cinesynth.train.strategy import World
 from cinesynth.wan.folder import SHIPPED, write_manifest
 from cinesynth.wan.load import save_model
-from cinesynth.wan.nano import NanoParts, nano_parts, save_nano
 
 log = logging.getLogger("cinesynth.nano")
 

@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from cinesynth.data.photographs import HELD_OUT, PHOTOGRAPHS, TRAINED_ON
 from cinesynth.nano.recipe import Recipe
+from cinesynth.scripted.photographs import HELD_OUT, PHOTOGRAPHS, TRAINED_ON
 
 _HEAD = """# The nano model
 

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from cinesynth.data.photographs import HELD_OUT, TRAINED_ON, locate_photograph
-from cinesynth.data.rendering import SHARP_LENS, SOFT_LENS, light_gain, render_shot
-from cinesynth.data.screenplay import Shot, draw_screenplay
+from cinesynth.scripted.photographs import HELD_OUT, TRAINED_ON, locate_photograph
+from cinesynth.scripted.rendering import SHARP_LENS, SOFT_LENS, light_gain, render_shot
+from cinesynth.scripted.screenplay import Shot, draw_screenplay
 from cinesynth.storage import sha256_json
 
 HEIGHT, WIDTH, FRAMES, FPS = 64, 96, 33, 16

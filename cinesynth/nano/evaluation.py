@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from cinesynth.config import SamplerSettings, TrainSettings
-from cinesynth.data.geometry import crop_resize
-from cinesynth.data.photographs import PACKAGED
-from cinesynth.data.samples import sample_footage
-from cinesynth.data.video import Frames, read_video
+from cinesynth.data.footage.packages import sample_footage
+from cinesynth.data.plan.geometry import crop_resize
+from cinesynth.data.video import read_video
 from cinesynth.generate.sampler import Generator
 from cinesynth.metrics.record import Comparison
 from cinesynth.nano import figures
+from cinesynth.nano.architecture import build_nano
 from cinesynth.nano.domain import (
     FRAMES,
     HEIGHT,
@@ -35,10 +35,12 @@ from cinesynth.nano.figures import Sample
 from cinesynth.nano.motion import camera_speeds
 from cinesynth.nano.transformer import EncodedWindows, encode_windows, train_transformer
 from cinesynth.nano.vae import pca_floor
-from cinesynth.wan.adapter import AdapterCard, save_adapter
+from cinesynth.pictures import Frames
+from cinesynth.scripted.photographs import PACKAGED
+from cinesynth.wan.adapter import save_adapter
+from cinesynth.wan.card import AdapterCard
 from cinesynth.wan.folder import base_hash
 from cinesynth.wan.load import load_transformer, load_vae
-from cinesynth.wan.nano import build_nano
 
 log = logging.getLogger("cinesynth.nano")
 

@@ -17,13 +17,14 @@ import torch
 from numpy.typing import NDArray
 
 from cinesynth.config import SamplerSettings, ValidationSettings
-from cinesynth.data.video import Frames, write_video
+from cinesynth.data.video import write_video
 from cinesynth.generate.sampler import Conditions, Generator
 from cinesynth.metrics.evaluate import compare
 from cinesynth.metrics.record import MetricsRecord
 from cinesynth.metrics.statistics import group_mean_interval
 from cinesynth.nano.motion import camera_move
 from cinesynth.nano.vae import VaeModel, psnr_of_frames, to_video
+from cinesynth.pictures import Frames
 from cinesynth.train.batch import collate
 from cinesynth.train.randomness import generator
 from cinesynth.wan.condition import to_frames

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cinesynth.data.rendering import PAN_SPEED, ROLL_SPEED, ZOOM_SPEED
+from cinesynth.scripted.rendering import PAN_SPEED, ROLL_SPEED, ZOOM_SPEED
 
 _GAP = 4  # frames between the two of a pair: a quarter of a second, in which a pan moves 3.5 pixels of 64 rows
 _OUTLIER = 0.5  # pixels from the fit at which a flow vector counts a quarter

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cinesynth.config import FlowSettings, OptimizerSettings, TrainSettings, ValidationSettings
-from cinesynth.data.photographs import PACKAGED, TRAINED_ON
 from cinesynth.nano.fit import Schedule
 from cinesynth.nano.vae import Phase
+from cinesynth.scripted.photographs import PACKAGED, TRAINED_ON
 
 
 def _transformer(steps: int, batch: int) -> TrainSettings:

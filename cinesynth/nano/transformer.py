@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cinesynth.config import TrainSettings
-from cinesynth.data.video import Frames
+from cinesynth.pictures import Frames
 from cinesynth.storage import sha256_json
 from cinesynth.train.checkpoint import LocalCheckpoints
 from cinesynth.train.loop import TrainLoop

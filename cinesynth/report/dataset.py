@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cinesynth.data.shards import WindowFacts
-from cinesynth.data.sources import Reject
+from cinesynth.data.dataset import WindowFacts
+from cinesynth.data.records import Reject
 from cinesynth.report.page import count, write_page
 from cinesynth.report.sheet import contact_sheet, in_turn
 from cinesynth.storage import Storage

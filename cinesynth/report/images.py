@@ -8,7 +8,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from cinesynth.data.video import Frames
+from cinesynth.pictures import Frames
 
 _QUALITY = 86
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cinesynth.config import PipelineConfig
-from cinesynth.data.shards import ClipsDataset, WindowRow
+from cinesynth.data.dataset import SPLITS, ClipsDataset, WindowRow
 from cinesynth.errors import DatasetError
 from cinesynth.metrics.record import Definition, MetricsRecord, Value
 from cinesynth.report.filmstrips import make_scenes
@@ -20,7 +20,6 @@ from cinesynth.storage import Storage
 
 STEPS = ("prepare", "style", "generate", "evaluate", "publish")
 ARMS = ["real", "base", "adapter"]
-_SPLITS = ("train", "val", "test")
 _SHEET_WINDOWS = 24
 _SHEET_BYTES = 1_500_000
 
@@ -86,12 +85,12 @@ class ClipsPart:
         rows = [(name, [w for w in self.windows if w.domain == name]) for name in domains]
         if len(rows) > 1:
             rows.append(("all", self.windows))
-        return [(name, [_counted(members, split) for split in (*_SPLITS, None)]) for name, members in rows]
+        return [(name, [_counted(members, split) for split in (*SPLITS, None)]) for name, members in rows]
 
     def empty_splits(self) -> list[str]:
         """Splits without a window."""
         held = Counter(w.split for w in self.windows)
-        return [split for split in _SPLITS if not held[split]]
+        return [split for split in SPLITS if not held[split]]
 
 
 def _counted(windows: list[WindowRow], split: str | None) -> str:

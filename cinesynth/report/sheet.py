@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import pyarrow.parquet as pq
 
-from cinesynth.data.shards import WindowFacts
+from cinesynth.data.dataset import WindowFacts
 from cinesynth.report.images import data_uri
 from cinesynth.storage import Storage
 

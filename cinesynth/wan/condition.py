@@ -15,8 +15,8 @@ from diffusers import AutoencoderKLWan
 from diffusers.pipelines.wan.pipeline_wan_i2v import prompt_clean
 from PIL import Image
 
-from cinesynth.data.video import Frames
 from cinesynth.errors import MediaError
+from cinesynth.pictures import Frames
 from cinesynth.wan.folder import encoder_hash
 from cinesynth.wan.load import load_image_encoder, load_text_encoder, load_vae
 from cinesynth.wan.padding import TEXT_TOKENS

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from cinesynth.data.prepare import prepare
-from cinesynth.data.scripted import write_scripted_clips
 from cinesynth.data.video import read_video, write_video
+from cinesynth.scripted.series import write_scripted_clips
 from tests.data.preparing import prepare_config
 
 

@@ -18,17 +18,19 @@ import pytest
 
 from cinesynth.config import PrepareConfig
 from cinesynth.data.config import DecodeSettings
-from cinesynth.data.encode import DecodeWindows, to_blocks, watched
-from cinesynth.data.prepare import index_footage
-from cinesynth.data.samples import sample_footage
-from cinesynth.data.scripted import scripted_clip
-from cinesynth.data.sources import fingerprint
+from cinesynth.data.encode.encode import DecodeWindows
+from cinesynth.data.footage.packages import sample_footage
+from cinesynth.data.footage.sources import fingerprint
+from cinesynth.data.prepare import plan_footage
+from cinesynth.data.scan.watch import watched
+from cinesynth.data.stages import to_blocks
 from cinesynth.data.video import read_video, write_video
+from cinesynth.scripted.series import scripted_clip
 from cinesynth.settings import parse_config
 from cinesynth.storage import Storage, sha256_file
 from tests.data.clips import encode_frames, flip_bytes, write_levels
-from tests.data.test_decoder import _audio_only
-from tests.data.test_windows import config_of, cut
+from tests.data.plan.test_windows import config_of, cut
+from tests.data.scan.test_decoder import _audio_only
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -115,7 +117,7 @@ def indexed(folder: Path, tmp_path_factory: pytest.TempPathFactory, ray_head: An
         "decode": {"limit_s": 20},
     }
     dataset = Storage.open(tmp_path_factory.mktemp("odd"))
-    windows, rejects = index_footage(parse_config(PrepareConfig, values), dataset)
+    windows, rejects = plan_footage(parse_config(PrepareConfig, values), dataset)
     by_name: dict[str, Any] = defaultdict(lambda: {"windows": [], "rejects": []})
     for window in windows:
         by_name[Path(window.source_uri).name]["windows"].append(window)
@@ -155,7 +157,7 @@ def test_a_file_that_may_not_be_read_is_named(folder: Path, tmp_path: Path) -> N
     path.chmod(0)
     script = (
         "import json, os, sys\n"
-        "from cinesynth.data.sources import content_sha256\n"
+        "from cinesynth.data.footage.sources import content_sha256\n"
         "from cinesynth.errors import MediaError\n"
         "if os.getuid() == 0:\n    os.setuid(65534)\n"  # for root, no permission is missing
         "try:\n    content_sha256(sys.argv[1])\n"

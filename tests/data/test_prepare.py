@@ -17,13 +17,13 @@ import pytest
 import torch
 
 from cinesynth.config import PrepareConfig
-from cinesynth.data.assemble import read_plan, write_plan
 from cinesynth.data.check import check_dataset
-from cinesynth.data.commits import Commits, row_id
-from cinesynth.data.decoder import PyAVDecoder
-from cinesynth.data.geometry import resize
-from cinesynth.data.prepare import prepare
-from cinesynth.data.shards import ClipsDataset
+from cinesynth.data.dataset import ClipsDataset
+from cinesynth.data.encode.commits import Commits
+from cinesynth.data.plan.geometry import resize
+from cinesynth.data.prepare import check_inputs, prepare
+from cinesynth.data.records import read_plan, row_id, write_plan
+from cinesynth.data.scan.decoder_pyav import PyAVDecoder
 from cinesynth.data.video import read_video, write_video
 from cinesynth.data.withdraw import affected_adapters, withdraw
 from cinesynth.errors import ConfigError, DatasetError, IdentityError
@@ -314,7 +314,7 @@ def test_what_is_missing_is_refused_before_ray_starts(overrides: dict[str, Any],
     (tmp_path / "clip.mp4").touch()
     given = {"footage": [{"path": str(tmp_path)}], "name": "clips", "storage": str(tmp_path), **overrides}
     with pytest.raises(ConfigError, match=message):
-        parse_config(PrepareConfig, given).check_inputs()
+        check_inputs(parse_config(PrepareConfig, given))
 
 
 @pytest.mark.slow

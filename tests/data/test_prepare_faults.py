@@ -17,11 +17,11 @@ import pytest
 import torch
 import yaml
 
-from cinesynth.data.assemble import read_plan, read_rejects
 from cinesynth.data.check import check_dataset
-from cinesynth.data.commits import Commits, row_id
+from cinesynth.data.dataset import ClipsDataset
+from cinesynth.data.encode.commits import Commits
 from cinesynth.data.prepare import prepare
-from cinesynth.data.shards import ClipsDataset
+from cinesynth.data.records import read_plan, read_rejects, row_id
 from cinesynth.data.video import read_video, write_video
 from cinesynth.errors import DatasetError, StorageError
 from cinesynth.storage import Storage, sha256_file

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cinesynth.data import photographs
-from cinesynth.data.film_look import film_look
-from cinesynth.data.photographs import HELD_OUT, PHOTOGRAPHS, TRAINED_ON, load_photograph
-from cinesynth.data.rendering import PAN_SPEED
-from cinesynth.data.screenplay import CAMERAS, LIGHTS
 from cinesynth.errors import MediaError
 from cinesynth.nano.domain import FRAMES, film_look_windows, held_out_windows, rendered, training_windows
 from cinesynth.nano.motion import camera_move, camera_speeds
+from cinesynth.scripted import photographs
+from cinesynth.scripted.film_look import film_look
+from cinesynth.scripted.photographs import HELD_OUT, PHOTOGRAPHS, TRAINED_ON, load_photograph
+from cinesynth.scripted.rendering import PAN_SPEED
+from cinesynth.scripted.screenplay import CAMERAS, LIGHTS
 
 
 def test_held_out_windows_share_no_photograph_and_no_screenplay_with_training() -> None:

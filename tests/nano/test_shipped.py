@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from cinesynth.data.photographs import PACKAGED
-from cinesynth.data.rendering import PAN_SPEED
 from cinesynth.generate.sampler import Generator
 from cinesynth.nano import figures
 from cinesynth.nano.domain import held_out_windows, training_windows
@@ -18,6 +16,8 @@ from cinesynth.nano.figures import Sample
 from cinesynth.nano.motion import camera_speeds
 from cinesynth.nano.transformer import encode_windows
 from cinesynth.nano.vae import pca_floor
+from cinesynth.scripted.photographs import PACKAGED
+from cinesynth.scripted.rendering import PAN_SPEED
 from cinesynth.wan.folder import nano_folder
 from cinesynth.wan.load import load_transformer, load_vae
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import patchify
 
+from cinesynth.nano.architecture import nano_parts
 from cinesynth.nano.domain import held_out_windows
 from cinesynth.nano.skeleton import LATENTS, Skeleton, copy_into
 from cinesynth.nano.vae import VaeModel, channel_statistics, pca_floor, reconstruction, to_video
-from cinesynth.wan.nano import nano_parts
 
 
 @pytest.fixture(scope="module")

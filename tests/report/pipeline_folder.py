@@ -14,9 +14,7 @@ import torch
 
 import cinesynth
 from cinesynth.config import EvaluateConfig, GenerateConfig, PipelineConfig, PrepareConfig, PublishConfig, TrainConfig
-from cinesynth.data.encode import preview
-from cinesynth.data.scripted import scripted_clip
-from cinesynth.data.shards import (
+from cinesynth.data.dataset import (
     INDEX_SCHEMA,
     SCHEMA_VERSION,
     TENSORS,
@@ -25,10 +23,13 @@ from cinesynth.data.shards import (
     write_shard,
     write_table,
 )
-from cinesynth.data.video import Frames, write_video
+from cinesynth.data.encode.encode import preview
+from cinesynth.data.video import write_video
 from cinesynth.metrics import values
 from cinesynth.metrics.record import MetricsRecord
+from cinesynth.pictures import Frames
 from cinesynth.runs import Run
+from cinesynth.scripted.series import scripted_clip
 from cinesynth.settings import parse_config
 from cinesynth.storage import Storage, sha256_json
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from cinesynth.report.dataset import _BARS, _timelines
-from tests.data.test_plan import window
+from tests.data.plan.test_assign import window
 
 
 def _source(number: int, shots: int) -> dict[str, Any]:

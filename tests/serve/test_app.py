@@ -20,7 +20,8 @@ from cinesynth.generate.sampler import Generator
 from cinesynth.registry import Registry
 from cinesynth.settings import parse_config
 from cinesynth.storage import Storage, sha256_json
-from cinesynth.wan.adapter import AdapterCard, adapter_state, add_lora, save_adapter
+from cinesynth.wan.adapter import adapter_state, add_lora, save_adapter
+from cinesynth.wan.card import AdapterCard
 from cinesynth.wan.folder import base_hash
 from cinesynth.wan.load import load_transformer
 from cluster.local import free_ports

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from cinesynth.config import FlowSettings, LoraSettings, OptimizerSettings, TrainSettings, ValidationSettings
+from cinesynth.nano.architecture import build_nano
 from cinesynth.train.checkpoint import LocalCheckpoints
 from cinesynth.train.loop import TrainLoop, learning_rate
 from cinesynth.train.strategy import Replicate, World, choose_strategy
 from cinesynth.wan.folder import base_hash, encoder_hash, model_folder
 from cinesynth.wan.load import load_transformer, save_model
-from cinesynth.wan.nano import build_nano
 from tests.nano_clips import encoded_clips, encoder
 
 STEPS = 6

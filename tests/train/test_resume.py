@@ -13,14 +13,14 @@ import pytest
 
 from cinesynth.config import PrepareConfig, TrainConfig
 from cinesynth.data.prepare import prepare
-from cinesynth.data.scripted import write_scripted_clips
 from cinesynth.errors import IdentityError
 from cinesynth.runs import read_events
+from cinesynth.scripted.series import write_scripted_clips
 from cinesynth.session import ray_session
 from cinesynth.settings import parse_config
 from cinesynth.storage import Storage
 from cinesynth.train.driver import train
-from cinesynth.wan.adapter import read_card
+from cinesynth.wan.card import read_card
 from tests.conftest import REPOSITORY, Head
 
 STEPS = 6

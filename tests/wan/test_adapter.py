@@ -16,19 +16,11 @@ from PIL import Image
 from cinesynth.config import SamplerSettings
 from cinesynth.errors import AdapterError
 from cinesynth.generate.sampler import Generator
-from cinesynth.wan.adapter import (
-    AdapterCard,
-    Parent,
-    adapter_state,
-    add_lora,
-    load_adapters,
-    merge_adapters,
-    save_adapter,
-    target_modules,
-)
+from cinesynth.nano.architecture import LAYERS
+from cinesynth.wan.adapter import adapter_state, add_lora, load_adapters, merge_adapters, save_adapter, target_modules
+from cinesynth.wan.card import AdapterCard, Parent
 from cinesynth.wan.folder import base_hash, model_folder
 from cinesynth.wan.load import load_transformer
-from cinesynth.wan.nano import LAYERS
 from tests.nano_clips import FRAMES, HEIGHT, WIDTH, encoded_clips
 
 SAMPLER = SamplerSettings(steps=3, guidance_scale=1.0, seed=7)

@@ -10,8 +10,8 @@ import torch
 from diffusers import WanImageToVideoPipeline
 from PIL import Image
 
-from cinesynth.data.scripted import scripted_clip
 from cinesynth.generate.sampler import initial_noise
+from cinesynth.scripted.series import scripted_clip
 from cinesynth.wan.condition import ConditionEncoder, crop_to, model_input, pad_prompt
 from cinesynth.wan.folder import model_folder
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from cinesynth.errors import ModelError
+from cinesynth.nano.architecture import build_nano
 from cinesynth.wan.folder import base_hash, encoder_hash, model_folder, model_hash, model_shapes
 from cinesynth.wan.load import load_scheduler, load_transformer
-from cinesynth.wan.nano import build_nano
 
 
 @pytest.fixture

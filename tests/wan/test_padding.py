@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from cinesynth.wan.nano import nano_parts
+from cinesynth.nano.architecture import nano_parts
 from cinesynth.wan.padding import collapse_padding, distinct_tokens
 
 

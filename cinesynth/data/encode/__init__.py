@@ -1,0 +1,1 @@
+"""Windows to tensors: annotation, VAE, CLIP and text stages, commits, assembly."""

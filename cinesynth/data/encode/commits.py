@@ -1,0 +1,260 @@
+"""Shards and their commits: how encoded windows become part of a dataset, once each, whatever is killed.
+
+The driver holds references to encoded blocks until they make a shard; a task writes it under a name that was never
+used; the driver then commits it as a small numbered object. What is in no commit does not exist: it is encoded again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable, Container, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from cinesynth.data.dataset import CLIP_SCHEMA, read_table, row_sha256, window_columns, write_shard
+from cinesynth.data.encode.encode import ENCODED, STAGES
+from cinesynth.data.records import Reject, prompt_file, row_id, window_from_json
+from cinesynth.errors import DatasetError
+from cinesynth.storage import Storage
+
+log = logging.getLogger(__name__)
+
+_STORED = [name for name in ENCODED.names if name in {f.name for f in CLIP_SCHEMA}]
+RETRIED = ("decode_failed", "encode_failed", "annotate_failed")
+"""Reasons that may not hold the next time."""
+
+_WAITING = 64
+
+
+class Commits:
+    """The commits of a dataset, in order: which shards count, and which rows need no encoding."""
+
+    def __init__(self, dataset: Storage) -> None:
+        self._dataset = dataset
+        names = dataset.list("commits")
+        with ThreadPoolExecutor(16) as pool:
+            self._entries: list[dict[str, Any]] = list(pool.map(dataset.read_json, names))
+        self._next = 1 + max((int(name.rsplit("/", 1)[-1].partition(".")[0]) for name in names), default=-1)
+        self.done = {row for entry in self._entries for row in _settled(entry)}
+        self._writer = uuid.uuid4().hex
+        self._last = ""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self._entries)
+
+    def add(self, commit: dict[str, Any]) -> None:
+        """Write one commit. Raises DatasetError when another run of this name writes, too."""
+        self.verify()
+        name = f"commits/{self._next:06d}.json"
+        data = json.dumps(commit | {"by": self._writer}, indent=1).encode()
+        if not self._dataset.write_new(name, data):
+            raise self._not_alone(name)
+        self._last = name
+        self._next += 1
+        self._entries.append(commit)
+        self.done |= _settled(commit)
+
+    def verify(self) -> None:
+        """Raise DatasetError when another run has written over the last commit, as it may on an object store."""
+        if self._last and self._dataset.read_json(self._last)["by"] != self._writer:
+            raise self._not_alone(self._last)
+
+    def _not_alone(self, name: str) -> DatasetError:
+        return DatasetError(
+            f"another run of prepare writes {self._dataset.uri} at the same time ({name} is its); "
+            "stop one of the two, then give the command again: it goes on from what is committed"
+        )
+
+    def places(self) -> dict[str, dict[str, Any]]:
+        """Row id to its place (`shard`, `row`), the `sha256` of its tensors, and `pixels_sha256` of its kept video."""
+        return {
+            entry["row_id"]: {"shard": commit["shard"]["file"], "row": number}
+            | {name: entry[name] for name in ("sha256", "pixels_sha256")}
+            for commit in self._entries
+            for number, entry in enumerate(commit["rows"])
+        }
+
+    def rejects(self, rows: Container[str]) -> list[Reject]:
+        """Those of `rows` that were rejected and not encoded since, by window_id."""
+        encoded = {row["row_id"] for commit in self._entries for row in commit["rows"]}
+        latest = {key: Reject(**reject) for commit in self._entries for key, reject in commit["rejected"].items()}
+        found = [reject for key, reject in latest.items() if key in rows and key not in encoded]
+        return sorted(found, key=lambda reject: reject.window_id)
+
+
+def _settled(commit: dict[str, Any]) -> set[str]:
+    encoded = {row["row_id"] for row in commit["rows"]}
+    return encoded | {key for key, reject in commit["rejected"].items() if reject["reason"] not in RETRIED}
+
+
+# --- writing -------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Pending:
+    """Encoded blocks that wait to become a shard."""
+
+    refs: list[Any] = field(default_factory=list)
+    size: int = 0
+    since: float = 0.0
+
+
+class ShardWriter:
+    """Collects encoded blocks into shards by size and age, and commits what has been written.
+
+    Args:
+        dataset: where.
+        commits: of the dataset.
+        encoder_hash: recorded in every row.
+        shard_bytes, shard_s: a shard is written when it has so many bytes, or its first block has waited so long.
+        report: called with (rows that arrived, 0), and with (0, rows that were rejected) of each commit.
+
+    Attributes:
+        failed: rows that were rejected for a reason of `RETRIED`.
+    """
+
+    def __init__(
+        self,
+        dataset: Storage,
+        commits: Commits,
+        encoder_hash: str,
+        shard_bytes: float,
+        shard_s: float,
+        report: Callable[[int, int], None],
+    ) -> None:
+        import ray
+
+        self._dataset, self._commits, self._hash = dataset, commits, encoder_hash
+        self._shard_bytes, self._shard_s, self._report = shard_bytes, shard_s, report
+        # No CPU is asked for: on a small cluster the encoders may hold them all.
+        self._write = ray.remote(num_cpus=0, max_retries=3, retry_exceptions=True)(write_blocks)
+        self._pending = _Pending()
+        self._writing: list[Any] = []
+        self.failed: set[str] = set()
+
+    def run(self, bundles: Iterable[Any]) -> None:
+        """Take all bundles of a Ray Data iterator, and commit all that they hold; raises what the iterator raises.
+
+        However it ends, nothing holds the iterator then: Ray Data stops a graph whose iterator is gone.
+        """
+        arrived: queue.Queue[Any] = queue.Queue(_WAITING)
+        stopped = threading.Event()
+        reader = threading.Thread(target=_read, args=(iter(bundles), arrived, stopped), daemon=True)
+        reader.start()
+        try:
+            while True:
+                try:
+                    kind, value = arrived.get(timeout=min(1.0, self._shard_s / 2))
+                except queue.Empty:
+                    kind, value = "nothing", None
+                if kind == "bundle":
+                    self._add(value)
+                if self._due() or kind in ("end", "error"):
+                    self._start_shard()
+                self._commit_written(wait=kind in ("end", "error"))
+                if kind == "error":
+                    raise value
+                if kind == "end":
+                    return
+        finally:
+            stopped.set()
+            reader.join(60)
+
+    def _add(self, bundle: Any) -> None:
+        if not self._pending.refs:
+            self._pending.since = time.monotonic()
+        for block in bundle.blocks:
+            self._pending.refs.append(block.ref)
+            self._pending.size += block.metadata.size_bytes or 0
+            self._report(block.metadata.num_rows or 0, 0)
+
+    def _due(self) -> bool:
+        waiting = self._pending
+        old = time.monotonic() - waiting.since >= self._shard_s
+        return bool(waiting.refs) and (waiting.size >= self._shard_bytes or old)
+
+    def _start_shard(self) -> None:
+        if self._pending.refs:
+            self._writing.append(self._write.remote(self._dataset.reference(), self._hash, *self._pending.refs))
+            self._pending = _Pending()
+
+    def _commit_written(self, wait: bool) -> None:
+        import ray
+
+        while self._writing:
+            ready, _ = ray.wait(self._writing, num_returns=1, timeout=None if wait else 0)
+            if not ready:
+                return
+            self._writing.remove(ready[0])
+            commit = ray.get(ready[0])
+            self._commits.add(commit)
+            self.failed |= commit["rejected"].keys() - self._commits.done
+            self._report(0, len(commit["rejected"]))
+
+
+def write_blocks(dataset: tuple[Any, ...], encoder_hash: str, *blocks: pa.Table) -> dict[str, Any]:
+    """Write encoded blocks as one shard; returns its commit, with the CPU seconds of each stage that led to it."""
+    started = time.process_time()
+    storage = Storage(*dataset)
+    rows, pixels, rejected, cpu_s = [], [], {}, dict.fromkeys(STAGES, 0.0)
+    for encoded in (row for block in blocks for row in block.to_pylist()):
+        window = window_from_json(encoded["window"])
+        key = row_id(window.window_id, window.caption)
+        if encoded["reject"]:
+            rejected[key] = json.loads(encoded["reject"])
+            continue
+        prompt = _prompt(dataset, encoder_hash, prompt_file(window.caption))
+        row = window_columns(window) | {"frame_pts": window.frame_pts, "box": window.box} | prompt
+        row |= {name: encoded[name] for name in _STORED}
+        rows.append(row | {"encoder_hash": encoder_hash})
+        pixels.append(encoded["pixels_sha256"])
+        for stage in STAGES:
+            cpu_s[stage] += encoded[f"{stage}_cpu_s"] or 0.0
+    commit: dict[str, Any] = {"rejected": rejected, "rows": [], "cpu_s": cpu_s}
+    if rows:
+        commit["shard"] = write_shard(storage, rows)
+        commit["rows"] = [
+            {"row_id": row_id(r["window_id"], r["caption"]), "sha256": row_sha256(r), "pixels_sha256": p}
+            for r, p in zip(rows, pixels, strict=True)
+        ]
+    cpu_s["write"] = time.process_time() - started
+    return commit
+
+
+_PROMPTS: dict[tuple[str, str, str], dict[str, Any]] = {}
+
+
+def _prompt(dataset: tuple[Any, ...], encoder_hash: str, name: str) -> dict[str, Any]:
+    key = (dataset[1], encoder_hash, name)
+    if key not in _PROMPTS:
+        if len(_PROMPTS) >= 64:  # of at most 4 MB
+            _PROMPTS.clear()
+        _PROMPTS[key] = read_table(Storage(*dataset), name).to_pylist()[0]
+    return _PROMPTS[key]
+
+
+def _read(bundles: Iterator[Any], arrived: queue.Queue[Any], stopped: threading.Event) -> None:
+    def put(item: tuple[str, Any]) -> None:
+        while not stopped.is_set():
+            try:
+                arrived.put(item, timeout=1.0)
+                return
+            except queue.Full:
+                continue
+
+    try:
+        for bundle in bundles:
+            put(("bundle", bundle))
+            if stopped.is_set():
+                break
+        put(("end", None))
+    except BaseException as e:
+        put(("error", e))

@@ -1,0 +1,1 @@
+"""Which windows a dataset holds: windows, sizes and crops, near-duplicates, groups and splits."""

@@ -1,0 +1,135 @@
+"""What the rooms of `data` hand to each other: windows, rejects, the plan, and the names of rows and files.
+
+The plan (`plan.parquet`) says which windows a dataset holds, in which group and split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import pyarrow as pa
+
+from cinesynth.data.dataset import WINDOW_SCHEMA, WindowFacts, read_table, window_columns, write_table
+from cinesynth.errors import DatasetError
+from cinesynth.storage import Storage, sha256_json
+
+Stamp = tuple[int, int]
+"""Size in bytes, and time of the last change in ns: where both are as before, so is the content."""
+Box = tuple[float, float, float, float]
+"""(left, top, width, height) in stored pixels of the upright picture."""
+
+PLAN_SCHEMA = pa.schema([*WINDOW_SCHEMA, ("frame_pts", pa.list_(pa.int64())), ("box", pa.list_(pa.float64()))])
+REJECT_SCHEMA = pa.schema([(name, pa.string()) for name in ("source", "reason", "detail", "window_id")])
+_IDENTITY = b"cinesynth.identity"
+
+
+# --- windows -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Window(WindowFacts):
+    """One window of one file, before encoding.
+
+    Attributes:
+        location: of the file, with what opens it; not recorded.
+        stamp: of the file when it was read; not recorded.
+        frame_pts: the source frame of every window frame.
+        box: the part of the stored picture that is shown.
+    """
+
+    location: str
+    stamp: Stamp
+    frame_pts: tuple[int, ...]
+    box: Box
+
+
+def window_to_json(window: Window) -> str:
+    """A window as a column of a block holds it."""
+    return json.dumps(asdict(window))
+
+
+def window_from_json(text: str) -> Window:
+    """The inverse of `window_to_json`."""
+    row = json.loads(text)
+    return Window(**{**row, **{name: tuple(row[name]) for name in ("stamp", "frame_pts", "box")}})
+
+
+def row_id(window_id: str, caption: str) -> str:
+    """Identity of an encoded row: a window whose caption changes is encoded again."""
+    return sha256_json([window_id, caption])
+
+
+def prompt_file(caption: str) -> str:
+    """The object that holds the embedding of a caption."""
+    return f"prompts/{hashlib.sha256(caption.encode()).hexdigest()}.parquet"
+
+
+# --- the plan ------------------------------------------------------------------------------------------------
+
+
+def write_plan(dataset: Storage, identity: str, windows: Iterable[Window]) -> None:
+    """Store which windows the dataset holds, in which group and split."""
+    rows = [window_columns(w) | {"frame_pts": w.frame_pts, "box": w.box} for w in windows]
+    table = pa.Table.from_pylist(rows, schema=PLAN_SCHEMA)
+    write_table(dataset, "plan.parquet", table.replace_schema_metadata({_IDENTITY: identity.encode()}))
+
+
+def read_plan(dataset: Storage, identity: str | None = None) -> list[Window]:
+    """The stored plan; empty where there is none. Nothing can be decoded of it: locations are those that were recorded.
+
+    Raises DatasetError when `identity` is given and the plan has another.
+    """
+    if not dataset.exists("plan.parquet"):
+        return []
+    table = read_table(dataset, "plan.parquet")
+    if identity is not None and (table.schema.metadata or {}).get(_IDENTITY) != identity.encode():
+        raise DatasetError(f"{dataset.uri} holds a dataset that another run made; use another name or remove it")
+    names = [f.name for f in fields(WindowFacts)]
+    return [
+        Window(
+            **{name: row[name] for name in names} | {"scores": dict(row["scores"])},
+            location=row["source_uri"],
+            stamp=(0, 0),
+            frame_pts=tuple(row["frame_pts"]),
+            box=tuple(row["box"]),
+        )
+        for row in table.to_pylist()
+    ]
+
+
+def withdrawn(dataset: Storage) -> dict[str, dict[str, Any]]:
+    """sha256 of each withdrawn source to what was recorded of it."""
+    return {entry["sha256"]: entry for name in dataset.list("withdrawn") for entry in [dataset.read_json(name)]}
+
+
+# --- rejects -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reject:
+    """Something that is not in the dataset, and why. `window_id` is empty when it is more than one window."""
+
+    source: str
+    reason: str
+    detail: str
+    window_id: str = ""
+
+
+def reject_table(rejects: list[Reject]) -> pa.Table:
+    return pa.Table.from_pylist([asdict(reject) for reject in rejects], schema=REJECT_SCHEMA)
+
+
+def read_rejects(dataset: Storage) -> list[Reject]:
+    return [Reject(**row) for row in read_table(dataset, "rejected.parquet").to_pylist()]
+
+
+def explain(rejects: list[Reject]) -> str:
+    """Counts of rejects by reason, and the first one in full."""
+    counts = Counter(reject.reason for reject in rejects)
+    first = f"; first: {rejects[0].source}: {rejects[0].detail}" if rejects else ""
+    return ", ".join(f"{count} {reason}" for reason, count in counts.most_common()) + first

@@ -1,0 +1,1 @@
+"""One pass over each file: decoders, the watched child, timestamps, cuts and scores."""

@@ -1,0 +1,83 @@
+"""What a decoder is: it gives frames by presentation timestamp (pts, in ticks of the stream's time base).
+
+So variable frame rates need no special care. Chosen frames are read by the backend of the configuration; all give the
+same pixels, see `tests/data/scan/test_decoder.py`. `decoders` knows the backends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Protocol
+
+from cinesynth.data.scan.watch import Beat
+from cinesynth.pictures import Frames
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a file's chosen video stream is.
+
+    Attributes:
+        width, height: stored pixels, after rotation.
+        pixel_aspect: width of a pixel over its height, after rotation.
+        rotation: degrees clockwise by which the file asks to be turned; a multiple of 90.
+        time_base: seconds per tick.
+        fps: average frames per second as the container states it.
+        codec, pixel_format: FFmpeg's names.
+        bits: per colour channel.
+        matrix: `bt601`, `bt709`, `bt2020`; ` (assumed)` follows where the file does not say.
+        range: `limited` or `full`.
+        transfer: `sdr`, or `pq` and `hlg`, which are shown without tone mapping.
+        interlaced: the first frame consists of two fields.
+        streams: number of video streams; the chosen one is FFmpeg's best, cover pictures apart.
+        duration_s: as the container states it; 0 where it does not.
+    """
+
+    width: int
+    height: int
+    pixel_aspect: Fraction
+    rotation: int
+    time_base: Fraction
+    fps: float
+    codec: str
+    pixel_format: str
+    bits: int
+    matrix: str
+    range: str
+    transfer: str
+    interlaced: bool
+    streams: int
+    duration_s: float
+
+
+Change = Callable[[Frames], Frames]
+
+
+def unchanged(frame_HWC: Frames) -> Frames:
+    """All of a frame."""
+    return frame_HWC
+
+
+def silent() -> None:
+    """No sign of life."""
+
+
+class Decoder(Protocol):
+    """A library that reads chosen frames. They come out upright, in stored (maybe not square) pixels."""
+
+    def read(self, path: str, pts: Sequence[int], change: Change = unchanged, beat: Beat = silent) -> Frames:
+        """The frames with these ascending timestamps (repeats allowed), each as `change` makes it when it is decoded.
+
+        Args:
+            path: of the file.
+            pts: timestamps of a scan.
+            change: uint8 RGB [H, W, 3] to what is kept of it; default: all.
+            beat: called at every frame that is passed, wanted or not.
+
+        Returns:
+            uint8 RGB [T, H, W, 3].
+
+        Raises MediaError, naming the timestamp, when one of them does not decode.
+        """

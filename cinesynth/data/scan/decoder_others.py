@@ -1,0 +1,95 @@
+"""Decoders by decord and torchcodec, for those who have a reason to prefer them (a GPU, an existing parity).
+
+Both know a frame by its place in display order; torchcodec's timestamp is compared with the one that was asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cinesynth.data.scan.decoder import Change, VideoInfo, silent, unchanged
+from cinesynth.data.scan.decoder_pyav import display_order, probe
+from cinesynth.data.scan.watch import Beat
+from cinesynth.errors import ConfigError, MediaError
+from cinesynth.pictures import Frames
+
+
+class DecordDecoder:
+    """`Decoder` by decord 0.6: opened in the worker with one thread and closed at once, as its readers grow."""
+
+    def read(self, path: str, pts: Sequence[int], change: Change = unchanged, beat: Beat = silent) -> Frames:
+        import decord
+
+        info = probe(path)
+        # Its own timestamps are float32, and begin at 0 whatever the stream's do.
+        index = _places(path, pts, "decord", beat)
+        try:
+            reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
+            if len(reader) != len(index):
+                raise MediaError(f"{path}: decord counts {len(reader)} frames, FFmpeg {len(index)}; use pyav")
+            frames = {}
+            for wanted in sorted(set(pts)):
+                beat()
+                frames[wanted] = change(_as_assumed(reader[index[wanted]].asnumpy(), info))
+        except decord.DECORDError as e:
+            raise MediaError(f"{path} cannot be decoded by decord: {str(e).splitlines()[0]}") from e
+        return np.stack([frames[p] for p in pts])
+
+
+class TorchcodecDecoder:
+    """`Decoder` by torchcodec, which needs FFmpeg's shared libraries on the machine."""
+
+    def __init__(self) -> None:
+        try:
+            import torchcodec.decoders  # noqa: F401
+        except RuntimeError as e:
+            raise ConfigError(
+                "decode.backend: torchcodec finds no FFmpeg libraries (Debian: apt-get install ffmpeg); use pyav"
+            ) from e
+
+    def read(self, path: str, pts: Sequence[int], change: Change = unchanged, beat: Beat = silent) -> Frames:
+        from torchcodec.decoders import VideoDecoder
+
+        # By place: by time, frames of a variable rate are found too early.
+        info, index = probe(path), _places(path, pts, "torchcodec", beat)
+        try:
+            decoder = VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=1)
+            frames = {}
+            for wanted in sorted(set(pts)):
+                beat()
+                frame = decoder.get_frame_at(index[wanted])
+                got = round(float(frame.pts_seconds) / float(info.time_base))
+                if wanted != got:
+                    raise MediaError(f"{path}: torchcodec has no frame at timestamp {wanted}; the nearest is {got}")
+                frames[wanted] = change(_as_assumed(frame.data.numpy(), info))
+        except (RuntimeError, ValueError, IndexError) as e:
+            if isinstance(e, MediaError):
+                raise
+            raise MediaError(f"{path} cannot be decoded by torchcodec: {str(e).splitlines()[0]}") from e
+        return np.stack([frames[p] for p in pts])
+
+
+def _places(path: str, pts: Sequence[int], backend: str, beat: Beat) -> dict[int, int]:
+    """Timestamp to place in display order, of all frames. Raises MediaError when one of `pts` is not among them."""
+    index = {p: i for i, p in enumerate(display_order(path, beat))}
+    missing = sorted(set(pts) - index.keys())
+    if missing:
+        raise MediaError(f"{path}: {backend} has no frame at timestamp {missing[0]} ({len(missing)})")
+    return index
+
+
+def _as_assumed(frame_HWC: Frames, info: VideoInfo) -> Frames:
+    """An untagged HD frame, which both convert as BT.601, as if it had been converted as BT.709."""
+    if info.matrix != "bt709 (assumed)":
+        return frame_HWC
+    change = (_rgb_from_yuv(0.2126, 0.0722) @ np.linalg.inv(_rgb_from_yuv(0.299, 0.114))).astype(np.float32)
+    return np.clip(np.rint(frame_HWC.astype(np.float32) @ change.T), 0, 255).astype(np.uint8)
+
+
+def _rgb_from_yuv(kr: float, kb: float) -> np.ndarray:
+    """3x3 matrix from (Y, Cb, Cr), centred chroma of range 1, to RGB (ITU-R BT.601 and BT.709, section 3)."""
+    kg = 1 - kr - kb
+    red, blue = 2 * (1 - kr), 2 * (1 - kb)
+    return np.array([[1, 0, red], [1, -blue * kb / kg, -red * kr / kg], [1, blue, 0]])

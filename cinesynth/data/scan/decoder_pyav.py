@@ -1,0 +1,262 @@
+"""Decode video with PyAV: what a file is, every frame small, chosen frames whole.
+
+PyAV probes and scans for every backend, always on one thread: frame threads hang after a seek.
+
+Flipped bytes: of H.264, MPEG-4, ProRes and AV1 no damaged picture was missed in measurements. HEVC's decoder complains
+in its log only, and late, so damage counts for a whole group of pictures. VP9's and MJPEG's often say nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import av
+import av.logging
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace
+
+from cinesynth.data.scan.decoder import Change, VideoInfo, silent, unchanged
+from cinesynth.data.scan.watch import Beat
+from cinesynth.errors import AttemptFailed, MediaError
+from cinesynth.pictures import Frames
+
+_SD = (1280, 576)  # untagged video with a longer or a shorter side above these is taken as BT.709, as players do
+_REORDERED = 16  # frames that may lie between a picture and another one that refers to it, or its complaint
+_MARKS_DAMAGE = "h264"
+_MATRICES = {1: "bt709", 5: "bt601", 6: "bt601", 9: "bt2020", 10: "bt2020"}
+_TRANSFERS = {16: "pq", 18: "hlg"}
+
+
+@dataclass(frozen=True)
+class ScannedFrame:
+    """One frame of a scan; valid until the next one is asked for."""
+
+    pts: int
+    damaged: bool
+    """The decoder reported an error in it, or in a frame that it refers to; or it has another size than the first."""
+    key: bool
+    """Nothing after it refers to anything before it."""
+    interlaced: bool
+    _frame: Any
+
+    def rgb(self, width: int) -> Frames:
+        """uint8 RGB [h, w, 3], scaled down to at most `width` stored columns, upright."""
+        scale = min(1.0, width / self._frame.width)
+        size = max(2, round(self._frame.width * scale)), max(2, round(self._frame.height * scale))
+        return _pixels(self._frame, size)
+
+
+def probe(path: str) -> VideoInfo:
+    """Properties of the chosen video stream. Raises MediaError when there is none that decodes."""
+    with _opened(path) as (container, stream):
+        frame = next((f for f, _ in _decode(container, stream)), None)
+        if frame is None:
+            raise MediaError(f"{path} holds no frame that decodes")
+        width, height = frame.width, frame.height
+        aspect = stream.sample_aspect_ratio or Fraction(1)
+        turns = _quarter_turns(frame)
+        if turns % 2:
+            width, height, aspect = height, width, 1 / aspect
+        components = frame.format.components
+        tagged = _MATRICES.get(int(frame.colorspace))
+        assumed = "bt709" if _assumed_hd(frame) else "bt601"
+        full = int(frame.color_range) == ColorRange.JPEG or frame.format.name.startswith("yuvj")
+        return VideoInfo(
+            width=width,
+            height=height,
+            pixel_aspect=aspect,
+            rotation=(360 - 90 * turns) % 360,
+            time_base=stream.time_base,
+            fps=float(stream.average_rate or stream.guessed_rate or 0),
+            codec=stream.codec_context.name,
+            pixel_format=frame.format.name,
+            bits=max(component.bits for component in components),
+            matrix=tagged or f"{assumed} (assumed)",
+            range="full" if full else "limited",
+            transfer=_TRANSFERS.get(int(frame.color_trc), "sdr"),
+            interlaced=bool(frame.interlaced_frame),
+            streams=sum(not _is_cover(s) for s in container.streams.video),
+            duration_s=float(container.duration or 0) / av.time_base,
+        )
+
+
+def scan(path: str, late: Callable[[int], None] = lambda pts: None) -> Iterator[ScannedFrame]:
+    """Every frame in display order; what does not decode is passed over, and marks what follows as damaged.
+
+    A frame whose timestamp is not after that of the one before it (files that were joined byte by byte) cannot be
+    found by it: `late` is called with it instead. Damage lasts until the next key frame, or the one after it where a
+    decoder that complains late has just done so; see `spread_damage` for what lies before it. Raises MediaError when
+    the file cannot be opened.
+    """
+    with _opened(path) as (container, stream), _errors_of(stream.codec_context.codec.name) as complaints:
+        last, damaged, size, late_by = None, False, None, 0
+        for frame, lost in _decode(container, stream):
+            size = size or (frame.width, frame.height)
+            late_by = _REORDERED if complaints() else max(0, late_by - 1)
+            if frame.key_frame and not frame.is_corrupt:
+                damaged = False
+            damaged = damaged or lost or bool(frame.is_corrupt) or late_by > 0
+            if last is not None and frame.pts <= last:
+                late(frame.pts)
+                continue
+            last = frame.pts
+            other = (frame.width, frame.height) != size
+            yield ScannedFrame(frame.pts, damaged or other, bool(frame.key_frame), bool(frame.interlaced_frame), frame)
+
+
+@contextmanager
+def _errors_of(codec: str) -> Iterator[Callable[[], bool]]:
+    """Whether a decoder has logged an error since it was last asked.
+
+    H.264 marks its damaged frames itself, and logs errors that are none: slightly wrong reference marking, which many
+    cameras write.
+    """
+    if codec == _MARKS_DAMAGE:
+        yield lambda: False
+        return
+    level, skipping = av.logging.get_level(), av.logging.get_skip_repeated()
+    av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)  # else a complaint like the last one, even of another file, is not heard
+    try:
+        with av.logging.Capture() as logged:
+
+            def complaints() -> bool:
+                found = any(severity <= av.logging.ERROR and name == codec for severity, name, _ in logged)
+                logged.clear()
+                return found
+
+            yield complaints
+    finally:
+        av.logging.set_level(level)
+        av.logging.set_skip_repeated(skipping)
+
+
+def spread_damage(damaged: Sequence[bool], key: Sequence[bool], codec: str) -> list[bool]:
+    """Damage of a scan's frames, with those before it that may be damaged too.
+
+    Of H.264 these are the frames that may refer to a damaged one; of others, whose decoders notice late, all back to
+    the key frame.
+    """
+    spread = list(damaged)
+    for i, (before, now) in enumerate(zip([False, *damaged], damaged, strict=False)):
+        if now and not before:
+            first = max(0, i - _REORDERED)
+            if codec != _MARKS_DAMAGE:
+                first = next((j for j in range(i - 1, -1, -1) if key[j]), 0)
+            spread[first:i] = [True] * (i - first)
+    return spread
+
+
+def display_order(path: str, beat: Beat = silent) -> list[int]:
+    """Timestamps of all packets of the chosen stream in display order, without decoding them."""
+    found: set[int] = set()
+    with _opened(path) as (container, stream):
+        for packet in container.demux(stream):
+            beat()
+            found.add(packet.pts if packet.pts is not None else packet.dts)
+    return sorted(pts for pts in found if pts is not None)
+
+
+class PyAVDecoder:
+    """`Decoder` by PyAV (FFmpeg's libraries)."""
+
+    def read(self, path: str, pts: Sequence[int], change: Change = unchanged, beat: Beat = silent) -> Frames:
+        wanted = set(pts)
+        with _opened(path) as (container, stream):
+            found = _collect(container, stream, wanted, change, beat, seek=True)
+        if found.keys() != wanted:  # a seek that lands too late, which some containers do: from the start instead
+            with _opened(path) as (container, stream):
+                found = _collect(container, stream, wanted, change, beat, seek=False)
+        missing = sorted(wanted - found.keys())
+        if missing:
+            raise MediaError(f"{path}: no frame decodes at timestamp {missing[0]} ({len(missing)} of {len(wanted)})")
+        return np.stack([found[p] for p in pts])
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[tuple[Any, Any]]:
+    try:
+        with av.open(path) as container:
+            streams = [stream for stream in container.streams.video if not _is_cover(stream)]
+            if not streams:
+                raise MediaError(f"{path} has no video stream")
+            best = container.streams.best("video")
+            stream = best if best in streams else streams[0]
+            stream.codec_context.thread_count = 1
+            yield container, stream
+    except (av.error.FFmpegError, OSError, ArithmeticError) as e:  # a damaged header can hold a time base of 0
+        try:
+            with open(path, "rb") as file:
+                file.read(1)
+        except OSError as trouble:  # that says nothing of the content
+            raise AttemptFailed(f"{path} cannot be read: {trouble.strerror}") from e
+        raise MediaError(f"{path} cannot be decoded: {getattr(e, 'strerror', None) or e}") from e
+
+
+def _is_cover(stream: Any) -> bool:
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def _decode(container: Any, stream: Any) -> Iterator[tuple[Any, bool]]:
+    """Frames with a timestamp, each with whether something before it did not decode.
+
+    Where a container states no presentation time (AVI), that of decoding stands for it.
+    """
+    lost = False
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.error.EOFError:
+            return
+        except (av.error.FFmpegError, ArithmeticError):
+            lost = True
+            continue
+        for frame in frames:
+            if frame.pts is None:
+                frame.pts = frame.dts
+            if frame.pts is not None:
+                yield frame, lost
+                lost = False
+
+
+def _collect(
+    container: Any, stream: Any, wanted: set[int], change: Change, beat: Beat, seek: bool
+) -> dict[int, Frames]:
+    if seek:
+        container.seek(min(wanted), stream=stream, backward=True)
+    found: dict[int, Frames] = {}
+    for frame, _ in _decode(container, stream):
+        beat()
+        if frame.pts in wanted:
+            found.setdefault(frame.pts, change(_pixels(frame)))
+        if frame.pts >= max(wanted):
+            break
+    return found
+
+
+def _assumed_hd(frame: Any) -> bool:
+    sides = max(frame.width, frame.height), min(frame.width, frame.height)
+    return int(frame.colorspace) not in _MATRICES and (sides[0] >= _SD[0] or sides[1] > _SD[1])
+
+
+def _pixels(frame: Any, size: tuple[int, int] | None = None) -> Frames:
+    width, height = size or (frame.width, frame.height)
+    small = (width, height) != (frame.width, frame.height)
+    picture = frame.reformat(
+        width=width,
+        height=height,
+        format="rgb24",
+        src_colorspace=Colorspace.ITU709 if _assumed_hd(frame) else None,
+        interpolation="AREA" if small else None,
+        threads=1,
+    )
+    return np.ascontiguousarray(np.rot90(picture.to_ndarray(), _quarter_turns(frame)))
+
+
+def _quarter_turns(frame: Any) -> int:
+    """Counterclockwise quarter turns that bring the stored picture upright."""
+    return round(frame.rotation / 90) % 4

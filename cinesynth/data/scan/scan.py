@@ -1,0 +1,229 @@
+"""One pass over a file: timestamps, damage, cuts, and scores of two pictures a second.
+
+A scan is a function of the file's bytes and the shot detector, so it is stored by the file's sha256 and never made
+twice, wherever the file lies and whatever windows are cut out of it.
+"""
+
+from __future__ import annotations
+
+import bisect
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from fractions import Fraction
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+
+from cinesynth.data.config import ShotSettings
+from cinesynth.data.scan import scores
+from cinesynth.data.scan.decoder import VideoInfo
+from cinesynth.data.scan.decoder_pyav import probe, scan, spread_damage
+from cinesynth.data.scan.shots import SCAN_WIDTH, Cut, ShotSpan, make_cut_detector, split_shots
+from cinesynth.errors import MediaError
+from cinesynth.pictures import Frames
+
+SCAN_VERSION = 2  # raised whenever a change alters scans
+SAMPLES_PER_S = 2
+_PICTURE_WIDTH, _BLUR_WIDTH = 1280, 512
+_BEAT_FRAMES = 25
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one frame scores, two a second. `motion` is from the sample before it; None for the first."""
+
+    frame: int
+    motion: float | None
+    blur: float
+    luma: float
+    clipped: float
+    hash: int
+    """`perceptual_hash`; 0 where the picture has no contrast."""
+    tint: str
+    """8x6 mean colours, hexadecimal."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What was found in one file.
+
+    Attributes:
+        info: of the video stream.
+        pts: of every frame, ascending.
+        damaged: whether a frame shows, or may show, a decoding error.
+        still: whether a frame shows the same as the one before it.
+        cuts: between shots.
+        bars: (top and bottom, left and right) bar of each shot, as shares.
+        samples: ascending.
+        late: number of frames that were left out, as their timestamps go back.
+    """
+
+    info: VideoInfo
+    pts: tuple[int, ...]
+    damaged: tuple[bool, ...]
+    still: tuple[bool, ...]
+    cuts: tuple[Cut, ...]
+    bars: tuple[tuple[float, float], ...]
+    samples: tuple[Sample, ...]
+    late: int
+
+    def shots(self) -> list[ShotSpan]:
+        return split_shots(list(self.pts), list(self.cuts))
+
+
+SCAN_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("sha256", pa.string()),
+        ("uri", pa.string()),
+        ("error", pa.string()),
+        ("again", pa.bool_()),  # another attempt may succeed
+        ("info", pa.string()),
+        ("pts", pa.list_(pa.int64())),
+        ("damaged", pa.list_(pa.bool_())),
+        ("still", pa.list_(pa.bool_())),
+        ("cuts", pa.list_(pa.list_(pa.int32()))),
+        ("bars", pa.list_(pa.list_(pa.float32()))),
+        ("samples", pa.string()),
+        ("late", pa.int64()),
+        ("cpu_s", pa.float64()),
+    ]
+)
+
+
+def timed_scan(beat: Callable[[], None], path: str, settings: ShotSettings) -> tuple[Scan, float]:
+    """`scan_file`, and the CPU seconds it took; runs in the watched child."""
+    cv2.setNumThreads(1)  # a child has one core, and waits longer for help than the help takes off
+    started = time.process_time()
+    found = scan_file(beat, path, settings)
+    return found, time.process_time() - started
+
+
+def scan_file(beat: Callable[[], None], path: str, settings: ShotSettings) -> Scan:
+    """Scan one file; calls `beat` every second or so of decoding. Raises MediaError when it cannot be decoded."""
+    info = probe(path)
+    detector = make_cut_detector(settings)
+    pts: list[int] = []
+    damaged: list[bool] = []
+    key: list[bool] = []
+    still: list[bool] = []
+    sampler = _Sampler(info.time_base)
+    before: scores.Grey | None = None
+    late: list[int] = []
+    interlaced = False
+    for number, frame in enumerate(scan(path, late.append)):
+        small = frame.rgb(SCAN_WIDTH)
+        if before is not None and small.shape[:2] != before.shape:  # such frames count as damaged
+            small = np.asarray(cv2.resize(small, before.shape[::-1], interpolation=cv2.INTER_AREA), np.uint8)
+        now = scores.grey(small)
+        detector.feed(small)
+        pts.append(frame.pts)
+        damaged.append(frame.damaged)
+        key.append(frame.key)
+        still.append(before is not None and scores.unchanged(before, now))
+        interlaced = interlaced or frame.interlaced
+        if sampler.wants(frame.pts):
+            sampler.add(number, frame.pts, now, frame.rgb(_PICTURE_WIDTH))
+        before = now
+        if number % _BEAT_FRAMES == 0:
+            beat()
+    if not pts:
+        raise MediaError(f"{path} holds no frame that decodes")
+    cuts = detector.finish(beat)
+    return Scan(
+        replace(info, interlaced=interlaced),
+        tuple(pts),
+        tuple(spread_damage(damaged, key, info.codec)),
+        tuple(still),
+        tuple(cuts),
+        tuple(sampler.bars(shot) for shot in split_shots(pts, cuts)),
+        tuple(sampler.samples),
+        len(late),
+    )
+
+
+class _Sampler:
+    """Scores of two frames a second."""
+
+    def __init__(self, time_base: Fraction) -> None:
+        self._time_base = time_base
+        self._next: Fraction | None = None
+        self._before: tuple[scores.Grey, int] | None = None
+        self._profiles: list[tuple[np.ndarray, np.ndarray]] = []
+        self._pts: list[int] = []
+        self.samples: list[Sample] = []
+
+    def wants(self, pts: int) -> bool:
+        time = pts * self._time_base
+        if self._next is not None and time < self._next:
+            return False
+        step = Fraction(1, SAMPLES_PER_S)
+        self._next = time + step if self._next is None else self._next + step * (1 + (time - self._next) // step)
+        return True
+
+    def add(self, frame: int, pts: int, small: scores.Grey, picture: Frames) -> None:
+        motion = None
+        if self._before is not None and self._before[0].shape == small.shape:
+            seconds = float((pts - self._before[1]) * self._time_base)
+            motion = round(scores.motion(self._before[0], small, seconds), 5)
+        self._before = small, pts
+        large = scores.grey(picture)
+        luma, clipped = scores.exposure(small)
+        height = max(16, round(large.shape[0] * _BLUR_WIDTH / large.shape[1]))
+        shown = large
+        if large.shape[1] > _BLUR_WIDTH:
+            shown = np.asarray(cv2.resize(large, (_BLUR_WIDTH, height), interpolation=cv2.INTER_AREA), np.uint8)
+        tint = scores.tints(picture).hex()
+        blur, code = round(scores.blur(shown), 4), scores.perceptual_hash(small)
+        self.samples.append(Sample(frame, motion, blur, round(luma, 4), round(clipped, 4), code, tint))
+        self._profiles.append(scores.edge_profile(large))
+        self._pts.append(pts)
+
+    def bars(self, shot: ShotSpan) -> tuple[float, float]:
+        first, last = bisect.bisect_left(self._pts, shot.pts[0]), bisect.bisect_right(self._pts, shot.pts[-1])
+        size = [len(side) for side in self._profiles[0]]
+        inside = [profile for profile in self._profiles[first:last] if [len(side) for side in profile] == size]
+        if not inside:
+            return 0.0, 0.0
+        rows, columns = (np.max([profile[i] for profile in inside], axis=0) for i in (0, 1))
+        vertical, horizontal = scores.black_bars(rows, columns)
+        return round(vertical, 5), round(horizontal, 5)
+
+
+# --- as stored -----------------------------------------------------------------------------------------------
+
+
+def to_row(key: str, sha256: str, uri: str, found: Scan | str, cpu_s: float = 0.0) -> dict[str, Any]:
+    """A scan, or why there is none, as a row of `SCAN_SCHEMA`."""
+    row: dict[str, Any] = {"key": key, "sha256": sha256, "uri": uri, "cpu_s": cpu_s, "again": False}
+    if isinstance(found, str):
+        return row | {"error": found, "info": "{}", "samples": "[]", "late": 0} | {n: [] for n in _LISTS}
+    info = asdict(found.info) | {name: str(getattr(found.info, name)) for name in _FRACTIONS}
+    lists = {name: list(getattr(found, name)) for name in _LISTS}
+    samples = json.dumps([[getattr(s, f.name) for f in fields(Sample)] for s in found.samples])
+    return row | {"error": "", "info": json.dumps(info), "samples": samples, "late": found.late} | lists
+
+
+def from_row(row: dict[str, Any]) -> Scan | None:
+    """The scan of a row; None where there is an error instead."""
+    if row["error"]:
+        return None
+    info = json.loads(row["info"])
+    return Scan(
+        VideoInfo(**info | {name: Fraction(info[name]) for name in _FRACTIONS}),
+        tuple(row["pts"]),
+        tuple(row["damaged"]),
+        tuple(row["still"]),
+        tuple((int(a), int(b)) for a, b in row["cuts"]),
+        tuple((round(float(v), 5), round(float(h), 5)) for v, h in row["bars"]),
+        tuple(Sample(*values) for values in json.loads(row["samples"])),
+        row["late"],
+    )
+
+
+_LISTS = ("pts", "damaged", "still", "cuts", "bars")
+_FRACTIONS = ("pixel_aspect", "time_base")

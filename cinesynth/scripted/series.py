@@ -1,0 +1,118 @@
+"""A series of scripted clips: rendered from a seed, and written as files with their captions and cuts beside them."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cinesynth.data.video import write_video
+from cinesynth.scripted.rendering import render_shot
+from cinesynth.scripted.screenplay import Screenplay, draw_screenplay, sample_captions
+
+__all__ = ["ScriptedClip", "sample_captions", "scripted_clip", "write_scripted_clips"]
+
+GENERATOR_VERSION = 4  # raised whenever a change alters frames or captions: folders of older versions are rewritten
+_MANIFEST = "scripted.manifest"
+
+
+@dataclass(frozen=True)
+class ScriptedClip:
+    """One rendered clip.
+
+    Attributes:
+        frames: uint8 RGB [T, H, W, 3].
+        fps: frames per second.
+        caption: what happens in the whole clip.
+        cuts: index of the first frame after each hard cut, ascending.
+        shot_captions: one caption for each shot, `len(cuts) + 1` of them.
+    """
+
+    frames: NDArray[np.uint8]
+    fps: float
+    caption: str
+    cuts: list[int]
+    shot_captions: list[str]
+
+
+def scripted_clip(
+    seed: int,
+    index: int,
+    height: int = 96,
+    width: int = 144,
+    fps: float = 24,
+    photographs: tuple[str, ...] = (),
+    film_look: bool = False,
+) -> ScriptedClip:
+    """Render clip `index` of the series `seed`: 3.5 to 5 seconds, a pure function of the arguments.
+
+    Args:
+        seed, index: which clip.
+        height, width, fps: of the frames.
+        photographs: keys of `PHOTOGRAPHS` that serve as textures beside the drawn ones.
+        film_look: grade, grain, letterbox and a push-in on every shot, for "film look" in its caption.
+    """
+    play = draw_screenplay(seed, index, photographs, film_look)
+    parts = [
+        render_shot(shot, count, fps, height, width)
+        for shot, count in zip(play.shots, _frame_counts(play, fps), strict=True)
+    ]
+    cuts = np.cumsum([len(part) for part in parts])[:-1].tolist()
+    return ScriptedClip(np.concatenate(parts), fps, play.caption, cuts, [shot.caption for shot in play.shots])
+
+
+def write_scripted_clips(
+    folder: str | os.PathLike[str],
+    count: int,
+    seed: int,
+    height: int = 96,
+    width: int = 144,
+    fps: float = 24,
+    photographs: tuple[str, ...] = (),
+    film_look: bool = False,
+) -> list[Path]:
+    """Write clips 0..count-1 of a series as MP4 with sidecars; returns the video files. Arguments as `scripted_clip`.
+
+    Beside each `scripted-0000.mp4` lie `scripted-0000.txt` (caption) and `scripted-0000.json` (cuts as frame
+    indices; start, end and caption of each shot; group, seed and index). A complete folder of the same parameters
+    is kept; after any other parameters all clips are written anew, and clips beyond `count` are removed.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"scripted-{index:04d}.mp4" for index in range(count)]
+    series = {"height": height, "width": width, "fps": fps, "photographs": photographs, "film_look": film_look}
+    wanted = json.dumps({"version": GENERATOR_VERSION, "count": count, "seed": seed, **series})
+    manifest = folder / _MANIFEST
+    complete = manifest.is_file() and manifest.read_text() == wanted
+    if complete and all(p.with_suffix(s).is_file() for p in paths for s in (".mp4", ".txt", ".json")):
+        return paths
+    manifest.unlink(missing_ok=True)
+    for stale in folder.glob("scripted-[0-9][0-9][0-9][0-9]*.*"):
+        stale.unlink()
+    for index, path in enumerate(paths):
+        clip = scripted_clip(seed, index, height, width, fps, photographs, film_look)
+        path.with_suffix(".txt").write_text(clip.caption + "\n")
+        path.with_suffix(".json").write_text(json.dumps(_sidecar(clip, seed, index), indent=1) + "\n")
+        write_video(path, clip.frames, fps=fps)
+    manifest.write_text(wanted)
+    return paths
+
+
+def _frame_counts(play: Screenplay, fps: float) -> list[int]:
+    return [max(1, round(shot.duration * fps)) for shot in play.shots]
+
+
+def _sidecar(clip: ScriptedClip, seed: int, index: int) -> dict[str, Any]:
+    edges = [0, *clip.cuts, len(clip.frames)]
+    shots = [
+        {"start_s": start / clip.fps, "end_s": end / clip.fps, "caption": caption}
+        for start, end, caption in zip(edges[:-1], edges[1:], clip.shot_captions, strict=True)
+    ]
+    # The group, and with it the split, is named after the screenplay: it survives another video encoder.
+    group = f"scripted-{seed}-{index}"
+    return {"caption": clip.caption, "group": group, "cuts": clip.cuts, "shots": shots, "seed": seed, "index": index}

@@ -1,0 +1,88 @@
+"""The card of an adapter: what it was trained on, on top of which others, and which base it fits. Without PyTorch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+import cinesynth
+from cinesynth.errors import AdapterError
+from cinesynth.storage import sha256_file, sha256_json
+
+DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
+PEFT_FILE = "adapter_model.safetensors"
+
+
+class Parent(BaseModel):
+    """An adapter that was merged into the base before training."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    sha256: str
+    scale: float
+
+
+class AdapterCard(BaseModel):
+    """Provenance of an adapter."""
+
+    model_config = ConfigDict(extra="forbid")
+    schema_version: Literal[1] = 1
+    base_model: str
+    base_sha256: str
+    """Hash of the transformer's files, without parents."""
+    base_revision: str | None = None
+    parents: list[Parent] = []
+    stage: str
+    dataset: str
+    dataset_sha256: str
+    config: dict[str, Any]
+    metrics: dict[str, float] = {}
+    step: int
+    sha256: str = ""
+    """Of `pytorch_lora_weights.safetensors`; filled in by `save_adapter`."""
+    code_version: str = cinesynth.__version__
+
+    @property
+    def trained_on(self) -> str:
+        """Hash of the base as it was during training: the transformer with its parents merged."""
+        return merged_base_hash(self.base_sha256, self.parents)
+
+
+def merged_base_hash(base_sha256: str, parents: list[Parent]) -> str:
+    """The recorded base: unchanged without parents, else a hash over the base and the ordered parents."""
+    if not parents:
+        return base_sha256
+    return sha256_json([base_sha256, [[p.sha256, p.scale] for p in parents]])
+
+
+def read_card(folder: str | os.PathLike[str]) -> AdapterCard:
+    """The adapter's card, with its weights' hash checked. Raises AdapterError naming what is wrong."""
+    folder = Path(folder)
+    for file in ("card.json", DIFFUSERS_FILE, PEFT_FILE, "adapter_config.json"):
+        if not (folder / file).is_file():
+            raise AdapterError(f"adapter {folder}: {file} is missing")
+    try:
+        card = AdapterCard.model_validate_json((folder / "card.json").read_text())
+    except ValueError as e:
+        raise AdapterError(f"adapter {folder}: card.json cannot be read: {e}") from e
+    if sha256_file(folder / DIFFUSERS_FILE) != card.sha256:
+        raise AdapterError(f"adapter {folder}: {DIFFUSERS_FILE} does not match the sha256 on its card; copy it again")
+    return card
+
+
+def check_base(card: AdapterCard, base_sha256: str, applied: list[Parent], folder: Path) -> None:
+    """Raise AdapterError unless the adapter fits the base and the adapters applied before it.
+
+    An adapter with parents needs exactly these, in order, before it; one without may follow any others.
+    """
+    if card.base_sha256 != base_sha256:
+        raise AdapterError(
+            f"adapter {folder} was trained on base {card.base_model} ({card.base_sha256[:12]}), "
+            f"not on this one ({base_sha256[:12]})"
+        )
+    if card.parents and card.parents != applied:
+        wanted = ", ".join(f"{p.sha256[:12]} x {p.scale}" for p in card.parents)
+        given = ", ".join(f"{p.sha256[:12]} x {p.scale}" for p in applied) or "none"
+        raise AdapterError(f"adapter {folder} was trained on top of [{wanted}]; before it comes [{given}]")
