@@ -56,7 +56,7 @@ def write_card(folder: Path, recipe: Recipe, figures: dict[str, dict[str, float]
 def _data() -> str:
     rows = [(PHOTOGRAPHS[n].phrase, PHOTOGRAPHS[n].credit, PHOTOGRAPHS[n].licence) for n in TRAINED_ON]
     return (
-        "## Data\n\nScripted shots of `cinesynth.data`: drawn textures, and these photographs, fetched from the "
+        "## Data\n\nScripted shots of `cinesynth.scripted`: drawn textures, and these photographs, fetched from the "
         "packages that carry them. The pictures themselves are not in this package.\n\n"
         + _table("", ("photograph", "author", "licence"), rows).lstrip("\n")
         + f"\nNever trained on, for the figures below: {', '.join(PHOTOGRAPHS[n].phrase for n in HELD_OUT)}.\n"
