@@ -1,1 +1,1 @@
-"""HTTP serving on Ray Serve: ingress, job store, engines."""
+"""HTTP serving on Ray Serve: ingress, dispatcher, engines."""

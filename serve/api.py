@@ -6,7 +6,7 @@ import asyncio
 import json
 import secrets
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import FileResponse
@@ -18,20 +18,12 @@ from cinesynth.registry import Published, Registry
 from serve.auth import KeyRing
 from serve.config import ServeConfig
 from serve.errors import ApiError, install
+from serve.jobs import Job, Jobs, JobStore, NewJob, QueueFull
 from serve.media import ImageRefused, data_url_bytes, read_image, save_image
 from serve.schema import CreateVideo, Video, parse_create, resolve, video
-from serve.store import Backlog, Job, NewJob, QueueFull
 
 FORM_BYTES = 256_000
 """A request's body beyond the image: the other fields and the multipart framing."""
-
-
-class Jobs(Protocol):
-    """What the interface needs of the job store."""
-
-    async def create(self, new: NewJob) -> Job | QueueFull: ...
-    async def get(self, job_id: str) -> Job | None: ...
-    async def backlog(self) -> Backlog: ...
 
 
 class Videos:
@@ -39,7 +31,7 @@ class Videos:
 
     Args:
         config: resolved configuration.
-        jobs: the job store.
+        jobs: runs the operations of the job table.
         registry: published adapters.
         base_sha256: hash of the served transformer; adapters of another base are refused.
     """
@@ -60,7 +52,8 @@ class Videos:
         async with self._decoding:
             await asyncio.to_thread(self._keep_image, data, image)
         fields = job.model_dump(mode="json")
-        created = await self.jobs.create(NewJob(video_id, owner, fields, job.adapter, image.name, job.work))
+        new = NewJob(video_id, owner, fields, job.adapter, image.name, job.work)
+        created = await self.jobs(JobStore.create, new)
         if isinstance(created, QueueFull):
             image.unlink(missing_ok=True)
             headers = {"Retry-After": str(created.retry_after_s)}
@@ -70,7 +63,7 @@ class Videos:
 
     async def job(self, video_id: str, owner: str) -> Job:
         """The owner's job. Raises ApiError 404, also for a job of another."""
-        job = await self.jobs.get(video_id)
+        job = await self.jobs(JobStore.get, video_id)
         if job is None or job.owner != owner:
             raise ApiError(404, "not_found", f"no video {video_id!r}", "id")
         return job
@@ -151,8 +144,8 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz")
 async def readyz(videos: Operations) -> dict[str, str]:
-    """The job store answers, so that requests can be taken."""
-    await videos.jobs.backlog()
+    """The job table answers, so that requests can be taken."""
+    await videos.jobs(JobStore.backlog)
     return {"status": "ready"}
 
 

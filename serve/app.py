@@ -1,13 +1,14 @@
-"""The Ray Serve application: Ingress -> Store -> Engine.
+"""The Ray Serve application: Ingress -> Dispatcher -> Engine.
 
-Ingress (CPU only) answers HTTP, Store holds the jobs and calls the engines, engines lease jobs from Store.
+Ingress (CPU only) answers HTTP. Dispatcher holds the job table and calls the engines. An engine that is called leases
+a job from the Dispatcher.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any, Concatenate
 
 from fastapi import FastAPI
 from ray import serve as ray_serve
@@ -17,42 +18,29 @@ from cinesynth.storage import Storage
 from serve.api import create_api
 from serve.auth import KeyRing
 from serve.config import ServeConfig
-from serve.dispatch import Store
+from serve.dispatch import DISPATCHER, Dispatcher, DispatcherJobs
 from serve.engine import Engine, GeneratorFactory, default_generator
 from serve.errors import ApiError
-from serve.store import Backlog, Job, NewJob, QueueFull
+from serve.jobs import JobStore, P, T
 
 APP = "cinesynth"
-STORE_TIMEOUT_S = 15.0
-T = TypeVar("T")
+DISPATCHER_TIMEOUT_S = 15.0
 
 
-class StoreClient:
-    """The job store through its deployment handle; 503 while it does not answer."""
+class ClientJobs:
+    """`Jobs` of the Dispatcher, as a client of the service is answered: 503 while the Dispatcher does not answer."""
 
-    def __init__(self, handle: Any) -> None:
-        self._handle = handle
+    def __init__(self, dispatcher: Any) -> None:
+        self._jobs = DispatcherJobs(dispatcher)
 
-    async def create(self, new: NewJob) -> Job | QueueFull:
-        return await _answer(self._handle.create.remote(new))
-
-    async def get(self, job_id: str) -> Job | None:
-        return await _answer(self._handle.get.remote(job_id))
-
-    async def backlog(self) -> Backlog:
-        return await _answer(self._handle.backlog.remote())
-
-
-async def _answer(response: Awaitable[T]) -> T:
-    try:
-        return await asyncio.wait_for(_plain(response), STORE_TIMEOUT_S)
-    except Exception as e:
-        message = f"the job store does not answer ({type(e).__name__}); try again"
-        raise ApiError(503, "unavailable", message, headers={"Retry-After": "5"}) from e
-
-
-async def _plain(response: Awaitable[T]) -> T:
-    return await response
+    async def __call__(
+        self, operation: Callable[Concatenate[JobStore, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        try:
+            return await asyncio.wait_for(self._jobs(operation, *args, **kwargs), DISPATCHER_TIMEOUT_S)
+        except Exception as e:
+            message = f"the job table does not answer ({type(e).__name__}); try again"
+            raise ApiError(503, "unavailable", message, headers={"Retry-After": "5"}) from e
 
 
 class Ingress:
@@ -60,17 +48,17 @@ class Ingress:
 
     Args:
         config: resolved configuration.
-        store: handle of the store deployment.
+        dispatcher: handle of the Dispatcher.
         base_sha256: hash of the served transformer.
     """
 
-    def __init__(self, config: ServeConfig, store: Any, base_sha256: str) -> None:
-        self.config, self.store, self.base_sha256 = config, store, base_sha256
+    def __init__(self, config: ServeConfig, dispatcher: Any, base_sha256: str) -> None:
+        self.config, self.dispatcher, self.base_sha256 = config, dispatcher, base_sha256
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_api(
             self.config,
-            StoreClient(self.store),
+            ClientJobs(self.dispatcher),
             KeyRing(self.config.keys_path()),
             Registry(Storage.open(self.config.storage)),
             self.base_sha256,
@@ -107,14 +95,14 @@ def build_app(
         logging_config=quiet,
     )(Engine)
     # One CPU-less replica each: they wait far more than they work.
-    store = ray_serve.deployment(
-        name="Store",
+    dispatcher = ray_serve.deployment(
+        name=DISPATCHER,
         num_replicas=1,
         max_ongoing_requests=1000,
         ray_actor_options={"num_cpus": 0},
         logging_config=quiet,
-    )(Store)
+    )(Dispatcher)
     ingress = ray_serve.deployment(
         name="Ingress", num_replicas=1, max_ongoing_requests=100, ray_actor_options={"num_cpus": 0}
     )(ray_serve.ingress()(Ingress))
-    return ingress.bind(config, store.bind(config, engine.bind(config, factory)), base_sha256)
+    return ingress.bind(config, dispatcher.bind(config, engine.bind(config, factory)), base_sha256)

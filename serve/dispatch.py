@@ -1,7 +1,8 @@
-"""The deployment "Store": alone opens the job table, and keeps as many engine calls outstanding as there is work.
+"""The deployment "Dispatcher": it alone opens the job table, and it keeps as many engine calls outstanding as there
+is work.
 
 Serve scales the engines by their outstanding requests. So demand is expressed as calls of `engine.run_next()`: one
-per engine that the backlog needs. The engine that receives a call picks its job itself.
+for each engine that the backlog needs. The engine that receives a call picks its job itself.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, Concatenate
 
 from serve.config import ServeConfig
-from serve.store import Backlog, ErrorCode, Job, JobStore, Lease, NewJob, QueueFull
+from serve.jobs import Backlog, JobStore, Lease, LocalJobs, P, T
 
 logger = logging.getLogger(__name__)
 
+DISPATCHER = "Dispatcher"
+"""The deployment's name."""
 TICK_S = 1.0
 """Leases are checked, and demand is computed, so often at least."""
 SWEEP_S = 60.0
@@ -49,8 +52,8 @@ def demand(backlog: Backlog, target_wait_s: float, max_replicas: int) -> int:
     return min(wanted, backlog.queued + backlog.running, max_replicas)
 
 
-class Store:
-    """One replica. Its methods are what the ingress and the engines call.
+class Dispatcher:
+    """One replica. The ingress and the engines call it.
 
     Args:
         config: resolved configuration.
@@ -60,51 +63,32 @@ class Store:
     def __init__(self, config: ServeConfig, engine: Any) -> None:
         self.config = config
         self.engine = engine
-        self.jobs = open_store(config)
+        self.store = open_store(config)
+        self.jobs = LocalJobs(self.store)
         self._calls: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
         self._swept = 0.0
-        self._keeper = asyncio.get_running_loop().create_task(self._keep())
+        loop = asyncio.get_running_loop()
+        self.store.on_queued = lambda: loop.call_soon_threadsafe(self._wake.set)
+        self._keeper = loop.create_task(self._keep())
 
     def check_health(self) -> None:
         """Serve restarts the replica when this raises."""
         if self._keeper.done():
             raise RuntimeError("the dispatch loop has ended")
 
-    # --- for the ingress -------------------------------------------------------------------------------------
+    async def run(self, operation: str, *args: Any, **kwargs: Any) -> Any:
+        """Run the operation of `JobStore` that has this name; callers use `DispatcherJobs`, which is typed."""
+        return await self.jobs(getattr(JobStore, operation), *args, **kwargs)
 
-    async def create(self, new: NewJob) -> Job | QueueFull:
-        """Queue a job, unless the queue is full."""
-        created = await asyncio.to_thread(self.jobs.create, new)
-        self._wake.set()
-        return created
+    async def lease_next(self, call_id: str, loaded: Collection[str | None]) -> Lease | None:
+        """Lease a job to the engine that works on the call `call_id`, as `JobStore.lease_next` does.
 
-    async def get(self, job_id: str) -> Job | None:
-        return await asyncio.to_thread(self.jobs.get, job_id)
-
-    async def backlog(self) -> Backlog:
-        return await asyncio.to_thread(self.jobs.backlog)
-
-    # --- for the engines -------------------------------------------------------------------------------------
-
-    async def lease_next(self, holder: str, loaded: Collection[str | None]) -> Lease | None:
-        if holder not in self._calls:
-            return None  # a call from before a restart of this replica: nobody would notice its end
-        return await asyncio.to_thread(self.jobs.lease_next, holder, loaded)
-
-    async def heartbeat(self, job_id: str, token: int, progress: int) -> bool:
-        return await asyncio.to_thread(self.jobs.heartbeat, job_id, token, progress)
-
-    async def complete(self, job_id: str, token: int, result: str, sha256: str) -> bool:
-        return await asyncio.to_thread(self.jobs.complete, job_id, token, result, sha256)
-
-    async def fail(self, job_id: str, token: int, code: ErrorCode, message: str) -> bool:
-        return await asyncio.to_thread(self.jobs.fail, job_id, token, code, message)
-
-    async def give_up(self, job_id: str, token: int, code: ErrorCode, message: str) -> bool:
-        return await asyncio.to_thread(self.jobs.give_up, job_id, token, code, message)
-
-    # --- dispatch --------------------------------------------------------------------------------------------
+        A call from before a restart of this replica gets none: nobody would notice its end.
+        """
+        if call_id not in self._calls:
+            return None
+        return await self.jobs(JobStore.lease_next, call_id, loaded)
 
     async def _keep(self) -> None:
         while True:
@@ -117,10 +101,10 @@ class Store:
             self._wake.clear()
 
     async def _tick(self) -> None:
-        for holder in await asyncio.to_thread(self.jobs.expire):
+        for holder in await self.jobs(JobStore.expire):
             if call := self._calls.pop(holder, None):
                 call.cancel()
-        backlog = await self.backlog()
+        backlog = await self.jobs(JobStore.backlog)
         # Leases of an earlier replica of this deployment have no call of ours, but keep an engine busy.
         outstanding = len(self._calls.keys() | backlog.holders)
         wanted = demand(backlog, self.config.target_wait_s, self.config.engine.max_replicas)
@@ -135,7 +119,7 @@ class Store:
             logger.info("call %s: %s", call_id, outcome)
         except Exception as e:
             logger.warning("call %s: the engine is gone: %s", call_id, e)
-            await asyncio.to_thread(self.jobs.release, call_id, f"the engine was lost ({type(e).__name__})")
+            await self.jobs(JobStore.release, call_id, f"the engine was lost ({type(e).__name__})")
             await asyncio.sleep(TICK_S)  # an engine that fails at once must not be called in a tight loop
         finally:
             self._calls.pop(call_id, None)
@@ -146,22 +130,34 @@ class Store:
         if now < self._swept:
             return
         self._swept = now + min(SWEEP_S, self.config.ttl_s)
-        await asyncio.to_thread(sweep, self.jobs, self.config)
+        await asyncio.to_thread(sweep, self.store, self.config)
 
 
-def sweep(jobs: JobStore, config: ServeConfig) -> int:
-    """Delete what has outlived its time, files first; returns the number of jobs."""
-    over = jobs.expired()
+class DispatcherJobs:
+    """`Jobs` of the Dispatcher's table, through the Dispatcher's deployment handle."""
+
+    def __init__(self, dispatcher: Any) -> None:
+        self._dispatcher = dispatcher
+
+    async def __call__(
+        self, operation: Callable[Concatenate[JobStore, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        return await self._dispatcher.run.remote(operation.__name__, *args, **kwargs)
+
+
+def sweep(store: JobStore, config: ServeConfig) -> int:
+    """Delete the jobs whose time is over, their files first; returns the number of jobs."""
+    over = store.expired()
     for job in over:
         (config.inputs() / job.image).unlink(missing_ok=True)
         if job.result:
             (config.results() / job.result).unlink(missing_ok=True)
-    jobs.delete([job.id for job in over])
+    store.delete([job.id for job in over])
     # Files that belong to no job: left by a process that died before it could name or remove them.
     for folder in (config.inputs(), config.results()):
         for path in folder.iterdir():
             with contextlib.suppress(FileNotFoundError):
                 old = path.stat().st_mtime < time.time() - config.ttl_s
-                if old and jobs.get(path.name.partition(".")[0]) is None:
+                if old and store.get(path.name.partition(".")[0]) is None:
                     path.unlink()
     return len(over)

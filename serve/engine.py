@@ -1,4 +1,4 @@
-"""An engine replica: takes one job at a time from the store, generates it, and reports how far it is.
+"""An engine replica: it leases one job at a time from the Dispatcher, makes the video, and reports how far it is.
 
 The model runs in one thread; the replica's event loop renews the lease meanwhile. A lost lease, or a replica that
 is being stopped, ends the generation at the next denoising step. A model that makes no step for
@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Concatenate, Literal, Protocol
 
 from PIL import Image
 
@@ -28,8 +28,9 @@ from cinesynth.pictures import Frames
 from cinesynth.registry import Registry
 from cinesynth.storage import Storage, cache_folder, sha256_file
 from serve.config import ServeConfig
+from serve.dispatch import DISPATCHER, DispatcherJobs
+from serve.jobs import ErrorCode, JobStore, Lease, P
 from serve.schema import JobRequest
-from serve.store import ErrorCode, Lease
 
 logger = logging.getLogger(__name__)
 
@@ -110,13 +111,15 @@ class Engine:
     Args:
         config: resolved configuration.
         factory: makes the generator, in the model's thread.
-        store: handle of the store deployment; default: found by name in this application.
+        dispatcher: handle of the Dispatcher; default: found by name in this application.
     """
 
-    def __init__(self, config: ServeConfig, factory: GeneratorFactory = default_generator, store: Any = None) -> None:
+    def __init__(
+        self, config: ServeConfig, factory: GeneratorFactory = default_generator, dispatcher: Any = None
+    ) -> None:
         self.config = config
         self.registry = Registry(Storage.open(config.storage))
-        self._store = store
+        self._dispatcher = dispatcher
         self._broken: str | None = None
         self._loaded: str | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
@@ -124,13 +127,13 @@ class Engine:
         self._generator = self._thread.submit(factory, config.model, device)
 
     @property
-    def store(self) -> Any:
-        """The store's handle. Looked up late: the store holds one of this deployment."""
-        if self._store is None:
+    def dispatcher(self) -> Any:
+        """The Dispatcher's handle. It is looked up late: the Dispatcher itself holds a handle of this deployment."""
+        if self._dispatcher is None:
             from ray import serve as ray_serve
 
-            self._store = ray_serve.get_deployment_handle("Store", ray_serve.get_replica_context().app_name)
-        return self._store
+            self._dispatcher = ray_serve.get_deployment_handle(DISPATCHER, ray_serve.get_replica_context().app_name)
+        return self._dispatcher
 
     def check_health(self) -> None:
         """Serve replaces the replica when this raises."""
@@ -141,10 +144,10 @@ class Engine:
         """Lease the best job for this replica and work on it until it is done, failed or lost.
 
         Args:
-            call_id: the store's name for this call; it becomes the holder of the lease.
+            call_id: the Dispatcher's name for this call; it becomes the holder of the lease.
         """
         self.check_health()
-        lease = await self.store.lease_next.remote(call_id, [self._loaded])
+        lease = await self.dispatcher.lease_next.remote(call_id, [self._loaded])
         if lease is None:
             return "empty"
         attempt = Attempt(lease)
@@ -175,32 +178,35 @@ class Engine:
         attempt.lost.set()
         self._broken = f"no progress for {self.config.engine.step_timeout_s:g} s"
         lease = attempt.lease
-        await self._report("give_up", lease.job.id, lease.token, "timeout", f"the engine made {self._broken}")
+        await self._report(JobStore.give_up, lease.job.id, lease.token, "timeout", f"the engine made {self._broken}")
         return False
 
     async def _renew(self, attempt: Attempt) -> bool:
         try:
-            return await self.store.heartbeat.remote(attempt.lease.job.id, attempt.lease.token, attempt.progress)
+            jobs, lease = DispatcherJobs(self.dispatcher), attempt.lease
+            return await jobs(JobStore.heartbeat, lease.job.id, lease.token, attempt.progress)
         except Exception as e:
-            # The store is restarting, perhaps. If it is not, the token decides when it is back.
+            # The Dispatcher may be restarting. When it is back, the token decides whether the lease still holds.
             logger.warning("%s: heartbeat failed: %s", attempt.lease.job.id, e)
             return True
 
-    async def _report(self, method: str, *arguments: Any) -> bool:
-        """Tell the store an outcome; while it does not answer, try for as long as a lease lasts."""
+    async def _report(
+        self, outcome: Callable[Concatenate[JobStore, P], bool], *args: P.args, **kwargs: P.kwargs
+    ) -> bool:
+        """Tell the Dispatcher an outcome; while it does not answer, try for as long as a lease lasts."""
         deadline = time.monotonic() + self.config.lease_s
         while True:
             try:
-                return await getattr(self.store, method).remote(*arguments)
+                return await DispatcherJobs(self.dispatcher)(outcome, *args, **kwargs)
             except Exception as e:
                 if time.monotonic() > deadline:
                     raise
-                logger.warning("store.%s failed, trying again: %s", method, e)
+                logger.warning("the Dispatcher did not take %s, trying again: %s", outcome.__name__, e)
                 await asyncio.sleep(min(1.0, self.config.heartbeat_s))
 
     async def _complete(self, attempt: Attempt, name: str, sha256: str) -> Outcome:
         lease = attempt.lease
-        if await self._report("complete", lease.job.id, lease.token, name, sha256):
+        if await self._report(JobStore.complete, lease.job.id, lease.token, name, sha256):
             return "completed"
         (self.config.results() / name).unlink(missing_ok=True)
         return "lost"
@@ -211,7 +217,7 @@ class Engine:
         logger.error("%s failed (%s)", lease.job.id, code, exc_info=error)
         if isinstance(error, EngineBroken):
             self._broken = message
-        return "failed" if await self._report("fail", lease.job.id, lease.token, code, message) else "lost"
+        return "failed" if await self._report(JobStore.fail, lease.job.id, lease.token, code, message) else "lost"
 
     # --- in the model's thread -------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from cinesynth.config import SamplerSettings
 from cinesynth.settings import Finite, WindowFrames
 from serve.config import ServeConfig
 from serve.errors import ApiError, invalid
-from serve.store import Job, Status
+from serve.jobs import Job, Status
 
 FPS = 16
 MAX_PROMPT = 10_000

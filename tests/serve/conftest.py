@@ -18,7 +18,7 @@ from cinesynth.storage import Storage
 from serve.auth import create_key
 from serve.config import ServeConfig
 from serve.dispatch import open_store
-from serve.store import JobStore
+from serve.jobs import JobStore
 
 BASE_SHA256 = "ab" * 32
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import io
 from collections.abc import Callable, Iterator
@@ -20,24 +19,8 @@ from cinesynth.storage import Storage
 from serve.api import FORM_BYTES, create_api
 from serve.auth import KeyRing, create_key
 from serve.config import ServeConfig
-from serve.store import Backlog, Job, JobStore, NewJob, QueueFull
+from serve.jobs import JobStore, LocalJobs
 from tests.serve.conftest import BASE_SHA256
-
-
-class LocalJobs:
-    """The store, asynchronous as through a handle."""
-
-    def __init__(self, store: JobStore) -> None:
-        self.store = store
-
-    async def create(self, new: NewJob) -> Job | QueueFull:
-        return await asyncio.to_thread(self.store.create, new)
-
-    async def get(self, job_id: str) -> Job | None:
-        return await asyncio.to_thread(self.store.get, job_id)
-
-    async def backlog(self) -> Backlog:
-        return await asyncio.to_thread(self.store.backlog)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from serve.config import ServeConfig
 from serve.dispatch import demand, sweep
-from serve.store import Backlog, JobStore, NewJob
+from serve.jobs import Backlog, JobStore, NewJob
 
 
 @pytest.mark.parametrize(

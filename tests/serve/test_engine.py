@@ -1,4 +1,4 @@
-"""The engine against a real store, called as through a deployment handle; no Ray."""
+"""The engine against a real job table, called as through the Dispatcher's handle; no Ray."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ from cinesynth.registry import Published
 from cinesynth.storage import sha256_file
 from serve.config import ServeConfig
 from serve.engine import Engine, EngineBroken, explain
+from serve.jobs import Job, JobStore, NewJob, QueueFull
 from serve.schema import JobRequest
-from serve.store import Job, JobStore, NewJob, QueueFull
 from tests.serve.drawing import Drawing
 
 
+class Remote:
+    """A method of a deployment handle: `await method.remote(...)`."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self.call = call
+
+    async def remote(self, *args: Any) -> Any:
+        return await asyncio.to_thread(self.call, *args)
+
+
 class Handle:
-    """A store behind the call surface of a deployment handle: `handle.method.remote(...)` is awaitable."""
+    """The call surface of the Dispatcher's handle, over a job table of this process."""
 
     def __init__(self, store: JobStore) -> None:
-        self._store = store
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._store, name)
-
-        class Remote:
-            @staticmethod
-            async def remote(*arguments: Any) -> Any:
-                return await asyncio.to_thread(method, *arguments)
-
-        return Remote
+        self.lease_next = Remote(store.lease_next)
+        self.run = Remote(lambda operation, *args: getattr(store, operation)(*args))
 
 
 def add(config: ServeConfig, store: JobStore, job_id: str = "video_a", adapter: str | None = None) -> None:

@@ -18,8 +18,8 @@ from cluster.local import free_ports
 from serve.auth import create_key
 from serve.config import ServeConfig
 from serve.dispatch import open_store
+from serve.jobs import Job
 from serve.run import deploy
-from serve.store import Job
 from tests.conftest import Head
 from tests.serve.drawing import FileGated
 
@@ -100,7 +100,7 @@ def replica_pid(deployment: str) -> int:
     return int(pids[0])
 
 
-def test_a_killed_engine_and_a_killed_store_lose_no_video(service: Service, png: bytes) -> None:
+def test_a_killed_engine_and_a_killed_dispatcher_lose_no_video(service: Service, png: bytes) -> None:
     first = service.submit(png)
     (victim,) = until(service.pids, "the first attempt")
     second = service.submit(png)
@@ -109,8 +109,8 @@ def test_a_killed_engine_and_a_killed_store_lose_no_video(service: Service, png:
     assert service.pids()[1] != victim
     assert (service.job(first).status, service.job(first).attempts) == ("in_progress", 2)
 
-    os.kill(replica_pid("Store"), signal.SIGKILL)
-    until(lambda: service.client.get("/readyz").status_code == 200, "the store's return")
+    os.kill(replica_pid("Dispatcher"), signal.SIGKILL)
+    until(lambda: service.client.get("/readyz").status_code == 200, "the dispatcher's return")
     (service.gate / "go").touch()
     done = service.finished(first)
     assert (done.status, done.attempts) == ("completed", 2), "the attempt that ran meanwhile is the one that counts"

@@ -11,8 +11,8 @@ from cinesynth.errors import ConfigError, StorageError
 from cinesynth.settings import load_config, parse_config
 from serve.config import ServeConfig
 from serve.errors import ApiError
+from serve.jobs import Job
 from serve.schema import JobRequest, parse_create, resolve, video
-from serve.store import Job
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

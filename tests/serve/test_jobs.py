@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from cinesynth.errors import StorageError
-from serve.store import MAX_PASSED_OVER, JobStore, Lease, NewJob, QueueFull
+from serve.jobs import MAX_PASSED_OVER, JobStore, Lease, NewJob, QueueFull
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -219,7 +219,7 @@ def test_another_schema_version_and_a_bad_url_are_refused(tmp_path: Path) -> Non
 
 LEASER = """
 import sys
-from serve.store import JobStore
+from serve.jobs import JobStore
 jobs = JobStore(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()

@@ -11,18 +11,22 @@ use one database.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import statistics
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
 import sqlalchemy as sa
 
 from cinesynth.errors import StorageError
 
 logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 SCHEMA = 1
 LEASE_WINDOW = 4
@@ -162,6 +166,8 @@ class JobStore:
     ) -> None:
         self.lease_s, self.max_attempts, self.queue_cap = lease_s, max_attempts, queue_cap
         self.ttl_s, self.assumed_job_s, self.clock = ttl_s, assumed_job_s, clock
+        self.on_queued: Callable[[], object] = lambda: None
+        """Called, in the caller's thread, after a job was queued."""
         try:
             self._engine = _connect(url)
             with self._engine.begin() as db:
@@ -189,7 +195,9 @@ class JobStore:
                 return QueueFull(max(1, round(self._seconds_per_work(db) * new.work or self.assumed_job_s)))
             values = {**new.__dict__, "status": "queued", "created_at": self.clock()}
             db.execute(sa.insert(_jobs).values(**values))
-            return _job(db.execute(sa.select(*_JOB_COLUMNS).where(_jobs.c.id == new.id)).one())
+            job = _job(db.execute(sa.select(*_JOB_COLUMNS).where(_jobs.c.id == new.id)).one())
+        self.on_queued()
+        return job
 
     def get(self, job_id: str) -> Job | None:
         """The job, or None."""
@@ -333,6 +341,30 @@ class JobStore:
             .limit(RATE_JOBS)
         ).all()
         return statistics.median(r.seconds / r.work for r in recent) if recent else 0.0
+
+
+class Jobs(Protocol):
+    """Runs an operation of the job table, wherever the table is: `await jobs(JobStore.get, job_id)`.
+
+    An operation is a method of `JobStore` and is written there only: callers name the method, and what lies between
+    them and the table passes on its name and arguments.
+    """
+
+    async def __call__(
+        self, operation: Callable[Concatenate[JobStore, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...
+
+
+class LocalJobs:
+    """`Jobs` of a table that this process has open; a thread waits for the database."""
+
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+
+    async def __call__(
+        self, operation: Callable[Concatenate[JobStore, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        return await asyncio.to_thread(operation, self._store, *args, **kwargs)
 
 
 def _held(job_id: str, token: int) -> tuple[sa.ColumnElement[bool], ...]:
