@@ -274,3 +274,7 @@ class PipelineConfig(JobConfig):
                 f"style.mode is {self.style.mode!r}, but a pipeline publishes an adapter: set it to 'lora'"
             )
         return self
+
+
+PIPELINE_STEPS = tuple(name for name in PipelineConfig.model_fields if name not in {*JobConfig.model_fields, "model"})
+"""The steps of a pipeline, in order: the fields of its configuration that hold a step's settings."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from cinesynth.config import (
+    PIPELINE_STEPS,
     EvaluateConfig,
     GenerateConfig,
     JobConfig,
@@ -23,47 +25,51 @@ from cinesynth.publish import publish
 from cinesynth.report.pipeline import write_report
 from cinesynth.runs import Run
 from cinesynth.session import ray_session
-from cinesynth.settings import Settings, parse_config
+from cinesynth.settings import parse_config
 from cinesynth.storage import Storage
 from cinesynth.train.driver import train
 
 log = logging.getLogger("cinesynth.pipeline")
 
-Step = tuple[str, type[JobConfig], Callable[[Any], dict[str, Any]], Settings, dict[str, Any]]
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a pipeline: a job whose configuration is made of the pipeline's.
+
+    Attributes:
+        config: the job's configuration class.
+        job: what runs it.
+        ties: the fields that tie the step to the steps before it.
+    """
+
+    config: type[JobConfig]
+    job: Callable[[Any], dict[str, Any]]
+    ties: dict[str, Any]
 
 
-def steps(config: PipelineConfig) -> list[Step]:
-    """(name, configuration class, job, settings, fields that tie it to the steps before), in order."""
+def steps(config: PipelineConfig) -> dict[str, Step]:
+    """The steps by name, in order."""
     base = config.name
     model = {"model": config.model}
+    dataset = {"dataset": f"{base}-prepare"}
+    trained = [{"ref": f"{base}-style", "scale": 1.0}]
 
     def made(*parts: str) -> str:
         return Storage.below(config.storage, "runs", f"{base}-generate", *parts)
 
-    trained = [{"ref": f"{base}-style", "scale": 1.0}]
-    return [
-        ("prepare", PrepareConfig, prepare, config.prepare, model),
-        ("style", TrainConfig, train, config.style, {**model, "dataset": f"{base}-prepare"}),
-        (
-            "generate",
-            GenerateConfig,
-            generate,
-            config.generate,
-            {**model, "dataset": f"{base}-prepare", "adapters": trained},
-        ),
-        (
-            "evaluate",
-            EvaluateConfig,
-            evaluate,
-            config.evaluate,
-            {
-                "real": made("videos", "real"),
-                "arms": {arm: made("videos", arm) for arm in ("base", "adapter")},
-                "groups": made("groups.csv"),
-            },
-        ),
-        ("publish", PublishConfig, publish, config.publish, {"adapter": f"{base}-style"}),
-    ]
+    compared = {
+        "real": made("videos", "real"),
+        "arms": {arm: made("videos", arm) for arm in ("base", "adapter")},
+        "groups": made("groups.csv"),
+    }
+    found = {
+        "prepare": Step(PrepareConfig, prepare, model),
+        "style": Step(TrainConfig, train, model | dataset),
+        "generate": Step(GenerateConfig, generate, model | dataset | {"adapters": trained}),
+        "evaluate": Step(EvaluateConfig, evaluate, compared),
+        "publish": Step(PublishConfig, publish, {"adapter": f"{base}-style"}),
+    }
+    return {name: found[name] for name in PIPELINE_STEPS}
 
 
 def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
@@ -72,12 +78,12 @@ def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
     outputs: dict[str, Any] = {}
     figures: dict[str, Any] = {}
     with ray_session(config):
-        for name, cls, job, settings, ties in steps(config):
+        for name, step in steps(config).items():
             started = time.monotonic()
             log.info("=== %s", name)
             common = {"name": f"{config.name}-{name}", "storage": config.storage, "ray": config.ray.model_dump()}
-            step = parse_config(cls, {**settings.model_dump(mode="json"), **ties, **common}, where=f"step {name}")
-            result = job(step)
+            settings = getattr(config, name).model_dump(mode="json")
+            result = step.job(parse_config(step.config, {**settings, **step.ties, **common}, where=f"step {name}"))
             outputs |= {f"{name}/{key}": value for key, value in result["outputs"].items()}
             figures |= {f"{name}/{key}": value for key, value in result["figures"].items()}
             log.info("=== %s: done in %.0f s", name, time.monotonic() - started)

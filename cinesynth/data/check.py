@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cinesynth.data.dataset import TENSORS, ClipsDataset, WindowRow, row_sha256, tensor_from_columns
+from cinesynth.data.dataset import TENSORS, ClipsDataset, WindowRow, pixels_file, row_sha256, tensor_from_columns
 from cinesynth.data.encode.assemble import content_of, content_sha256
 from cinesynth.data.encode.commits import Commits
 from cinesynth.data.records import row_id, withdrawn
@@ -84,7 +84,7 @@ def _manifest(
 
 
 def _pixels(location: Storage, window: WindowRow, committed: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
-    name = f"pixels/{window.window_id}.mkv"
+    name = pixels_file(window.window_id)
     if not location.exists(name):
         yield Finding(name, f"is missing ({window.split} window)")
     elif location.sha256(name) != committed.get(window.window_id, {}).get("pixels_sha256"):

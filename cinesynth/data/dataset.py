@@ -194,6 +194,11 @@ def write_part(dataset: Storage, folder: str, table: pa.Table) -> None:
     write_table(dataset, f"{folder}/{len(dataset.list(folder)):06d}.parquet", table)
 
 
+def pixels_file(window_id: str) -> str:
+    """The object with the lossless frames of a held-out window."""
+    return f"pixels/{window_id}.mkv"
+
+
 class ClipsDataset:
     """A complete clips dataset. Make it with `ClipsDataset.open`.
 
@@ -270,9 +275,10 @@ class ClipsDataset:
             raise DatasetError("pixels are kept of val and test windows only")
         paths = {}
         for window in self.windows(split):
-            paths[window.window_id] = path = Path(folder) / f"{window.window_id}.mkv"
+            name = pixels_file(window.window_id)
+            paths[window.window_id] = path = Path(folder) / Path(name).name
             if not path.is_file():
-                self.storage.download(f"pixels/{path.name}", path)
+                self.storage.download(name, path)
         return paths
 
     def _stage_file(self, entry: dict[str, Any], target: Path) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from cinesynth.data.dataset import ClipsDataset
+from cinesynth.data.dataset import ClipsDataset, pixels_file
 from cinesynth.data.encode.assemble import assemble, facts_of
 from cinesynth.data.encode.commits import Commits
 from cinesynth.data.records import Reject, read_plan, read_rejects, withdrawn
@@ -65,7 +65,7 @@ def withdraw(storage: Storage, name: str, source: str) -> tuple[dict[str, Any], 
     facts = facts_of(dataset.read_json("manifest.json"))
     manifest = assemble(dataset, facts, windows, rejects, Commits(dataset), write_dataset_page)
     for window_id in sorted(of_it):
-        dataset.delete(f"pixels/{window_id}.mkv")
+        dataset.delete(pixels_file(window_id))
     return manifest, affected_adapters(storage, dataset, sha256)
 
 

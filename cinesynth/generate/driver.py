@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cinesynth.config import GenerateConfig
-from cinesynth.data.dataset import ClipsDataset
+from cinesynth.data.dataset import ClipsDataset, pixels_file
 from cinesynth.errors import DatasetError
 from cinesynth.generate.worker import GenerateWorker
 from cinesynth.locate import locate_adapter, locate_dataset
@@ -69,9 +69,9 @@ def _window_tasks(config: GenerateConfig, dataset: ClipsDataset, run: Run) -> li
             "fewer than 3 groups is trained on whole; add footage, or raise the split's share"
         )
     for window in windows:
-        name = f"{window.window_id}.mkv"
-        if not run.folder.exists(f"videos/real/{name}"):
-            run.folder.write_bytes(f"videos/real/{name}", dataset.storage.read_bytes(f"pixels/{name}"))
+        real = f"videos/real/{window.window_id}.mkv"
+        if not run.folder.exists(real):
+            run.folder.write_bytes(real, dataset.storage.read_bytes(pixels_file(window.window_id)))
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(["video", "group", "caption"])

@@ -31,7 +31,7 @@ from cinesynth.nano.domain import (
     held_out_windows,
     training_windows,
 )
-from cinesynth.nano.figures import Sample
+from cinesynth.nano.figures import RealWindow
 from cinesynth.nano.motion import camera_speeds
 from cinesynth.nano.transformer import EncodedWindows, encode_windows, train_transformer
 from cinesynth.nano.vae import pca_floor
@@ -55,29 +55,29 @@ class Figures:
 
     values: dict[str, float]
     videos: dict[str, list[Frames]]
-    samples: Sequence[Sample]
+    samples: Sequence[RealWindow]
 
 
-def home_samples(windows: Sequence[HomeWindow]) -> list[Sample]:
+def home_samples(windows: Sequence[HomeWindow]) -> list[RealWindow]:
     """Windows of scripted shots as samples, each its own group."""
     return [
-        Sample(f"window-{i:03d}", frames, w.caption, f"shot-{i:03d}", w.shot.camera, w.still(frames[0]))
+        RealWindow(f"window-{i:03d}", frames, w.caption, f"shot-{i:03d}", w.shot.camera, w.still(frames[0]))
         for i, w in enumerate(windows)
         for frames in (w.render(),)
     ]
 
 
-def bikes_samples(stride: int = 4) -> list[Sample]:
+def bikes_samples(stride: int = 4) -> list[RealWindow]:
     """33 successive frames (at 25 fps, so faster than at home) of the shots of bikes.mp4; a shot is a group."""
     frames = crop_resize(read_video(sample_footage() / "bikes.mp4")[0], HEIGHT, WIDTH)
     return [
-        Sample(f"bikes-{start:03d}", frames[start : start + FRAMES], BIKES_CAPTION, f"shot-{shot}")
+        RealWindow(f"bikes-{start:03d}", frames[start : start + FRAMES], BIKES_CAPTION, f"shot-{shot}")
         for shot, (first, stop) in enumerate(_BIKES_SHOTS)
         for start in range(first, stop - FRAMES + 1, stride)
     ]
 
 
-def measure(model: str, samples: Sequence[Sample], folder: Path) -> Figures:
+def measure(model: str, samples: Sequence[RealWindow], folder: Path) -> Figures:
     """All figures of a model on samples of one domain, against random weights and against repeating the first frame:
     as it is, and, where the light is known, as it changes under it.
 
@@ -163,7 +163,7 @@ def adaptation_figures(model: str, settings: TrainSettings, folder: Path, count:
     return Figures(values, videos, samples)
 
 
-def _use_of_conditions(model: str, samples: Sequence[Sample], encoded: EncodedWindows) -> dict[str, float]:
+def _use_of_conditions(model: str, samples: Sequence[RealWindow], encoded: EncodedWindows) -> dict[str, float]:
     """How much worse the loss gets with another window's first frame, and with another window's caption."""
     transformer, rows = load_transformer(model), [encoded[i] for i in range(len(samples))]
     other = figures.other_windows(samples)

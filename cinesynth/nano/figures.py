@@ -35,9 +35,11 @@ _AT_ONCE = 4
 
 
 @dataclass(frozen=True)
-class Sample:
-    """A real window: its pixels, caption and group; where they are known, the camera move, and the first frame standing
-    still under the window's light."""
+class RealWindow:
+    """Pixels, caption and group of a window of real footage.
+
+    Where they are known: the camera move, and the first frame standing still under the window's light.
+    """
 
     name: str
     frames: Frames
@@ -51,7 +53,7 @@ class Sample:
         return self.frames
 
 
-def vae_figures(model: Any, samples: Sequence[Sample]) -> dict[str, float]:
+def vae_figures(model: Any, samples: Sequence[RealWindow]) -> dict[str, float]:
     """PSNR (dB; whole, first and last frame) and colour error (CIE76) of reconstructions, means over windows."""
     reconstruct, rows = VaeModel(model), []
     for sample in samples:
@@ -66,7 +68,7 @@ def vae_figures(model: Any, samples: Sequence[Sample]) -> dict[str, float]:
 
 def generate_all(
     maker: Generator,
-    samples: Sequence[Sample],
+    samples: Sequence[RealWindow],
     sampler: SamplerSettings,
     report: Callable[[int], None] = lambda done: None,
 ) -> list[Frames]:
@@ -86,12 +88,12 @@ def generate_all(
     return videos
 
 
-def repeat_first(samples: Sequence[Sample]) -> list[Frames]:
+def repeat_first(samples: Sequence[RealWindow]) -> list[Frames]:
     """What a model has to beat: the first frame, standing still."""
     return [np.repeat(sample.frames[:1], len(sample.frames), axis=0) for sample in samples]
 
 
-def compare_arms(samples: Sequence[Sample], arms: dict[str, list[Frames]], folder: Path) -> MetricsRecord:
+def compare_arms(samples: Sequence[RealWindow], arms: dict[str, list[Frames]], folder: Path) -> MetricsRecord:
     """FVD, KVD and LPIPS of each arm against the samples; the first arm is the baseline. Videos stay in `folder`."""
     for name, videos in {"real": [s.frames for s in samples], **arms}.items():
         for sample, frames in zip(samples, videos, strict=True):
@@ -100,14 +102,14 @@ def compare_arms(samples: Sequence[Sample], arms: dict[str, list[Frames]], folde
     return compare(folder / "real", {name: folder / name for name in arms}, groups)
 
 
-def first_frame_psnr(samples: Sequence[Sample], videos: Sequence[Frames]) -> float:
+def first_frame_psnr(samples: Sequence[RealWindow], videos: Sequence[Frames]) -> float:
     """PSNR in dB of the first generated frame and the frame that was given, mean over windows."""
     pairs = zip(samples, videos, strict=True)
     errors = [np.square(v[0].astype(float) / 255 - s.frames[0].astype(float) / 255).mean() for s, v in pairs]
     return float(np.mean(-10 * np.log10(np.maximum(errors, 1e-6))))
 
 
-def moves_found(samples: Sequence[Sample], videos: Sequence[Frames]) -> float:
+def moves_found(samples: Sequence[RealWindow], videos: Sequence[Frames]) -> float:
     """Share of the videos whose optical flow shows the camera move that the caption states."""
     known = [(s.camera, v) for s, v in zip(samples, videos, strict=True) if s.camera is not None]
     return float(np.mean([camera_move(video) == camera for camera, video in known]))
@@ -166,7 +168,7 @@ def window_losses(
     return total
 
 
-def other_windows(samples: Sequence[Sample]) -> list[int]:
+def other_windows(samples: Sequence[RealWindow]) -> list[int]:
     """For each window another one, with another camera move where moves are known."""
     count = len(samples)
     found = []
@@ -177,7 +179,7 @@ def other_windows(samples: Sequence[Sample]) -> list[int]:
 
 
 def paired_difference(
-    samples: Sequence[Sample], values: NDArray[np.float64], baseline: NDArray[np.float64]
+    samples: Sequence[RealWindow], values: NDArray[np.float64], baseline: NDArray[np.float64]
 ) -> dict[str, Any]:
     """Mean of values - baseline over groups, with its 95 % interval."""
     differences = {s.name: float(v) for s, v in zip(samples, values - baseline, strict=True)}

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from cinesynth.config import PipelineConfig
+from cinesynth.config import PIPELINE_STEPS, PipelineConfig
 from cinesynth.data.dataset import SPLITS, ClipsDataset, WindowRow
 from cinesynth.errors import DatasetError
 from cinesynth.metrics.record import Definition, MetricsRecord, Value
@@ -18,7 +18,6 @@ from cinesynth.report.verdict import metric_label, reading, verdict
 from cinesynth.runs import Run
 from cinesynth.storage import Storage
 
-STEPS = ("prepare", "style", "generate", "evaluate", "publish")
 ARMS = ["real", "base", "adapter"]
 _SHEET_WINDOWS = 24
 _SHEET_BYTES = 1_500_000
@@ -30,7 +29,7 @@ def write_report(config: PipelineConfig, run: Run) -> str:
     A step without a result is said on the page, not an error.
     """
     storage = Storage.open(config.storage)
-    results = {step: _result(storage, config.name, step) for step in STEPS}
+    results = {step: _result(storage, config.name, step) for step in PIPELINE_STEPS}
     style, evaluated = (storage.child("runs", f"{config.name}-{step}") for step in ("style", "evaluate"))
     clips = ClipsPart.read(storage.child("datasets", f"{config.name}-prepare"))
     training = Training.read(config.style, style) if results["style"] else None
@@ -173,7 +172,7 @@ def _origins(
         rows.append(("published content sha256", results["publish"]["figures"]["sha256"]))
     if clips:
         rows += [("dataset sha256", clips.sha256), ("encoders sha256", clips.manifest["encoder_hash"])]
-    for step in STEPS:
+    for step in PIPELINE_STEPS:
         result = results[step]
         state = f"complete, cinesynth {result['code_version']}" if result else "no result"
         rows.append((f"run {config.name}-{step}", state))

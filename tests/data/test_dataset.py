@@ -16,6 +16,7 @@ import torch
 from cinesynth.data.dataset import (
     INDEX_SCHEMA,
     SCHEMA_VERSION,
+    SPLITS,
     TENSORS,
     ClipsDataset,
     row_sha256,
@@ -30,7 +31,7 @@ from cinesynth.storage import Storage
 
 
 def _window(i: int) -> Window:
-    split = ("train", "val", "test")[i % 3]
+    split = SPLITS[i % 3]
     name = hashlib.sha256(str(i).encode()).hexdigest()
     span = tuple(range(i, i + 5))
     return Window(
@@ -96,7 +97,7 @@ def test_windows_are_staged_and_read_by_index_in_the_order_of_their_ids(storage:
     _write(storage)
     dataset = ClipsDataset.open(storage)
     by_id = {_window(i).window_id: i for i in range(12)}
-    for split in ("train", "val", "test"):
+    for split in SPLITS:
         clips = dataset.stage(tmp_path / "staged", split)
         assert len(clips) == 4
         items = [clips[i] for i in range(len(clips))]

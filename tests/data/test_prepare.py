@@ -18,7 +18,7 @@ import torch
 
 from cinesynth.config import PrepareConfig
 from cinesynth.data.check import check_dataset
-from cinesynth.data.dataset import ClipsDataset
+from cinesynth.data.dataset import SPLITS, ClipsDataset
 from cinesynth.data.encode.commits import Commits
 from cinesynth.data.plan.geometry import resize
 from cinesynth.data.prepare import check_inputs, prepare
@@ -30,8 +30,6 @@ from cinesynth.errors import ConfigError, DatasetError, IdentityError
 from cinesynth.settings import parse_config
 from cinesynth.storage import Storage
 from tests.data.preparing import location, prepare_config
-
-SPLITS = ("train", "val", "test")
 
 
 def _files(folder: Path) -> dict[str, int]:

@@ -9,7 +9,7 @@ import torch
 from cinesynth.nano.domain import held_out_windows
 from cinesynth.nano.evaluation import bikes_samples, home_samples
 from cinesynth.nano.figures import (
-    Sample,
+    RealWindow,
     colour_error,
     first_frame_psnr,
     moves_found,
@@ -34,7 +34,7 @@ def test_colour_error_is_cie76() -> None:
 
 
 def test_the_first_frame_alone_counts_for_its_psnr() -> None:
-    sample = Sample("a", grey(100), "", "g")
+    sample = RealWindow("a", grey(100), "", "g")
     video = grey(0)
     video[0] = 110
     assert first_frame_psnr([sample], [video]) == pytest.approx(20 * np.log10(255 / 10))
@@ -49,7 +49,7 @@ def test_the_moves_of_real_windows_are_mostly_found_and_those_of_still_ones_are_
 def test_flicker_lowers_temporal_ssim() -> None:
     still = [s.frames for s in home_samples(held_out_windows(1))]
     flickering = [np.clip(v.astype(int) + 40 * (np.arange(len(v)) % 2)[:, None, None, None], 0, 255) for v in still]
-    assert temporal_ssim(repeat_first([Sample("a", still[0], "", "g")])) == pytest.approx(1)
+    assert temporal_ssim(repeat_first([RealWindow("a", still[0], "", "g")])) == pytest.approx(1)
     assert temporal_ssim([v.astype(np.uint8) for v in flickering]) < temporal_ssim(still) < 1
 
 
@@ -60,7 +60,7 @@ def test_other_windows_have_another_move() -> None:
 
 
 def test_a_difference_over_groups_has_the_interval_of_a_t_test() -> None:
-    samples = [Sample(str(i), grey(0), "", f"g{i}") for i in range(4)]
+    samples = [RealWindow(str(i), grey(0), "", f"g{i}") for i in range(4)]
     found = paired_difference(samples, np.array([1.0, 2.0, 3.0, 6.0]), np.zeros(4))
     half = 3.182446 * np.std([1, 2, 3, 6], ddof=1) / 2
     assert (found["difference"], found["low"]) == (pytest.approx(3), pytest.approx(3 - half, rel=1e-5))

@@ -12,7 +12,7 @@ from cinesynth.generate.sampler import Generator
 from cinesynth.nano import figures
 from cinesynth.nano.domain import held_out_windows, training_windows
 from cinesynth.nano.evaluation import SAMPLER, home_samples
-from cinesynth.nano.figures import Sample
+from cinesynth.nano.figures import RealWindow
 from cinesynth.nano.motion import camera_speeds
 from cinesynth.nano.transformer import encode_windows
 from cinesynth.nano.vae import pca_floor
@@ -25,7 +25,7 @@ COUNT = 12
 
 
 @pytest.fixture(scope="module")
-def samples() -> list[Sample]:
+def samples() -> list[RealWindow]:
     return home_samples(held_out_windows(COUNT))
 
 
@@ -42,7 +42,7 @@ def test_the_checkpoint_is_small_and_in_fp16_with_a_card() -> None:
         assert part in card
 
 
-def test_the_vae_is_above_the_pca_of_its_budget_and_does_not_drift(samples: list[Sample]) -> None:
+def test_the_vae_is_above_the_pca_of_its_budget_and_does_not_drift(samples: list[RealWindow]) -> None:
     found = figures.vae_figures(load_vae("nano"), samples)
     train = np.stack([window.render() for window in training_windows(64, PACKAGED)])
     floor = pca_floor(train, np.stack([sample.frames for sample in samples]))["psnr"]
@@ -51,7 +51,7 @@ def test_the_vae_is_above_the_pca_of_its_budget_and_does_not_drift(samples: list
     assert found["colour_error"] < 3
 
 
-def test_the_caption_and_the_first_frame_decide_the_loss(samples: list[Sample], tmp_path: Path) -> None:
+def test_the_caption_and_the_first_frame_decide_the_loss(samples: list[RealWindow], tmp_path: Path) -> None:
     encoded = encode_windows(samples, "nano", tmp_path)
     rows, other = [encoded[i] for i in range(COUNT)], figures.other_windows(samples)
     transformer = load_transformer("nano")

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from cinesynth.data.config import Backend, DecodeSettings, Size
-from cinesynth.data.dataset import HELD_OUT, tensor_columns, write_table
+from cinesynth.data.dataset import HELD_OUT, pixels_file, tensor_columns, write_table
 from cinesynth.data.footage.cache import local_file
 from cinesynth.data.plan.geometry import resize
 from cinesynth.data.records import Box, Reject, Window, prompt_file, window_from_json
@@ -93,7 +93,7 @@ class DecodeWindows:
 
     def _keep(self, window: Window, frames: Frames) -> str:
         """The sha256 of the file that is stored. One with these frames stays: a published dataset may name it."""
-        storage, name = Storage(*self._dataset), f"pixels/{window.window_id}.mkv"
+        storage, name = Storage(*self._dataset), pixels_file(window.window_id)
         with tempfile.TemporaryDirectory() as folder:
             try:
                 there = storage.download(name, Path(folder) / "there.mkv")

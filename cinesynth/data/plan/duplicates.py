@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinesynth.data.config import DuplicateSettings
-from cinesynth.data.scan.scan import Sample
+from cinesynth.data.scan.scan import FrameScores
 
 BANDS, VALUES = 8, 256
 MAX_SAMPLES = 2048  # a quarter of an hour in which all moves
@@ -35,14 +35,14 @@ class Pictures:
     shots: NDArray[np.int64]
 
     @classmethod
-    def of(cls, shots: Iterable[Sequence[Sample]]) -> Pictures:
+    def of(cls, shots: Iterable[Sequence[FrameScores]]) -> Pictures:
         """The different pictures of each shot, at most `MAX_SAMPLES`, evenly spread.
 
         What does not move counts once, and pictures without contrast say nothing.
         """
         rows: list[tuple[int, bytes, int]] = []
         for number, samples in enumerate(shots):
-            telling: list[Sample] = []
+            telling: list[FrameScores] = []
             for sample in samples:
                 if sample.hash and (not telling or (sample.hash ^ telling[-1].hash).bit_count() > _SAME):
                     telling.append(sample)
@@ -76,7 +76,7 @@ def _at_equal_brightness(colours: NDArray[np.uint8]) -> NDArray[np.float32]:
     return given * (_GREY / np.maximum(given.mean(axis=1, keepdims=True), 1))
 
 
-def near_duplicates(shots: Sequence[Sequence[Sample]], settings: DuplicateSettings) -> list[tuple[int, int]]:
+def near_duplicates(shots: Sequence[Sequence[FrameScores]], settings: DuplicateSettings) -> list[tuple[int, int]]:
     """Pairs of places in `shots` that show nearly the same; needs Ray where there is something to compare.
 
     Args:

@@ -18,7 +18,7 @@ from cinesynth.data.plan.assign import Assigned, assign
 from cinesynth.data.plan.duplicates import near_duplicates
 from cinesynth.data.plan.windows import cut_windows, samples_between
 from cinesynth.data.records import Reject, Window, withdrawn
-from cinesynth.data.scan.scan import Sample
+from cinesynth.data.scan.scan import FrameScores
 from cinesynth.data.scan.stored_scans import Scans
 from cinesynth.storage import Storage
 
@@ -88,7 +88,7 @@ def _alike(config: PrepareConfig, scans: Scans, windows: list[Window]) -> list[t
         first, last = spans[w.source_sha256].get(w.shot_id, (w.frame_pts[0], w.frame_pts[-1]))
         spans[w.source_sha256][w.shot_id] = min(first, w.frame_pts[0]), max(last, w.frame_pts[-1])
     ids: list[str] = []
-    samples: list[list[Sample]] = []
+    samples: list[list[FrameScores]] = []
     for sha256, shots in spans.items():
         if (scan := scans.get(sha256)) is not None:
             ids += shots

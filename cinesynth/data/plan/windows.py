@@ -16,7 +16,7 @@ from cinesynth.data.footage.sources import Source
 from cinesynth.data.plan.geometry import choose_size, crop_box
 from cinesynth.data.records import Box, Reject, Stamp, Window
 from cinesynth.data.scan.decoder import VideoInfo
-from cinesynth.data.scan.scan import Sample, Scan
+from cinesynth.data.scan.scan import FrameScores, Scan
 from cinesynth.data.scan.shots import ShotSpan
 from cinesynth.storage import sha256_json
 
@@ -189,7 +189,7 @@ class _Shot:
         return float((pts - self.scan.pts[0]) * self.info.time_base)
 
 
-def samples_between(scan: Scan, first_pts: int, last_pts: int) -> list[Sample]:
+def samples_between(scan: Scan, first_pts: int, last_pts: int) -> list[FrameScores]:
     """The samples of the frames from one timestamp to another, both included."""
     first, stop = bisect.bisect_left(scan.pts, first_pts), bisect.bisect_right(scan.pts, last_pts)
     start, end = (bisect.bisect_left(scan.samples, frame, key=lambda s: s.frame) for frame in (first, stop))

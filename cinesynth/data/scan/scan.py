@@ -33,7 +33,7 @@ _BEAT_FRAMES = 25
 
 
 @dataclass(frozen=True)
-class Sample:
+class FrameScores:
     """What one frame scores, two a second. `motion` is from the sample before it; None for the first."""
 
     frame: int
@@ -68,7 +68,7 @@ class Scan:
     still: tuple[bool, ...]
     cuts: tuple[Cut, ...]
     bars: tuple[tuple[float, float], ...]
-    samples: tuple[Sample, ...]
+    samples: tuple[FrameScores, ...]
     late: int
 
     def shots(self) -> list[ShotSpan]:
@@ -155,7 +155,7 @@ class _Sampler:
         self._before: tuple[scores.Grey, int] | None = None
         self._profiles: list[tuple[np.ndarray, np.ndarray]] = []
         self._pts: list[int] = []
-        self.samples: list[Sample] = []
+        self.samples: list[FrameScores] = []
 
     def wants(self, pts: int) -> bool:
         time = pts * self._time_base
@@ -179,7 +179,7 @@ class _Sampler:
             shown = np.asarray(cv2.resize(large, (_BLUR_WIDTH, height), interpolation=cv2.INTER_AREA), np.uint8)
         tint = scores.tints(picture).hex()
         blur, code = round(scores.blur(shown), 4), scores.perceptual_hash(small)
-        self.samples.append(Sample(frame, motion, blur, round(luma, 4), round(clipped, 4), code, tint))
+        self.samples.append(FrameScores(frame, motion, blur, round(luma, 4), round(clipped, 4), code, tint))
         self._profiles.append(scores.edge_profile(large))
         self._pts.append(pts)
 
@@ -204,7 +204,7 @@ def to_row(key: str, sha256: str, uri: str, found: Scan | str, cpu_s: float = 0.
         return row | {"error": found, "info": "{}", "samples": "[]", "late": 0} | {n: [] for n in _LISTS}
     info = asdict(found.info) | {name: str(getattr(found.info, name)) for name in _FRACTIONS}
     lists = {name: list(getattr(found, name)) for name in _LISTS}
-    samples = json.dumps([[getattr(s, f.name) for f in fields(Sample)] for s in found.samples])
+    samples = json.dumps([[getattr(s, f.name) for f in fields(FrameScores)] for s in found.samples])
     return row | {"error": "", "info": json.dumps(info), "samples": samples, "late": found.late} | lists
 
 
@@ -220,7 +220,7 @@ def from_row(row: dict[str, Any]) -> Scan | None:
         tuple(row["still"]),
         tuple((int(a), int(b)) for a, b in row["cuts"]),
         tuple((round(float(v), 5), round(float(h), 5)) for v, h in row["bars"]),
-        tuple(Sample(*values) for values in json.loads(row["samples"])),
+        tuple(FrameScores(*values) for values in json.loads(row["samples"])),
         row["late"],
     )
 

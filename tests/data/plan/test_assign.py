@@ -13,7 +13,7 @@ from cinesynth.data.config import DuplicateSettings, PrepareResources, PrepareSe
 from cinesynth.data.plan.assign import Assigned, assign, assign_split, filter_windows
 from cinesynth.data.plan.duplicates import BANDS, MAX_SAMPLES, VALUES, Pictures, clusters, near_duplicates
 from cinesynth.data.records import Window
-from cinesynth.data.scan.scan import Sample
+from cinesynth.data.scan.scan import FrameScores
 from cinesynth.data.scan.scores import grey, perceptual_hash, tints
 from cinesynth.scripted.photographs import TRAINED_ON
 from cinesynth.scripted.rendering import render_shot
@@ -152,8 +152,8 @@ def test_what_is_said_of_new_footage_holds_for_footage_that_is_there_too() -> No
 # --- the join ------------------------------------------------------------------------------------------------
 
 
-def _sample(frame: np.ndarray) -> Sample:
-    return Sample(0, None, 0.5, 0.5, 0.0, perceptual_hash(grey(frame)), tints(frame).hex())
+def _sample(frame: np.ndarray) -> FrameScores:
+    return FrameScores(0, None, 0.5, 0.5, 0.0, perceptual_hash(grey(frame)), tints(frame).hex())
 
 
 def _all_pairs(pictures: Pictures, distance: int) -> set[tuple[int, int]]:
