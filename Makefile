@@ -13,7 +13,7 @@ help:
 	@echo "make nano       train the nano base model again (up to 150 minutes on 2 cores; stop it and it goes on)"
 	@echo "make test       lint, types and tests"
 	@echo "make test-slow  the tests that kill, soak or take long"
-	@echo "make lint       ruff and mypy only"
+	@echo "make lint       ruff, mypy and which way imports go"
 	@echo "make clean      remove the virtual environment and caches"
 
 install: $(STAMP)
@@ -31,6 +31,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
 
 # In the background of other work: at low priority. NANO="--device cuda" trains the transformer on a GPU.
 nano: install
