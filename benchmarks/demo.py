@@ -1,7 +1,7 @@
-"""How long the demo takes after the installation: `python -m benchmarks.demo [RUNS]`, wall-clock minutes.
+"""Wall-clock minutes of the demo, without the installation: `python -m benchmarks.demo [RUNS]`.
 
-Each run is fresh (its own output folder); the metric weights are in the cache after the first. There is no rival: no
-other system does all of the demo's steps.
+Each run has an output folder of its own. After the first run the metric weights are in the cache. There is no rival, as
+no other system does all of the demo's steps.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TARGET_MINUTES = 8.0
 
 
 def main(runs: int) -> None:
-    """Run the demo `runs` times; the last line is the figures as JSON."""
+    """Run the demo `runs` times. The last line holds the figures as JSON."""
     minutes = []
     for run in range(runs):
         with tempfile.TemporaryDirectory(prefix="cinesynth demo ") as out:

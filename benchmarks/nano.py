@@ -1,8 +1,8 @@
 """What the nano model can do: `python -m benchmarks.nano [--model DIR] [--windows 64] [--record DIR]`.
 
-Three tables: its home domain (held-out screenplays over held-out photographs), out of domain (bikes.mp4, as it is),
-and an adaptation to a film look by `nano/style.yaml`. The rivals are repeating the first frame, a PCA of the VAE's
-latent budget, the same model with random weights, and the base without the adapter.
+It prints three tables: the home domain (held-out screenplays over held-out photographs), out of domain (bikes.mp4 as it
+is), and an adaptation to a film look by `nano/style.yaml`. The rivals are the repeated first frame, a PCA with as many
+numbers as the VAE's latents, the same model with random weights, and the base without the adapter.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cinesynth.settings import load_config
 STYLE = Path(__file__).resolve().parent.parent / "jobs" / "configs" / "nano" / "style.yaml"
 
 Target = tuple[str, str, float | str]
-"""(figure, comparison, bound); a bound that is a name is another figure."""
+"""(figure, comparison, bound). A bound is a number, or the name of another figure."""
 HOME: list[Target] = [
     ("vae_psnr", ">", "vae_floor"),
     ("vae_psnr", ">=", 27.0),
@@ -47,7 +47,7 @@ ADAPTATION: list[Target] = [
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Print the tables; the last line is the figures as JSON."""
+    """Print the tables. The last line holds the figures as JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.nano", description=__doc__)
     parser.add_argument("--model", default="nano", help="'nano', or a folder that `make nano` left")
     parser.add_argument("--windows", type=int, default=64, help="held-out windows of the home domain")

@@ -1,10 +1,13 @@
 """How fast footage becomes shards: `python -m benchmarks.prepare [--clips 150] [--runs 3] [--long-clips 240]`.
 
-Ours against a straightforward script (PySceneDetect, PyAV, the same encoders, one process) on one thread and on the
-default number of threads, in turn, on the same scripted clips; and: how much of the cores' time is stage work in a run
-of 20 minutes on larger windows (a core's minute goes into starting Python processes, however much there is to do),
-decoding against PyAV's raw rate, milliseconds a frame of each score, peak memory with 20 and with 200 files: of
-everything (the driver, Ray's head and its workers), and of the driver, which is what knows all files.
+Speed is compared with a straightforward script (PySceneDetect, PyAV, the same encoders, one process), on one thread and
+on the default number of threads. All three run in turn on the same scripted clips. Beside that it measures:
+
+- how much of the cores' time is stage work, in a run of 20 minutes on larger windows. Starting Python processes takes a
+  core's minute, however much there is to do;
+- decoding against PyAV's own rate, and the milliseconds a frame of each score;
+- peak memory with 20 and with 200 files, of everything (driver, Ray's head, workers) and of the driver alone, which is
+  what knows all files.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ _OBJECT_STORE = 4_000_000_000  # bytes; Ray's default is a share of the machine'
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run everything; the last line is the figures as JSON."""
+    """Measure everything. The last line holds the figures as JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.prepare", description=__doc__)
     parser.add_argument("--clips", type=int, default=150)
     parser.add_argument("--runs", type=int, default=3)
@@ -80,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _speed(footage: Path, runs: int) -> dict[str, Any]:
-    """Ours and the script in turn, each in a process of its own; medians."""
+    """Medians of runs in turn: ours, and the script on one thread and on the default number of threads."""
     found: dict[str, list[dict[str, float]]] = {"ours": [], "one_thread": [], "default_threads": []}
     for run in range(runs):
         found["ours"].append(_in_process("--part", "ours", "--folder", str(footage)))
@@ -120,7 +123,7 @@ def _in_process(*arguments: str) -> dict[str, float]:
 
 
 def ours(footage: Path, size: str) -> dict[str, float]:
-    """One `prepare` on a private head; the head's start is not counted, the workers' is."""
+    """One `prepare` on a private head. The workers' start counts, the head's does not."""
     from cinesynth.config import PrepareConfig
     from cinesynth.data.prepare import prepare
     from cinesynth.settings import parse_config
@@ -156,7 +159,7 @@ def ours(footage: Path, size: str) -> dict[str, float]:
 
 
 def resources() -> dict[str, Any]:
-    """A VAE worker a core; the others beside them."""
+    """One VAE worker for each core, and the other stages beside them."""
     return {
         "decode": {"workers": 1, "cpus": 0.5},
         "vae": {"workers": _CPUS, "cpus": 0.5},
@@ -172,7 +175,7 @@ def _scan_rows(dataset: Storage) -> list[dict[str, Any]]:
 
 
 def script(footage: Path, threads: int) -> dict[str, float]:
-    """What one would write in an afternoon: file after file, detect, decode, encode, write one Parquet file."""
+    """A script of an afternoon: it detects, decodes and encodes file after file, and writes one Parquet file."""
     started = time.monotonic()
     import av
     import cv2
@@ -222,7 +225,7 @@ def script(footage: Path, threads: int) -> dict[str, float]:
 
 
 def _decoding(footage: Path) -> dict[str, Any]:
-    """Our scan without scores against PyAV's raw loop, on 720p film; and milliseconds a frame of each score."""
+    """The speed of our scan without scores as a share of PyAV's own loop, on 720p film; and the cost of each score."""
     import av
 
     from cinesynth.data.encode.annotate import TextOverlay
@@ -266,7 +269,7 @@ def _ms_of_cuts(detector: Any, frames: list[Any]) -> float:
     from cinesynth.data.config import ShotSettings
     from cinesynth.data.scan.shots import make_cut_detector
 
-    for _ in range(2):  # the first time loads weights
+    for _ in range(2):  # the first pass loads weights
         cuts = make_cut_detector(ShotSettings(detector=detector))
         started = time.perf_counter()
         for frame in frames:
@@ -294,7 +297,7 @@ def _in_turn(functions: list[Callable[[], Any]], runs: int) -> list[float]:
 
 
 def _memory(scratch: Path) -> dict[str, Any]:
-    """Peak memory of a whole run (driver, head and workers; shared pages once) with 20 and with 200 short files."""
+    """Peak memory of a run on 20 and on 200 short files: driver, head and workers, with shared pages counted once."""
     peaks, drivers = {}, {}
     for count in (20, 200):
         footage = scratch / f"files-{count}"
@@ -315,7 +318,7 @@ def _memory(scratch: Path) -> dict[str, Any]:
 
 
 def _peak(process: subprocess.Popen[bytes]) -> tuple[int, int]:
-    """Bytes of all processes together, and of the driver."""
+    """The most bytes that all processes together had, and that the driver had."""
     peak = driver = 0
     while process.poll() is None:
         pss = []

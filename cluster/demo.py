@@ -1,6 +1,6 @@
-"""`make demo`: footage to a served video on this machine, with everything started and stopped by this script.
+"""`make demo`: from footage to a served video on this machine. This script starts all that is needed, and stops it.
 
-Writes below `demo-output/<time>/` and prints, at the end, where the report, the video and the dashboard were.
+It writes below `demo-output/<time>/`, and at the end prints where the report, the video and the dashboard are.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from cluster.local import LocalHead, end_on_sigterm, free_ports
 REPOSITORY = Path(__file__).resolve().parent.parent
 CLIPS = 54
 PROMPT_CLIP = 1000
-"""Index of the scripted clip whose first frame and caption are asked for over HTTP; it is not in the dataset."""
+"""Index of a scripted clip that is not in the dataset. Its first frame and caption are sent over HTTP."""
 
 
 class DemoError(RuntimeError):
-    """A step of the demo failed; its output is above."""
+    """A step of the demo failed. Its output is above the message."""
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the demo; exit code 1 when a step fails, with its name as the last line."""
+    """Run the demo. Exit code 1: a step failed, and the last line names it."""
     parser = argparse.ArgumentParser(prog="python -m cluster.demo", description=__doc__)
     parser.add_argument("--out", type=Path, default=REPOSITORY / "demo-output", help="where the results go")
     arguments = parser.parse_args(argv)

@@ -1,7 +1,7 @@
-"""A local Ray head of our own: token auth, dashboard on loopback, free ports, its own temp folder.
+"""A local Ray head with token auth, a dashboard on loopback, free ports and a temporary folder of its own.
 
-`python -m cluster.local` keeps one until Ctrl-C and prints how to use it. It runs beside any other Ray on the host,
-and stopping it ends its own processes only.
+`python -m cluster.local` runs one until Ctrl-C and prints how to use it. It runs beside any other Ray on the host, and
+stopping it ends only its own processes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import IO
 import psutil
 
 _MARK = "CINESYNTH_HEAD"
-"""Environment variable that every process of a head inherits, with the head's folder as its value."""
+"""The environment variable that every process of a head inherits. Its value is the head's folder."""
 
 
 class HeadError(RuntimeError):
@@ -34,7 +34,7 @@ class HeadError(RuntimeError):
 
 
 def free_ports(count: int) -> list[int]:
-    """Distinct loopback ports that nothing listens on at this moment."""
+    """Loopback ports, all different, that nothing listens on at this moment."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for s in sockets:
@@ -46,9 +46,9 @@ def free_ports(count: int) -> list[int]:
 
 
 def interpreter_for_ray(folder: Path) -> str:
-    """This interpreter by a path without spaces; a link to its environment is made in `folder` where it takes one.
+    """The path of this interpreter without spaces, as Ray hands it to a shell without quotes.
 
-    Ray hands the path of a worker's interpreter to a shell without quotes.
+    Where the real path has a space, this makes a link to the interpreter's environment in `folder`.
     """
     if " " not in sys.executable:
         return sys.executable
@@ -59,13 +59,13 @@ def interpreter_for_ray(folder: Path) -> str:
 
 
 class LocalHead:
-    """A Ray head as a child process; use it as a context manager.
+    """A Ray head in a child process. Use it as a context manager.
 
     Args:
         num_cpus: logical CPUs that tasks and actors are scheduled on.
         object_store_bytes: size of the shared-memory object store.
-        log: file that the head's own output goes to.
-        timeout_s: how long to wait for the dashboard to answer.
+        log: the file that takes the head's own output.
+        timeout_s: seconds to wait for the dashboard to answer.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class LocalHead:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a client process needs: token, addresses, and this interpreter first on the path."""
+        """The environment of a client process: token, addresses, and this interpreter first on the path."""
         return {
             **os.environ,
             "PATH": f"{Path(self._python).parent}{os.pathsep}{os.environ.get('PATH', '')}",
@@ -100,7 +100,7 @@ class LocalHead:
         }
 
     def __enter__(self) -> LocalHead:
-        # Unix sockets live below this folder, and their paths are limited to 107 characters.
+        # Ray's Unix sockets lie below this folder, and a socket's path has at most 107 characters.
         self._folder = Path(tempfile.mkdtemp(prefix="cs-", dir="/tmp"))
         self._python = interpreter_for_ray(self._folder)
         gcs, dashboard = self.address.rsplit(":", 1)[1], self.dashboard.rsplit(":", 1)[1]
@@ -114,7 +114,7 @@ class LocalHead:
             *(f"--num-cpus={self.num_cpus}", f"--object-store-memory={self.object_store_bytes}"),
             "--disable-usage-stats",
         ]
-        # The record of the host's newest cluster goes below this folder too: another head's stays as it is.
+        # Ray records the host's newest cluster below RAY_TMPDIR: there it does not replace another head's record.
         environment = {**self.environment, "RAY_TMPDIR": str(self._folder), _MARK: str(self._folder)}
         environment.pop("RAY_ADDRESS")
         self._output = open(self.log or os.devnull, "wb")
@@ -150,11 +150,11 @@ class LocalHead:
         raise HeadError(f"the Ray dashboard did not answer within {self.timeout_s:.0f} s; its log: {self.log}")
 
     def stop(self) -> None:
-        """End the head and every process that it started; no other."""
+        """End the head and every process that it started, and no other."""
         process, self._process = self._process, None
         if process is not None:
-            # A head that died by itself leaves processes without a parent: the mark that they inherited tells them.
-            # Processes that changed their title lost it.
+            # A head that died by itself leaves processes without a parent. They are known by the mark that they
+            # inherited, unless they changed their title, which overwrites it.
             ours = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
@@ -169,7 +169,7 @@ class LocalHead:
 
 
 def end_processes(processes: Iterable[psutil.Process], patience_s: float) -> None:
-    """Wait for processes that were asked to end, and kill those that did not."""
+    """Wait for processes that were asked to end, and kill those that have not ended after `patience_s`."""
     _, stragglers = psutil.wait_procs(list(processes), timeout=patience_s)
     for straggler in stragglers:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -178,7 +178,7 @@ def end_processes(processes: Iterable[psutil.Process], patience_s: float) -> Non
 
 
 def _marked(mark: str) -> list[psutil.Process]:
-    """The processes that inherited a head's mark."""
+    """The processes that inherited the mark of the head in a folder."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -188,7 +188,7 @@ def _marked(mark: str) -> list[psutil.Process]:
 
 
 def main() -> None:
-    """Keep a head until Ctrl-C."""
+    """Run a head until Ctrl-C."""
     with LocalHead() as head:
         print("A Ray head is running; Ctrl-C stops it. In another terminal:")
         for key in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
@@ -203,7 +203,7 @@ def main() -> None:
 
 
 def end_on_sigterm() -> None:
-    """Treat SIGTERM as Ctrl-C, so that context managers run."""
+    """Treat SIGTERM as Ctrl-C, so that context managers clean up."""
     signal.signal(signal.SIGTERM, lambda *_: signal.default_int_handler(signal.SIGINT, None))
 
 

@@ -1,1 +1,1 @@
-"""Entry points: `ray job submit --working-dir . -- python -m jobs.NAME --config FILE [key=value ...]`."""
+"""The jobs' command lines: `ray job submit --working-dir . -- python -m jobs.NAME --config FILE [key=value ...]`."""

@@ -1,6 +1,6 @@
-"""What every job's command line does: read the configuration, check it before Ray starts, run, report.
+"""What every job's command line does: read the configuration, check it before Ray starts, run, and say what came out.
 
-Exit codes: 0 done, 2 the user can fix it (the reason is the last line), 1 anything else (with a traceback).
+Exit code 0: done. 2: the user can fix what is wrong, and the last line says it. 1: anything else, with a traceback.
 """
 
 from __future__ import annotations
@@ -25,10 +25,16 @@ def run_job(
     argv: list[str] | None = None,
     check: Callable[[Config], None] | None = None,
 ) -> None:
-    """Run `job` with the configuration on the command line; ends the process with its exit code.
+    """Run `job` with the configuration on the command line. Ends the process with an exit code.
 
-    `job`, and `check`, which looks at inputs that only a room of its own knows, import what they need when they are
-    called: a bad configuration is answered before that takes seconds.
+    `job` and `check` import what they need when they are called, which takes seconds: a bad configuration is refused
+    before that.
+
+    Args:
+        cls: the job's configuration class.
+        job: what to run; returns the run's result.
+        argv: the command line; default: that of the process.
+        check: looks at the inputs that the configuration names.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m jobs.{cls.kind}",
@@ -39,7 +45,7 @@ def run_job(
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     arguments = parser.parse_intermixed_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
-    # Hubs are asked for files by our own code only; these libraries' chatter hides the job's lines.
+    # These libraries log so much that the job's own lines get lost.
     for chatty in ("httpx", "httpcore", "urllib3", "PIL", "matplotlib"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
@@ -61,7 +67,7 @@ def run_job(
 
 
 def check_storage(storage: str) -> None:
-    """Raise ConfigError for a relative folder inside a submitted job: what is written there is lost.
+    """Raise ConfigError for a relative folder inside a submitted job, as whatever the job writes there is lost.
 
     Ray unpacks a job's working directory below its session's `runtime_resources`, and removes it after the job.
     """

@@ -23,7 +23,8 @@ def job(config: EvaluateConfig) -> dict[str, Any]:
 def overrides_of(argv: list[str]) -> list[str]:
     """The command line with `--real`, `--fake`, `--groups`, `--name` and `--storage` turned into overrides.
 
-    `--fake` is a folder, or NAME=FOLDER, once for each arm. Without `--name`: named after arguments and files.
+    `--fake` is a folder or NAME=FOLDER, and is given once for each arm. Without `--name`, the run is named after its
+    arguments and files.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--real")
@@ -35,7 +36,7 @@ def overrides_of(argv: list[str]) -> list[str]:
     pairs |= {f"arms.{name}": folder for name, folder in _arms(given.fake)}
     if given.real and not given.name and not any(item.startswith("name=") for item in rest):
         pairs["name"] = f"evaluate-{_fingerprint(argv, [given.real, *(f for _, f in _arms(given.fake))])}"
-    # Quoted as in YAML: a folder's name is never read as a number or a list.
+    # Values are quoted as in YAML, so that a folder's name is never read as a number or a list.
     return rest + [f"{key}={json.dumps(value)}" for key, value in pairs.items()]
 
 
@@ -50,7 +51,7 @@ def _arms(fakes: list[str]) -> list[tuple[str, str]]:
 
 
 def _fingerprint(argv: list[str], folders: list[str]) -> str:
-    """Changes with the arguments and when a file in the folders is replaced."""
+    """Eight digits that change with the arguments, and when a file in the folders is replaced."""
     files = [path for folder in folders if Path(folder).is_dir() for path in sorted(Path(folder).rglob("*"))]
     seen = [argv, [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files if p.is_file()]]
     return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:8]

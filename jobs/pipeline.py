@@ -1,4 +1,4 @@
-"""The whole path in one job: `python -m jobs.pipeline --config jobs/configs/nano/pipeline.yaml storage=...`."""
+"""Run the whole path in one job: `python -m jobs.pipeline --config jobs/configs/nano/pipeline.yaml storage=...`."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def job(config: PipelineConfig) -> dict[str, Any]:
 
 
 def check_inputs(config: PipelineConfig) -> None:
-    """What the first step reads, before Ray is asked for."""
+    """Check what the first step reads, before Ray is needed."""
     from cinesynth.data.prepare import check_inputs
 
     try:

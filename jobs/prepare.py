@@ -1,4 +1,4 @@
-"""Footage to a clips dataset, and what one does with it afterwards.
+"""Turn footage into a clips dataset, check a dataset, or take a source out of one.
 
 ray job submit --working-dir . -- python -m jobs.prepare --config jobs/configs/nano/prepare.yaml name=clips storage=...
 python -m jobs.prepare --check /data/cinesynth/datasets/clips
@@ -35,7 +35,7 @@ def check_inputs(config: PrepareConfig) -> None:
 
 
 def check(location: str) -> int:
-    """Print what was checked of a dataset and what is wrong; the exit code."""
+    """Check a dataset, and print what was checked and what is wrong. Returns the exit code."""
     from cinesynth.data.check import check_dataset
 
     counts, findings = check_dataset(Storage.open(location))
@@ -48,7 +48,7 @@ def check(location: str) -> int:
 
 
 def withdraw(source: str, location: str) -> int:
-    """Take a source out of a dataset and list the adapters that were trained on it; the exit code."""
+    """Take a source out of a dataset, and list the adapters that were trained on it. Returns the exit code."""
     from cinesynth.data.withdraw import withdraw as withdraw_source
 
     path, options = split_options(location)
@@ -67,7 +67,7 @@ def withdraw(source: str, location: str) -> int:
 
 
 def main(argv: list[str]) -> None:
-    """The command line."""
+    """Run the command line: the job itself, `--check` or `--withdraw`."""
     if not {"--check", "--withdraw"} & {argument.partition("=")[0] for argument in argv}:
         run_job(PrepareConfig, job, argv, check_inputs)
         return

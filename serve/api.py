@@ -1,4 +1,4 @@
-"""The HTTP interface: who may ask, what is a valid request, what is answered. Knows nothing of Ray."""
+"""The HTTP interface: who may ask, which requests are valid, and what is answered. It knows nothing of Ray."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from serve.media import ImageRefused, data_url_bytes, read_image, save_image
 from serve.schema import CreateVideo, Video, parse_create, resolve, video
 
 FORM_BYTES = 256_000
-"""A request's body beyond the image: the other fields and the multipart framing."""
+"""Most bytes of a request's body beside the image: the other fields and the multipart framing."""
 
 
 class Videos:
@@ -33,7 +33,7 @@ class Videos:
         config: resolved configuration.
         jobs: runs the operations of the job table.
         registry: published adapters.
-        base_sha256: hash of the served transformer; adapters of another base are refused.
+        base_sha256: hash of the served transformer. An adapter of another base is refused.
     """
 
     def __init__(self, config: ServeConfig, jobs: Jobs, registry: Registry, base_sha256: str) -> None:
@@ -41,7 +41,7 @@ class Videos:
         self._decoding = asyncio.Semaphore(2)  # an image takes megabytes while it is decoded
 
     async def create(self, request: Request, owner: str) -> Video:
-        """Validate everything, then queue. Raises ApiError (404, 413, 415, 422, 429)."""
+        """Validate the request, then queue the video. Raises ApiError (404, 413, 415, 422, 429)."""
         body, data = await read_body(request, self.config)
         job = resolve(body, self.config)
         if body.lora is not None:
@@ -62,14 +62,14 @@ class Videos:
         return video(created)
 
     async def job(self, video_id: str, owner: str) -> Job:
-        """The owner's job. Raises ApiError 404, also for a job of another."""
+        """The owner's job. Raises ApiError 404 when there is none, or it is another owner's."""
         job = await self.jobs(JobStore.get, video_id)
         if job is None or job.owner != owner:
             raise ApiError(404, "not_found", f"no video {video_id!r}", "id")
         return job
 
     async def content(self, video_id: str, owner: str, variant: str) -> FileResponse:
-        """The finished MP4; the response answers byte ranges. Raises ApiError (404, 409, 422)."""
+        """The finished MP4, in a response that answers byte ranges. Raises ApiError (404, 409, 422)."""
         if variant != "video":
             raise ApiError(422, "invalid_value", f"variant {variant!r}: only 'video' is made", "variant")
         job = await self.job(video_id, owner)
@@ -111,7 +111,7 @@ router = APIRouter()
 
 
 def create_api(config: ServeConfig, jobs: Jobs, keys: KeyRing, registry: Registry, base_sha256: str) -> FastAPI:
-    """The application with all routes; arguments as for `Videos`, and the keys of those who may ask."""
+    """The application with all routes. `keys` are of those who may ask; the other arguments are those of `Videos`."""
     api = FastAPI(title="cinesynth", docs_url=None, redoc_url=None)
     api.state.keys = keys
     api.state.videos = Videos(config, jobs, registry, base_sha256)
@@ -151,19 +151,19 @@ async def readyz(videos: Operations) -> dict[str, str]:
 
 @router.post("/v1/videos")
 async def create_video(request: Request, owner: Owner, videos: Operations) -> Video:
-    """Queue a video: multipart/form-data with the file `input_reference`, or JSON with a data URL."""
+    """Queue a video. The body is multipart/form-data with the file `input_reference`, or JSON with a data URL."""
     return await videos.create(request, owner)
 
 
 @router.get("/v1/videos/{video_id}")
 async def retrieve_video(video_id: str, owner: Owner, videos: Operations) -> Video:
-    """Status and progress."""
+    """A video's status and progress."""
     return video(await videos.job(video_id, owner))
 
 
 @router.get("/v1/videos/{video_id}/content", response_class=FileResponse)
 async def video_content(video_id: str, owner: Owner, videos: Operations, variant: str = "video") -> FileResponse:
-    """The finished MP4; answers byte ranges."""
+    """The finished MP4; byte ranges work."""
     return await videos.content(video_id, owner, variant)
 
 
@@ -171,9 +171,9 @@ async def video_content(video_id: str, owner: Owner, videos: Operations, variant
 
 
 async def read_body(request: Request, config: ServeConfig) -> tuple[CreateVideo, bytes]:
-    """The validated fields and the first frame's bytes, still encoded.
+    """The validated fields, and the first frame's bytes as they were sent.
 
-    Raises ApiError: 413 as soon as too many bytes have come, 415 for another content type, 422 for bad fields.
+    Raises ApiError: 413 as soon as too many bytes have arrived, 415 for another content type, 422 for bad fields.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
@@ -217,7 +217,7 @@ async def _read_json(request: Request, config: ServeConfig) -> tuple[CreateVideo
 
 
 def _capped(request: Request, limit: int) -> Request:
-    """The same request; reading more than `limit` bytes of its body raises ApiError 413."""
+    """The same request, whose body raises ApiError 413 when more than `limit` bytes of it are read."""
     error = ApiError(413, "too_large", f"the request is larger than {limit:,} bytes", "input_reference")
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > limit:

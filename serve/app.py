@@ -28,7 +28,7 @@ DISPATCHER_TIMEOUT_S = 15.0
 
 
 class ClientJobs:
-    """`Jobs` of the Dispatcher, as a client of the service is answered: 503 while the Dispatcher does not answer."""
+    """`Jobs` of the Dispatcher for HTTP. Raises ApiError 503 while the Dispatcher does not answer."""
 
     def __init__(self, dispatcher: Any) -> None:
         self._jobs = DispatcherJobs(dispatcher)
@@ -44,7 +44,7 @@ class ClientJobs:
 
 
 class Ingress:
-    """Deployment "Ingress".
+    """The deployment "Ingress": it answers HTTP.
 
     Args:
         config: resolved configuration.
@@ -76,7 +76,7 @@ def build_app(
         factory: makes each engine's generator.
     """
     settings = config.engine
-    quiet = {"enable_access_log": False}  # a line for every heartbeat helps nobody; the ingress keeps its own
+    quiet = {"enable_access_log": False}  # a line for every heartbeat helps nobody; the Ingress keeps its own log
     engine = ray_serve.deployment(
         name="Engine",
         max_ongoing_requests=1,
@@ -94,7 +94,7 @@ def build_app(
         health_check_period_s=5,
         logging_config=quiet,
     )(Engine)
-    # One CPU-less replica each: they wait far more than they work.
+    # Dispatcher and Ingress mostly wait: each is one replica that reserves no CPU.
     dispatcher = ray_serve.deployment(
         name=DISPATCHER,
         num_replicas=1,

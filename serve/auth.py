@@ -1,6 +1,6 @@
-"""Bearer keys: a JSON file of owner name to sha256 of the key. The keys themselves are never stored.
+"""Bearer keys. A JSON file maps each owner's name to the sha256 of the owner's key; keys themselves are never stored.
 
-A key carries 256 random bits, so a plain hash is enough: there is nothing to guess.
+A key has 256 random bits, which nobody can guess, so a plain hash is enough.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ KEY_PREFIX = "cs-"
 
 
 def hash_key(key: str) -> str:
-    """Hex sha256 of a key: what the file holds."""
+    """The hex sha256 of a key, as the file holds it."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 def read_keys(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Owner name to key hash. Raises ConfigError for a missing or damaged file."""
+    """Each owner's name with the hash of the owner's key. Raises ConfigError for a missing or damaged file."""
     try:
         keys = json.loads(Path(path).read_text())
     except (OSError, ValueError) as e:
@@ -38,9 +38,9 @@ def read_keys(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def create_key(path: str | os.PathLike[str], name: str) -> str:
-    """Add a key for `name`; returns it, and keeps only its hash.
+    """Make a key for `name` and return it. The file keeps only its hash.
 
-    Raises ConfigError for a bad name, or one that has a key: revoke that first.
+    Raises ConfigError for a bad name, or for one that already has a key.
     """
     if not re.match(NAME_PATTERN, name):
         raise ConfigError(f"key name {name!r}: use lower-case letters, digits, '.', '_' and '-', at most 80")
@@ -53,7 +53,7 @@ def create_key(path: str | os.PathLike[str], name: str) -> str:
 
 
 def revoke_key(path: str | os.PathLike[str], name: str) -> None:
-    """Remove the key of `name`; running servers notice. Raises ConfigError when there is none."""
+    """Remove the key of `name`. Running servers notice. Raises ConfigError when there is none."""
     keys = read_keys(path)
     if name not in keys:
         raise ConfigError(f"{name!r} has no key in {os.fspath(path)!r}; there are: {', '.join(sorted(keys)) or 'none'}")
@@ -75,7 +75,7 @@ def _write(path: Path, keys: dict[str, str]) -> None:
 
 
 class KeyRing:
-    """The keys of a file, read again whenever it is replaced."""
+    """The keys of a file. The file is read again whenever it is replaced."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -83,9 +83,9 @@ class KeyRing:
         self._keys: dict[str, str] = {}
 
     def owner(self, authorization: str | None) -> str | None:
-        """The name behind an `Authorization: Bearer KEY` header, else None.
+        """The owner of the key in an `Authorization: Bearer KEY` header, or None.
 
-        Every stored hash is compared, in constant time, whether or not an earlier one matched.
+        The key is compared with every stored hash, in constant time, even when an earlier one matched.
         """
         scheme, _, key = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():

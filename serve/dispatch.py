@@ -1,8 +1,8 @@
 """The deployment "Dispatcher": it alone opens the job table, and it keeps as many engine calls outstanding as there
 is work.
 
-Serve scales the engines by their outstanding requests. So demand is expressed as calls of `engine.run_next()`: one
-for each engine that the backlog needs. The engine that receives a call picks its job itself.
+Serve scales the engines by their outstanding requests. So the Dispatcher makes one call of `engine.run_next()` for each
+engine that the backlog needs. The engine that receives a call picks its job itself.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ logger = logging.getLogger(__name__)
 DISPATCHER = "Dispatcher"
 """The deployment's name."""
 TICK_S = 1.0
-"""Leases are checked, and demand is computed, so often at least."""
+"""Most seconds between two checks of leases and demand."""
 SWEEP_S = 60.0
+"""Seconds between two sweeps for jobs and files whose time is over."""
 
 
 def open_store(config: ServeConfig) -> JobStore:
-    """The job table of a configuration; its folders are made. Raises StorageError."""
+    """Make the folders of a configuration and open its job table. Raises StorageError."""
     for folder in (config.inputs(), config.results()):
         folder.mkdir(parents=True, exist_ok=True)
     return JobStore(
@@ -43,10 +44,10 @@ def open_store(config: ServeConfig) -> JobStore:
 
 
 def demand(backlog: Backlog, target_wait_s: float, max_replicas: int) -> int:
-    """Engine calls that should be outstanding: ceil(predicted seconds of unfinished work / target wait).
+    """Number of engine calls that should be outstanding: ceil(predicted seconds of unfinished work / target wait).
 
-    Never more than there are jobs or engines allowed; what remains of running jobs counts, so that a short job
-    behind a long one gets an engine of its own.
+    It is never more than the jobs that there are, or the engines that are allowed. The rest of a running job counts as
+    unfinished work, so a short job behind a long one gets an engine of its own.
     """
     wanted = max(math.ceil(backlog.seconds / target_wait_s), 1)
     return min(wanted, backlog.queued + backlog.running, max_replicas)
@@ -84,7 +85,7 @@ class Dispatcher:
     async def lease_next(self, call_id: str, loaded: Collection[str | None]) -> Lease | None:
         """Lease a job to the engine that works on the call `call_id`, as `JobStore.lease_next` does.
 
-        A call from before a restart of this replica gets none: nobody would notice its end.
+        A call that began before this replica restarted gets no job: nobody would notice its end.
         """
         if call_id not in self._calls:
             return None
@@ -105,7 +106,7 @@ class Dispatcher:
             if call := self._calls.pop(holder, None):
                 call.cancel()
         backlog = await self.jobs(JobStore.backlog)
-        # Leases of an earlier replica of this deployment have no call of ours, but keep an engine busy.
+        # A lease that an earlier replica of this deployment gave has no call of ours, but it keeps an engine busy.
         outstanding = len(self._calls.keys() | backlog.holders)
         wanted = demand(backlog, self.config.target_wait_s, self.config.engine.max_replicas)
         for _ in range(wanted - outstanding):
@@ -120,7 +121,7 @@ class Dispatcher:
         except Exception as e:
             logger.warning("call %s: the engine is gone: %s", call_id, e)
             await self.jobs(JobStore.release, call_id, f"the engine was lost ({type(e).__name__})")
-            await asyncio.sleep(TICK_S)  # an engine that fails at once must not be called in a tight loop
+            await asyncio.sleep(TICK_S)  # do not call an engine that fails at once in a tight loop
         finally:
             self._calls.pop(call_id, None)
             self._wake.set()
@@ -153,7 +154,7 @@ def sweep(store: JobStore, config: ServeConfig) -> int:
         if job.result:
             (config.results() / job.result).unlink(missing_ok=True)
     store.delete([job.id for job in over])
-    # Files that belong to no job: left by a process that died before it could name or remove them.
+    # A process that died may have left files that belong to no job.
     for folder in (config.inputs(), config.results()):
         for path in folder.iterdir():
             with contextlib.suppress(FileNotFoundError):

@@ -1,8 +1,8 @@
 """An engine replica: it leases one job at a time from the Dispatcher, makes the video, and reports how far it is.
 
-The model runs in one thread; the replica's event loop renews the lease meanwhile. A lost lease, or a replica that
-is being stopped, ends the generation at the next denoising step. A model that makes no step for
-`engine.step_timeout_s` makes the replica unhealthy: Serve replaces it, and another one takes the job.
+The model runs in one thread. Meanwhile the replica's event loop renews the lease. When the lease is lost, or the
+replica is being stopped, generation ends at the next denoising step. When the model makes no step for
+`engine.step_timeout_s`, the replica reports itself unhealthy: Serve replaces it, and another one takes the job.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Outcome = Literal["empty", "completed", "failed", "lost"]
 
 
 class Made(Protocol):
-    """Frames (uint8 RGB [T, H, W, 3]) and what made them."""
+    """A video's frames (uint8 RGB [T, H, W, 3]) and what they were made with."""
 
     @property
     def frames(self) -> Frames: ...
@@ -65,26 +65,26 @@ class VideoGenerator(Protocol):
 
 
 GeneratorFactory = Callable[[str, str], VideoGenerator]
-"""(model, torch device) to a loaded generator."""
+"""Loads a generator, given the model and the torch device."""
 
 
 def default_generator(model: str, device: str) -> VideoGenerator:
-    """The real one. Imported here, so that only engines load torch."""
+    """The generator of `cinesynth.generate`. It is imported here, so that only engines load torch."""
     from cinesynth.generate.sampler import Generator
 
     return Generator(model, device)
 
 
 class LeaseLost(Exception):
-    """Raised between denoising steps to end a generation that nobody waits for."""
+    """Ends a generation that nobody waits for; raised between denoising steps."""
 
 
 class EngineBroken(Exception):
-    """The model cannot be loaded, or is stuck: the replica must be replaced."""
+    """The model cannot be loaded, or is stuck. The replica must be replaced."""
 
 
 class Attempt:
-    """One lease being worked on; shared by the model's thread and the event loop."""
+    """The work on one lease. The model's thread and the event loop share it."""
 
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
@@ -94,24 +94,24 @@ class Attempt:
         self.lost = threading.Event()
 
     def alive(self) -> None:
-        """Called by the model's thread whenever it got something done."""
+        """Note that the model's thread got something done. Raises LeaseLost when it should stop."""
         if self.lost.is_set():
             raise LeaseLost(self.lease.job.id)
         self.alive_at = time.monotonic()
 
     def on_step(self, step: int, total: int) -> None:
-        """Denoising step `step` of `total` is done."""
+        """Note that denoising step `step` of `total` is done. Raises LeaseLost when the model should stop."""
         self.progress = 100 * step // max(total, 1)
         self.alive()
 
 
 class Engine:
-    """Deployment "Engine": one coordinator in one process.
+    """The deployment "Engine": one process with one model.
 
     Args:
         config: resolved configuration.
         factory: makes the generator, in the model's thread.
-        dispatcher: handle of the Dispatcher; default: found by name in this application.
+        dispatcher: handle of the Dispatcher. Default: the one of this application.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class Engine:
         return await self._complete(attempt, name, sha256)
 
     async def _watch(self, attempt: Attempt, working: asyncio.Future[Any]) -> bool:
-        """Renew the lease until the work ends. False: it is stuck and was given up."""
+        """Renew the lease until the work ends. False when it is stuck and was given up."""
         while True:
             await asyncio.wait({working}, timeout=self.config.heartbeat_s)
             if working.done():
@@ -193,7 +193,7 @@ class Engine:
     async def _report(
         self, outcome: Callable[Concatenate[JobStore, P], bool], *args: P.args, **kwargs: P.kwargs
     ) -> bool:
-        """Tell the Dispatcher an outcome; while it does not answer, try for as long as a lease lasts."""
+        """Tell the Dispatcher an outcome. While it does not answer, try again for as long as a lease lasts."""
         deadline = time.monotonic() + self.config.lease_s
         while True:
             try:
@@ -222,7 +222,7 @@ class Engine:
     # --- in the model's thread -------------------------------------------------------------------------------
 
     def _make(self, attempt: Attempt) -> tuple[str, str]:
-        """Generate and store the video; returns its file name and sha256."""
+        """Generate and store the video. Returns its file name and sha256."""
         try:
             generator = self._generator.result()
         except Exception as e:
@@ -255,7 +255,7 @@ class Engine:
         self._loaded = request.adapter
 
     def _write(self, attempt: Attempt, made: Made, fps: int) -> tuple[str, str]:
-        """The name holds the token: an attempt never writes over another's file."""
+        """Store the video under a name with the lease's token, so that no attempt writes over another's file."""
         lease, folder = attempt.lease, self.config.results()
         name = f"{lease.job.id}.{lease.token}.mp4"
         provenance = {**made.provenance, "job": lease.job.id, "request": attempt.request.model_dump(mode="json")}
@@ -268,12 +268,12 @@ class Engine:
 
 
 def adapter_cache() -> Path:
-    """Folder of fetched adapters on this machine; entries are checked by hash whenever they are used."""
+    """The folder of fetched adapters on this machine. An adapter's hash is checked whenever it is used."""
     return cache_folder("adapters")
 
 
 def explain(error: Exception) -> tuple[ErrorCode, str]:
-    """The typed code and the message that the client sees; a bug's details stay in the log."""
+    """The error code and the message that the client sees. The details of a bug stay in the log."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "oom", "the engine ran out of memory; ask for fewer frames or a smaller size"
     if isinstance(error, EngineBroken):
@@ -284,7 +284,7 @@ def explain(error: Exception) -> tuple[ErrorCode, str]:
 
 
 def _without_folders(message: str) -> str:
-    """Server folders are nobody's business: /a/b/c.json becomes c.json."""
+    """Without the server's folders, which are no client's business: /a/b/c.json becomes c.json."""
     return re.sub(r"(?<![\w.])/(?:[^\s/'\":,;()]+/)+", "", message)
 
 

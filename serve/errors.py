@@ -1,4 +1,4 @@
-"""Errors over HTTP in the OpenAI shape: {"error": {"message", "type", "code", "param"}}."""
+"""Errors over HTTP, in OpenAI's shape: {"error": {"message", "type", "code", "param"}}."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ApiError(Exception):
 
 
 def invalid(error: ValidationError) -> ApiError:
-    """422 that names every field at fault."""
+    """An ApiError 422 that names every field at fault."""
     problems = []
     for item in error.errors(include_url=False, include_context=False):
         field = ".".join(str(part) for part in item["loc"]) or "body"
@@ -58,7 +58,7 @@ def invalid(error: ValidationError) -> ApiError:
 
 
 def install(api: FastAPI) -> None:
-    """Make every error response of `api` follow the shape."""
+    """Give every error response of `api` the shape."""
 
     async def on_api_error(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ApiError)

@@ -4,9 +4,8 @@
       ^                 |     |------fail-----> failed
       '--lease expired--'
 
-A lease carries a token that grows with every lease of the job. Every write of an engine names its token, in the
-WHERE clause: an engine whose lease was given to another is refused, whatever it believes. Several processes may
-use one database.
+A lease carries a token, which grows with every lease of the job. An engine's write names its token in the WHERE clause,
+so an engine whose lease was given to another changes nothing. Several processes may use one database.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ T = TypeVar("T")
 
 SCHEMA = 1
 LEASE_WINDOW = 4
-"""Among so many of the oldest queued jobs, one whose adapter is loaded goes first."""
+"""Number of the oldest queued jobs among which one whose adapter is loaded goes first."""
 MAX_PASSED_OVER = 8
-"""So often a job gives way to younger ones at most."""
+"""Most times that a job gives way to younger ones."""
 RATE_JOBS = 20
-"""Completed jobs that the predicted seconds are taken from."""
+"""Number of completed jobs that the predicted seconds are taken from."""
 
 ErrorCode = Literal["oom", "rank_lost", "timeout", "cancelled", "invalid", "internal"]
 Status = Literal["queued", "in_progress", "completed", "failed"]
@@ -81,7 +80,7 @@ class NewJob:
     adapter: str | None
     image: str
     work: float
-    """Relative cost; seconds are predicted in proportion to it."""
+    """Relative cost. The predicted seconds are proportional to it."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to work on a job, until `expires_at` or the last heartbeat plus the lease's seconds."""
+    """The right to work on a job until `expires_at`; each heartbeat moves that time."""
 
     job: Job
     token: int
@@ -118,7 +117,7 @@ class Lease:
 
 @dataclass(frozen=True)
 class QueueFull:
-    """The queue is at its cap; `retry_after_s` is when a place is likely free."""
+    """The queue is at its cap. A place is likely to be free in `retry_after_s`."""
 
     retry_after_s: int
 
@@ -130,7 +129,7 @@ class Backlog:
     queued: int
     running: int
     seconds: float
-    """Predicted, of all queued jobs and of what remains of the running ones."""
+    """Predicted for all queued jobs and for what remains of the running ones."""
     holders: frozenset[str]
     """Who holds the leases of the running ones."""
 
@@ -144,10 +143,10 @@ class JobStore:
     Args:
         url: SQLAlchemy URL.
         lease_s: seconds that a lease lasts without a heartbeat.
-        max_attempts: leases of one job before a lost one is final.
-        queue_cap: queued jobs at most.
+        max_attempts: number of lost leases after which a job fails.
+        queue_cap: most jobs in the queue.
         ttl_s: seconds that a finished job is kept.
-        assumed_job_s: predicted seconds of a job until some have completed.
+        assumed_job_s: predicted seconds of a job, until some have completed.
         clock: seconds since 1970.
 
     Raises:
@@ -167,7 +166,7 @@ class JobStore:
         self.lease_s, self.max_attempts, self.queue_cap = lease_s, max_attempts, queue_cap
         self.ttl_s, self.assumed_job_s, self.clock = ttl_s, assumed_job_s, clock
         self.on_queued: Callable[[], object] = lambda: None
-        """Called, in the caller's thread, after a job was queued."""
+        """Called after a job was queued, in the thread that queued it."""
         try:
             self._engine = _connect(url)
             with self._engine.begin() as db:
@@ -210,12 +209,12 @@ class JobStore:
     def lease_next(self, holder: str, loaded: Collection[str | None] = ()) -> Lease | None:
         """Lease the best queued job, or None when there is none.
 
-        First come, first served; but among the oldest few, a job whose adapter is loaded goes first, until the
-        older ones have given way `MAX_PASSED_OVER` times.
+        The oldest job goes first. But among the oldest few, a job whose adapter is loaded goes before the others, until
+        these have given way `MAX_PASSED_OVER` times.
 
         Args:
             holder: who takes it.
-            loaded: adapters in the engine's memory; None stands for the bare base model.
+            loaded: adapters in the engine's memory. None stands for the base model without one.
         """
         with self._engine.begin() as db:
             oldest = db.execute(
@@ -243,7 +242,7 @@ class JobStore:
                     progress=0,
                 )
             )
-            if taken.rowcount != 1:  # another process, on a database without a global write lock
+            if taken.rowcount != 1:  # another process took it; only a database without a global write lock allows that
                 return None
             older = [row.seq for row in oldest if row.seq < chosen.seq]
             if older:
@@ -252,21 +251,21 @@ class JobStore:
             return Lease(_job(row), row.token, now + self.lease_s)
 
     def heartbeat(self, job_id: str, token: int, progress: int) -> bool:
-        """Renew the lease and record progress (percent). False: the lease is lost, stop working."""
+        """Renew the lease and record progress (percent). False when the lease is lost: the engine must stop."""
         values = {"lease_expires_at": self.clock() + self.lease_s, "progress": min(max(progress, 0), 99)}
         return self._write(job_id, token, values)
 
     def complete(self, job_id: str, token: int, result: str, sha256: str) -> bool:
-        """Record the result's file name and hash. False: the lease is lost, the result is not wanted."""
+        """Record the result's file name and hash. False when the lease is lost: nobody wants the result."""
         values = {"status": "completed", "progress": 100, "result": result, "sha256": sha256, "error_code": None}
         return self._write(job_id, token, {**values, **self._finished()})
 
     def fail(self, job_id: str, token: int, code: ErrorCode, message: str) -> bool:
-        """End the job for good. False: the lease is lost."""
+        """End the job for good. False when the lease is lost."""
         return self._write(job_id, token, {**self._finished(), **_failure(code, message)})
 
     def give_up(self, job_id: str, token: int, code: ErrorCode, message: str) -> bool:
-        """This attempt was lost, not the job: queue it again, or fail it after the last attempt."""
+        """Queue the job of a lost attempt again, or fail it after the last attempt. False when the lease is lost."""
         with self._engine.begin() as db:
             row = db.execute(sa.select(_jobs.c.attempts).where(*_held(job_id, token))).one_or_none()
             return row is not None and self._requeue(db, job_id, token, row.attempts, code, message)
@@ -274,7 +273,7 @@ class JobStore:
     # --- keeping order ---------------------------------------------------------------------------------------
 
     def expire(self) -> list[str]:
-        """Take back the leases that ran out; returns their holders."""
+        """Take back the leases that ran out. Returns their holders."""
         late = _jobs.c.lease_expires_at < self.clock()
         return self._take_back(late, f"no sign of life from the engine for {self.lease_s:g} s")
 
@@ -283,7 +282,7 @@ class JobStore:
         return self._take_back(_jobs.c.holder == holder, message)
 
     def backlog(self) -> Backlog:
-        """Unfinished jobs, and the seconds that they are predicted to take one engine."""
+        """The unfinished jobs, and the seconds that one engine is predicted to need for them."""
         with self._engine.connect() as db:
             rate = self._seconds_per_work(db)
             rows = db.execute(
@@ -296,7 +295,7 @@ class JobStore:
         return Backlog(len(rows) - len(running), len(running), seconds, frozenset(running))
 
     def expired(self) -> list[Job]:
-        """Finished jobs whose time to live is over."""
+        """Finished jobs that were kept for `ttl_s`."""
         with self._engine.connect() as db:
             return [_job(r) for r in db.execute(sa.select(*_JOB_COLUMNS).where(_jobs.c.expires_at < self.clock()))]
 
@@ -333,7 +332,7 @@ class JobStore:
         return db.execute(sa.update(_jobs).where(*_held(job_id, token)).values(**values)).rowcount == 1
 
     def _seconds_per_work(self, db: sa.Connection) -> float:
-        """Median of the last completed jobs (the first of an engine loads its model); 0 when there are none."""
+        """Median over the last completed jobs, as an engine's first job also loads the model. 0 when there are none."""
         recent = db.execute(
             sa.select(_jobs.c.work, (_jobs.c.completed_at - _jobs.c.started_at).label("seconds"))
             .where(_jobs.c.status == "completed")

@@ -1,4 +1,4 @@
-"""`python -m serve.keys create|revoke|list`: the API keys file."""
+"""Create, revoke and list API keys: `python -m serve.keys create|revoke|list`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from serve.auth import create_key, read_keys, revoke_key
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Exit code 2, with the reason on stderr, for what the user can fix."""
+    """Run a command on the keys file. Exit code 2: the user can fix what is wrong, and stderr says it."""
     parser = argparse.ArgumentParser(prog="python -m serve.keys", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for command, text in (("create", "print a new key, once"), ("revoke", "remove a key"), ("list", "print names")):

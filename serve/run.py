@@ -1,4 +1,4 @@
-"""`python -m serve.run --config serve/config/nano.yaml`: deploy the service on a running Ray cluster."""
+"""Deploy the service on a running Ray cluster: `python -m serve.run --config serve/config/nano.yaml`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ READY_S = 120.0
 
 
 def deploy(config: ServeConfig, factory: GeneratorFactory = default_generator) -> str:
-    """Deploy on the cluster that this process is connected to; returns the URL once it is ready.
+    """Deploy on the cluster that this process is connected to. Returns the URL once the service is ready.
 
-    The service stays when this process ends. Deploying again replaces it: queued videos are kept.
+    The service stays when this process ends. Deploying again replaces it, and queued videos are kept.
 
     Raises:
         CinesynthError: an input is missing, or nothing answers at the configured host and port.
@@ -35,7 +35,7 @@ def deploy(config: ServeConfig, factory: GeneratorFactory = default_generator) -
     config = config.resolved()
     config.check_inputs()
     base = base_hash(config.model)
-    open_store(config).close()  # a bad database is found here, not in a replica that restarts for ever
+    open_store(config).close()  # finds a bad database here, not in a replica that restarts for ever
     ray_serve.start(http_options={"host": config.host, "port": config.port})
     ray_serve.run(build_app(config, base, factory), name=APP, route_prefix="/", blocking=False)
     url = f"http://{'127.0.0.1' if config.host == '0.0.0.0' else config.host}:{config.port}"
@@ -60,7 +60,7 @@ def _wait_ready(url: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Exit codes: 0 deployed, 2 the user can fix it (the reason is the last line)."""
+    """Deploy. Exit code 0: the service is ready; 2: the user can fix what is wrong, and the last line says it."""
     parser = argparse.ArgumentParser(
         prog="python -m serve.run",
         description=__doc__,
