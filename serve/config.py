@@ -1,4 +1,4 @@
-"""Configuration of the video service: what is served, how large, how many, where its state is."""
+"""The configuration of the video service: which model, which sizes, how many engines, and where its state lies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class SamplingDefaults(Settings):
-    """What a request gets that does not say otherwise; the names are the request's."""
+    """The sampler's settings of a request that does not name them. The names are those of a request's fields."""
 
     num_inference_steps: int = Field(40, ge=1, le=1000)
     guidance_scale: Finite = Field(5.0, ge=0, description="1 or less: no classifier-free guidance, half the time")
@@ -26,7 +26,7 @@ class SamplingDefaults(Settings):
 
 
 class ImageLimits(Settings):
-    """Bounds on the first frame that a client sends; checked before it is decoded."""
+    """Bounds on the first frame that a client sends. They are checked before it is decoded."""
 
     max_bytes: int = Field(20_000_000, ge=1, description="encoded size")
     max_side: int = Field(8192, ge=16, description="pixels")
@@ -34,15 +34,15 @@ class ImageLimits(Settings):
 
 
 class EngineSettings(Settings):
-    """Replicas that generate: one video at a time each."""
+    """The replicas that generate. Each makes one video at a time."""
 
     min_replicas: int = Field(0, ge=0, description="0: none while there is no work")
     max_replicas: int = Field(1, ge=1)
     cpus: float = Field(1.0, ge=0, description="CPUs of one replica")
     gpus: float = Field(0.0, ge=0, description="GPUs of one replica")
     idle_s: Finite = Field(60.0, ge=0, description="seconds without work before a replica is taken away")
-    drain_s: Finite = Field(60.0, ge=0, description="seconds that a replica being taken away may finish its video in")
-    step_timeout_s: Finite = Field(600.0, gt=0, description="without a denoising step for so long, it is replaced")
+    drain_s: Finite = Field(60.0, ge=0, description="seconds to finish a video in, when a replica is taken away")
+    step_timeout_s: Finite = Field(600.0, gt=0, description="seconds without a denoising step, then it is replaced")
 
     @model_validator(mode="after")
     def _ordered(self) -> EngineSettings:
@@ -64,10 +64,10 @@ class ServeConfig(Settings):
     defaults: SamplingDefaults = SamplingDefaults()
     max_steps: int = Field(100, ge=1, le=1000, description="num_inference_steps that a request may ask for")
     queue_cap: int = Field(100, ge=1, description="queued videos before 429")
-    target_wait_s: Finite = Field(60.0, gt=0, description="engines are added until the backlog is done in so long")
-    assumed_job_s: Finite = Field(60.0, gt=0, description="seconds of a video, until the first ones are measured")
+    target_wait_s: Finite = Field(60.0, gt=0, description="seconds that the backlog may take; engines are added for it")
+    assumed_job_s: Finite = Field(60.0, gt=0, description="predicted seconds of a video, until some are measured")
     ttl_s: Finite = Field(86_400.0, gt=0, description="seconds that a video is kept after it completed or failed")
-    lease_s: Finite = Field(30.0, gt=0, description="without a heartbeat for so long, another engine takes the video")
+    lease_s: Finite = Field(30.0, gt=0, description="seconds without a heartbeat, then another engine takes the video")
     heartbeat_s: Finite = Field(1.0, gt=0)
     max_attempts: int = Field(3, ge=1)
     image: ImageLimits = ImageLimits()
@@ -108,13 +108,13 @@ class ServeConfig(Settings):
         return self.database or URL.create("sqlite", database=os.fspath(self.home() / "jobs.db")).render_as_string()
 
     def shapes(self) -> list[dict[str, object]]:
-        """The table of allowed shapes, as error responses show it: size, frame counts, seconds."""
+        """The allowed shapes as error responses show them: size, frame counts, seconds."""
         frames = list(range(5, self.max_frames + 1, 4))
         seconds = [f"{(n - 1) / 16:g}" for n in frames]
         return [{"size": f"{w}x{h}", "num_frames": frames, "seconds": seconds} for h, w in self.sizes]
 
     def resolved(self) -> ServeConfig:
-        """The same with absolute local paths: replicas run in other folders than the command line."""
+        """The same configuration with absolute local paths, as replicas run in other folders than the command line."""
         storage = Storage.open(self.storage)
         update = {
             "storage": storage.uri if storage.is_local else self.storage,

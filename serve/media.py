@@ -1,6 +1,6 @@
-"""First frames from strangers: bounded, sniffed, measured before they are decoded, and stripped.
+"""First frames from strangers. Their size and format are checked before they are decoded; their metadata is dropped.
 
-Nothing is trusted but the bytes: neither a file name nor a declared type. Links are not followed.
+Only the bytes are trusted, never a file name or a declared type. Links are not followed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from serve.config import ImageLimits
 
 
 class ImageRefused(MediaError):
-    """A first frame that is not taken; `too_large` when its encoded size is the reason."""
+    """A first frame that is not taken. `too_large` says that its encoded size is the reason."""
 
     def __init__(self, message: str, too_large: bool = False) -> None:
         super().__init__(message)
@@ -31,7 +31,7 @@ class ImageRefused(MediaError):
 
 
 def sniff(data: bytes) -> str | None:
-    """'JPEG', 'PNG' or 'WEBP' by the leading bytes, else None."""
+    """'JPEG', 'PNG' or 'WEBP', as the leading bytes say, or None."""
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -42,7 +42,7 @@ def sniff(data: bytes) -> str | None:
 
 
 def data_url_bytes(url: str, limits: ImageLimits) -> bytes:
-    """The bytes of a `data:` URL in base64.
+    """The bytes that a base64 `data:` URL holds.
 
     Raises ImageRefused for any other URL, bad base64 or too many bytes.
     """
@@ -60,7 +60,7 @@ def data_url_bytes(url: str, limits: ImageLimits) -> bytes:
 
 
 def read_image(data: bytes, limits: ImageLimits) -> Image.Image:
-    """Decode one still image to RGB, upright, without metadata; transparency is laid over black.
+    """Decode a still image to upright RGB without metadata. Transparent parts are laid over black.
 
     Raises ImageRefused for another format, too many bytes or pixels, several frames, or damage.
     """
@@ -91,7 +91,7 @@ def read_image(data: bytes, limits: ImageLimits) -> Image.Image:
 
 
 def save_image(image: Image.Image, path: Path) -> None:
-    """Write a lossless PNG that appears whole or not at all, and stays after a power cut."""
+    """Write a lossless PNG. It appears whole or not at all, and survives a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
     try:
@@ -134,5 +134,5 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer)
-    # A fresh image: whatever metadata the file had stays behind.
+    # A new image leaves the file's metadata behind.
     return Image.frombytes("RGB", image.size, image.convert("RGB").tobytes())

@@ -1,7 +1,7 @@
 """Requests and responses of the OpenAI video API, and how a request becomes a job.
 
-Beyond OpenAI's fields a request may have num_frames, fps, seed, num_inference_steps, guidance_scale,
-negative_prompt, flow_shift and lora. A field that is not known is an error, never ignored.
+Beside OpenAI's fields a request may have num_frames, fps, seed, num_inference_steps, guidance_scale, negative_prompt,
+flow_shift and lora. An unknown field is an error.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class InputReference(BaseModel):
 
 
 class CreateVideo(BaseModel):
-    """Body of POST /v1/videos, without the multipart file."""
+    """The body of POST /v1/videos, without the multipart file."""
 
     model_config = ConfigDict(extra="forbid")
     prompt: str = Field(min_length=1, max_length=MAX_PROMPT)
@@ -56,7 +56,7 @@ class CreateVideo(BaseModel):
 
 
 class JobRequest(BaseModel):
-    """What an engine needs to make a video; every default is resolved and recorded."""
+    """What an engine needs to make a video. Every default is filled in, so that it is recorded."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     model: str
@@ -71,7 +71,7 @@ class JobRequest(BaseModel):
 
     @property
     def work(self) -> float:
-        """Relative cost: pixels x frames x forward passes (attention's quadratic part is left out)."""
+        """Relative cost: pixels x frames x forward passes, without the quadratic part of attention."""
         passes = self.sampler.steps * (2 if self.sampler.guidance_scale > 1 else 1)
         return float(self.height * self.width * self.num_frames * passes)
 
@@ -82,7 +82,7 @@ class VideoError(BaseModel):
 
 
 class Video(BaseModel):
-    """A video and how far it is."""
+    """A video, and how far it is."""
 
     id: str
     object: Literal["video"] = "video"
@@ -126,11 +126,11 @@ def parse_create(fields: dict[str, Any]) -> CreateVideo:
 
 
 def resolve(request: CreateVideo, config: ServeConfig) -> JobRequest:
-    """Fill defaults and check against what is served; the adapter is resolved elsewhere.
+    """Fill in defaults, and check the request against what is served. The adapter is resolved elsewhere.
 
-    Frames are 16 x seconds + 1: the first frame, then whole seconds.
+    A request for some seconds gets 16 x seconds + 1 frames: the first frame, then the seconds.
 
-    Raises ApiError 422; for a size or length that is not served with the table of those that are.
+    Raises ApiError 422. For a size or length that is not served, it holds the table of those that are.
     """
     if request.model not in (None, config.model):
         raise ApiError(422, "model_not_served", f"model {request.model!r} is not served; use {config.model!r}", "model")
