@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from cinesynth.data.scan.watch import Beat
 from cinesynth.pictures import Frames
@@ -65,7 +65,13 @@ def silent() -> None:
 
 
 class Decoder(Protocol):
-    """A library that reads chosen frames. They come out upright, in stored (maybe not square) pixels."""
+    """A library that reads chosen frames. They come out upright, in stored (maybe not square) pixels.
+
+    Attributes:
+        module: the Python module that it reads with.
+    """
+
+    module: ClassVar[str]
 
     def read(self, path: str, pts: Sequence[int], change: Change = unchanged, beat: Beat = silent) -> Frames:
         """The frames with these ascending timestamps (repeats allowed), each as `change` makes it when it is decoded.

@@ -6,6 +6,7 @@ Both know a frame by its place in display order; torchcodec's timestamp is compa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from cinesynth.pictures import Frames
 
 class DecordDecoder:
     """`Decoder` by decord 0.6: opened in the worker with one thread and closed at once, as its readers grow."""
+
+    module: ClassVar[str] = "decord"
 
     def read(self, path: str, pts: Sequence[int], change: Change = unchanged, beat: Beat = silent) -> Frames:
         import decord
@@ -40,6 +43,8 @@ class DecordDecoder:
 
 class TorchcodecDecoder:
     """`Decoder` by torchcodec, which needs FFmpeg's shared libraries on the machine."""
+
+    module: ClassVar[str] = "torchcodec"
 
     def __init__(self) -> None:
         try:

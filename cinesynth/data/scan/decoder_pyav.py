@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
 import av
 import av.logging
@@ -163,6 +163,8 @@ def display_order(path: str, beat: Beat = silent) -> list[int]:
 
 class PyAVDecoder:
     """`Decoder` by PyAV (FFmpeg's libraries)."""
+
+    module: ClassVar[str] = "av"
 
     def read(self, path: str, pts: Sequence[int], change: Change = unchanged, beat: Beat = silent) -> Frames:
         wanted = set(pts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
 
 from cinesynth.data.config import Backend
 from cinesynth.data.scan.decoder import Decoder
@@ -11,7 +10,7 @@ from cinesynth.data.scan.decoder_others import DecordDecoder, TorchcodecDecoder
 from cinesynth.data.scan.decoder_pyav import PyAVDecoder
 from cinesynth.errors import ConfigError
 
-DECODERS: dict[Backend, Callable[[], Decoder]] = {
+DECODERS: dict[Backend, type[Decoder]] = {
     "pyav": PyAVDecoder,
     "decord": DecordDecoder,
     "torchcodec": TorchcodecDecoder,
@@ -20,6 +19,7 @@ DECODERS: dict[Backend, Callable[[], Decoder]] = {
 
 def make_decoder(backend: Backend) -> Decoder:
     """The decoder of a backend. Raises ConfigError when its library cannot be used here."""
-    if backend != "pyav" and importlib.util.find_spec(backend) is None:
-        raise ConfigError(f"decode.backend: {backend} is not installed; pip install {backend}, or use pyav")
-    return DECODERS[backend]()
+    decoder = DECODERS[backend]
+    if importlib.util.find_spec(decoder.module) is None:
+        raise ConfigError(f"decode.backend: {decoder.module} is not installed; pip install {backend}, or use pyav")
+    return decoder()
