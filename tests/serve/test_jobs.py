@@ -62,6 +62,15 @@ def test_a_job_goes_from_queued_to_completed(jobs: JobStore, clock: Clock) -> No
     assert (done.completed_at, done.expires_at) == (clock.now, clock.now + 100)
 
 
+def test_whoever_waits_for_work_is_told_of_a_queued_job_only(tmp_path: Path) -> None:
+    jobs = JobStore(f"sqlite:///{tmp_path / 'jobs.db'}", queue_cap=1)
+    told: list[int] = []
+    jobs.on_queued = lambda: told.append(jobs.backlog().queued)
+    add(jobs, "a")
+    assert isinstance(jobs.create(NewJob("b", "alice", {}, None, "b.png", 1.0)), QueueFull)
+    assert told == [1], "once, when others can see the job"
+
+
 def test_jobs_are_leased_in_order_and_once(jobs: JobStore) -> None:
     for name in "abc":
         add(jobs, name)
