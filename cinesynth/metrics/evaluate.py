@@ -26,7 +26,7 @@ from cinesynth.storage import Storage, sha256_json
 log = logging.getLogger("cinesynth.metrics")
 
 LATE = 8  # first frame of `lpips_late`: what is left when the given first frame no longer helps
-VERSIONS = {"fvd": 1, "kvd": 1, "lpips": 1, "lpips_late": 1}
+VERSIONS = {"fvd": 1, "kvd": 2, "lpips": 1, "lpips_late": 1}
 
 
 def compare(
@@ -137,7 +137,8 @@ def _definitions(metrics: set[str], settings: EvaluateSettings, num_frames: int,
         f"lpips-{net}-heads": lpips.head_sha256(net),
     }
     gaussian = "squared Frechet distance of Gaussians fitted to I3D (Kinetics-400) logits"
-    kernel = f"unbiased MMD^2 of I3D (Kinetics-400) logits, kernel (x.y / d + {mmd.COEF0:g})^{mmd.DEGREE}"
+    kernel = f"unbiased MMD^2 of I3D (Kinetics-400) logits, kernel (x.y / d + {mmd.COEF0:g})^{mmd.DEGREE}, "
+    kernel += "over pairs of videos of different groups"
     distance = f"LPIPS v0.1 ({net}) to the paired real frame: mean over frames, a group's windows, groups"
     specific: dict[str, dict[str, Any]] = {
         "fvd": {"description": gaussian, "d": i3d.FEATURES, "ddof": frechet.DDOF, "weights": i3d_weights},

@@ -1,7 +1,13 @@
 """Unbiased squared maximum mean discrepancy with a polynomial kernel: KVD, on I3D logits.
 
 k(x, y) = (x . y / d + 1)^3 (KID: Binkowski et al., arXiv 1801.01401; on video features: KVD, arXiv 1812.01717).
-A U-statistic: its expectation is the true discrepancy at every N, so it may fall below 0.
+
+MMD^2 = E k(r, r') + E k(f, f') - 2 E k(r, f) for independent draws r, r' of the real, f, f' of the fake distribution.
+Each expectation is estimated by the mean over pairs. A pair counts only if its two rows belong to different groups,
+since rows of one group are not independent: windows of one shot look alike, and a generated video starts from the first
+frame of its real video. So the expectation of the estimate is the true discrepancy at every N; it may fall below 0.
+
+The three means run over the same pairs where both samples hold the same groups: identical samples give exactly 0.
 """
 
 from __future__ import annotations
@@ -22,77 +28,92 @@ def polynomial_kernel(
     x_ND: NDArray[np.floating], y_MD: NDArray[np.floating], degree: int = DEGREE, coef0: float = COEF0
 ) -> NDArray[np.float64]:
     """k(x, y) = (x . y / d + coef0)^degree for all pairs: [N, M], float64."""
-    x, y = np.asarray(x_ND, np.float64), np.asarray(y_MD, np.float64)
+    x = np.asarray(x_ND, np.float64)
+    # A copy: of an array with itself numpy takes a symmetric product, which rounds differently from the general one.
+    y = np.array(y_MD, np.float64)
     return (x @ y.T / x.shape[1] + coef0) ** degree
 
 
-def polynomial_mmd(real_ND: NDArray[np.floating], fake_MD: NDArray[np.floating]) -> float:
-    """Unbiased MMD^2 of two samples of features [N, d] and [M, d]. Raises ValueError below two rows each."""
-    return KernelSums(real_ND, fake_MD).value()
-
-
 class KernelSums:
-    """Kernel sums of two samples, so that leaving groups out costs a subtraction instead of a new kernel.
+    """Sums of the kernel over pairs of groups, so that leaving a group out is a subtraction and not a new kernel.
 
     Args:
-        real_ND: features [N, d], N > 1.
-        fake_MD: features [M, d], M > 1.
+        real_ND: features [N, d].
+        fake_MD: features [M, d].
+        real_groups: group of each real row. A name stands for the same group in both samples. Rows that are all
+            independent have a name each.
+        fake_groups: group of each fake row.
+
+    Raises:
+        ValueError: arrays of other shapes, or a sample of fewer than two groups, which has no pair that counts.
     """
 
-    def __init__(self, real_ND: NDArray[np.floating], fake_MD: NDArray[np.floating]) -> None:
-        for sample in (real_ND, fake_MD):
-            if sample.ndim != 2 or len(sample) < 2 or sample.shape[1] != real_ND.shape[1]:
-                raise ValueError(f"unbiased MMD needs two samples [N > 1, d], not {real_ND.shape} and {fake_MD.shape}")
-        self._within_real = _without_diagonal(polynomial_kernel(real_ND, real_ND))
-        self._within_fake = _without_diagonal(polynomial_kernel(fake_MD, fake_MD))
-        self._across = polynomial_kernel(real_ND, fake_MD)
+    def __init__(
+        self,
+        real_ND: NDArray[np.floating],
+        fake_MD: NDArray[np.floating],
+        real_groups: Sequence[str],
+        fake_groups: Sequence[str],
+    ) -> None:
+        for sample, groups in ((real_ND, real_groups), (fake_MD, fake_groups)):
+            if sample.ndim != 2 or sample.shape[1] != real_ND.shape[1] or len(sample) != len(groups):
+                shapes = f"{real_ND.shape} with {len(real_groups)} and {fake_MD.shape} with {len(fake_groups)}"
+                raise ValueError(f"MMD needs two samples [N, d] with a group for each row, not {shapes} groups")
+            if len(set(groups)) < 2:
+                raise ValueError(f"MMD needs two samples of at least 2 groups, not {len(set(groups))}")
+        self._place = {name: i for i, name in enumerate(sorted({*real_groups, *fake_groups}))}
+        r_GN, f_GM = self._members(real_groups), self._members(fake_groups)
+        self._parts = [
+            _Pairs(r_GN @ polynomial_kernel(real_ND, real_ND) @ r_GN.T, r_GN.sum(axis=1), r_GN.sum(axis=1)),
+            _Pairs(f_GM @ polynomial_kernel(fake_MD, fake_MD) @ f_GM.T, f_GM.sum(axis=1), f_GM.sum(axis=1)),
+            _Pairs(r_GN @ polynomial_kernel(real_ND, fake_MD) @ f_GM.T, r_GN.sum(axis=1), f_GM.sum(axis=1)),
+        ]
 
     def value(self) -> float:
         """The unbiased estimate on all rows."""
-        n, m = self._across.shape
-        sums = self._within_real.sum(), self._within_fake.sum(), self._across.sum()
-        return float(_estimate(*sums, n, m))
+        real, fake, across = (part.mean() for part in self._parts)
+        return real + fake - 2 * across
 
-    def leave_out(self, real_groups: Sequence[str], fake_groups: Sequence[str], names: Sequence[str]) -> list[float]:
-        """The estimate without each group of `names`: its rows are left out of both samples.
+    def leave_out(self, names: Sequence[str]) -> list[float]:
+        """The estimate without each group of `names`, one at a time: its rows are left out of both samples.
 
-        Args:
-            real_groups: group of each real row.
-            fake_groups: group of each fake row.
-            names: groups to leave out, one at a time.
+        A group that neither sample holds changes nothing.
 
         Raises:
-            NoInterval: without some group fewer than two rows of a sample are left.
+            NoInterval: without some group fewer than two groups of a sample are left.
         """
-        a_GN, b_GM = _membership(names, real_groups), _membership(names, fake_groups)
-        n, m = len(real_groups) - a_GN.sum(axis=1), len(fake_groups) - b_GM.sum(axis=1)
-        if n.min() < 2 or m.min() < 2:
-            raise NoInterval("without one group fewer than two videos of a set are left")
-        across = (
-            self._across.sum()
-            - a_GN @ self._across.sum(axis=1)
-            - b_GM @ self._across.sum(axis=0)
-            + (a_GN @ self._across * b_GM).sum(axis=1)
-        )
-        real, fake = _sums_without(self._within_real, a_GN), _sums_without(self._within_fake, b_GM)
-        return [float(v) for v in _estimate(real, fake, across, n, m)]
+        places = [self._place.get(name, len(self._place)) for name in names]
+        real, fake, across = (part.means_without(places) for part in self._parts)
+        return [float(v) for v in real + fake - 2 * across]
+
+    def _members(self, groups: Sequence[str]) -> NDArray[np.float64]:
+        """[G, N] with 1 where row n belongs to group g; the last group is empty: names that neither sample holds."""
+        places = np.array([self._place[name] for name in groups])
+        return (np.arange(len(self._place) + 1)[:, None] == places[None, :]).astype(np.float64)
 
 
-def _estimate(real: Any, fake: Any, across: Any, n: Any, m: Any) -> Any:
-    """From sums without diagonals; scalars, or arrays over groups."""
-    return real / (n * (n - 1)) + fake / (m * (m - 1)) - 2 * across / (n * m)
+class _Pairs:
+    """Sums of the kernel and numbers of pairs, both [G, G] by the groups of the two rows; 0 for one group with itself.
 
+    Args:
+        sums_GG: sums of the kernel.
+        n_G: rows of the first sample in each group.
+        m_G: rows of the second sample in each group.
+    """
 
-def _without_diagonal(kernel_NN: NDArray[np.float64]) -> NDArray[np.float64]:
-    np.fill_diagonal(kernel_NN, 0.0)
-    return kernel_NN
+    def __init__(self, sums_GG: NDArray[np.float64], n_G: NDArray[Any], m_G: NDArray[Any]) -> None:
+        self._tables = [sums_GG, np.outer(n_G, m_G)]
+        for table in self._tables:
+            np.fill_diagonal(table, 0.0)
 
+    def mean(self) -> float:
+        """Mean of the kernel over the pairs that count."""
+        sums, pairs = self._tables
+        return float(sums.sum() / pairs.sum())
 
-def _membership(names: Sequence[str], groups: Sequence[str]) -> NDArray[np.float64]:
-    """[G, N] with 1 where row n belongs to group g."""
-    return (np.asarray(names, dtype=object)[:, None] == np.asarray(groups, dtype=object)[None, :]).astype(np.float64)
-
-
-def _sums_without(kernel_NN: NDArray[np.float64], member_GN: NDArray[np.float64]) -> NDArray[np.float64]:
-    inside = (member_GN @ kernel_NN * member_GN).sum(axis=1)
-    return kernel_NN.sum() - 2 * (member_GN @ kernel_NN.sum(axis=1)) + inside
+    def means_without(self, places: Sequence[int]) -> NDArray[np.float64]:
+        """The mean without each of some groups."""
+        sums, pairs = ((t.sum() - t.sum(axis=0) - t.sum(axis=1))[list(places)] for t in self._tables)
+        if pairs.min(initial=1) < 1:
+            raise NoInterval("without one group fewer than two groups of a set are left")
+        return np.asarray(sums / pairs)

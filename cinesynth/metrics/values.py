@@ -88,17 +88,17 @@ def _floor(real: Sample) -> tuple[Floor | None, str]:
 
 def kvd(real: Sample, arms: Sequence[Sample]) -> Results:
     """KVD of every arm, and its paired difference to the first against the same real set, with jackknife intervals."""
-    if min(len(sample) for sample in (real, *arms)) < 2:
-        reason = "KVD needs at least 2 videos in every set"
+    if lacking := [sample.name for sample in (real, *arms) if len(set(sample.groups)) < 2]:
+        reason = f"KVD compares videos of different groups, and {' and '.join(lacking)} has one group"
         return [Value(metric="kvd", arm=a.name, value=None, reason=reason, **_counts(real, a)) for a in arms], []
-    kernels = [KernelSums(real.rows, arm.rows) for arm in arms]
+    kernels = [KernelSums(real.rows, arm.rows, real.groups, arm.groups) for arm in arms]
     totals = [kernel.value() for kernel in kernels]
 
     def interval_of(signs: Mapping[int, int]) -> Interval:
         """Interval of the signed sum of some arms' KVD, each group left out of all sets at once."""
         replicates = []
         for names in strata(real.groups, *(arms[i].groups for i in signs)):
-            parts = [s * np.array(kernels[i].leave_out(real.groups, arms[i].groups, names)) for i, s in signs.items()]
+            parts = [s * np.array(kernels[i].leave_out(names)) for i, s in signs.items()]
             replicates.append(np.sum(parts, axis=0).tolist())
         return jackknife(sum(s * totals[i] for i, s in signs.items()), replicates)
 

@@ -73,9 +73,9 @@ def _kvd_difference(rng, groups, shift):
         return 0.7 * shared + 0.7 * rng.normal(size=shared.shape) + offset
 
     real, base, arm = sample(0), sample(0.6), sample(0.6 + shift)
-    sums = [KernelSums(real, x) for x in (arm, base)]
+    sums = [KernelSums(real, x, labels, labels) for x in (arm, base)]
     names = sorted(set(labels))
-    without = np.subtract(*(s.leave_out(labels, labels, names) for s in sums))
+    without = np.subtract(*(s.leave_out(names) for s in sums))
     return jackknife(sums[0].value() - sums[1].value(), [without.tolist()])
 
 
