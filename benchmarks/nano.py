@@ -85,6 +85,9 @@ def _table(title: str, figures: dict[str, float], targets: list[Target]) -> bool
             passed &= met
             marks.append(f"{'ok' if met else 'MISSED'} ({sign} {bound})")
         print(f"  {key:45} {value:10.4f}  {', '.join(marks)}")
+    for key in sorted({target[0] for target in targets} - set(figures)):  # an interval of too few groups
+        print(f"  {key:45} {'-':>10}  MISSED (not measured)")
+        passed = False
     return passed
 
 

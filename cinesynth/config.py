@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from cinesynth.data.config import PrepareSettings
 from cinesynth.errors import ConfigError
@@ -205,13 +205,22 @@ class GenerateConfig(JobConfig, GenerateSettings):
 
 # --- evaluate ------------------------------------------------------------------------------------------------
 
-MetricName = Literal["fvd", "kvd", "lpips"]
+
+def _known_metric(name: str) -> str:
+    from cinesynth.metrics import catalogue
+
+    return catalogue.find(name).name
+
+
+MetricName = Annotated[str, AfterValidator(_known_metric)]
 
 
 class EvaluateSettings(Settings):
     """Which metrics, and how the videos are brought to the networks."""
 
-    metrics: list[MetricName] = Field(["fvd", "kvd", "lpips"], min_length=1)
+    metrics: list[MetricName] = Field(
+        ["fvd", "kvd", "lpips"], min_length=1, description="names in the catalogue of metrics (docs/metrics.md)"
+    )
     lpips_net: Literal["alex", "vgg"] = "alex"
     frames: int | None = Field(None, ge=1, description="first frames of every video; default: all, equally many")
     weights: str | None = runtime(None, description="folder with the weight files; default: the cache, filled by pip")
@@ -231,13 +240,26 @@ class EvaluateConfig(JobConfig, EvaluateSettings):
     )
     groups: str | None = Field(None, description="CSV with columns video, group; default: every video its own group")
 
+    @model_validator(mode="after")
+    def _arms_are_not_real(self) -> EvaluateConfig:
+        if "real" in self.arms:
+            raise ValueError("arms holds 'real', which names the reference videos; call the arm something else")
+        return self
+
     def check_inputs(self) -> None:
+        from cinesynth.metrics import catalogue
+
         folders = {"real": self.real, **{f"arms.{name}": folder for name, folder in self.arms.items()}}
         for key, folder in folders.items():
             if "://" not in folder and not Path(folder).expanduser().is_dir():
                 raise ConfigError(f"{key}: {folder!r} is not a folder; give a folder of videos")
         if self.groups and "://" not in self.groups and not Path(self.groups).expanduser().is_file():
             raise ConfigError(f"groups: {self.groups!r} does not exist; give a CSV file with columns video, group")
+        captions = [m.name for m in catalogue.chosen(self.metrics) if "caption" in m.needs]
+        if captions and not self.groups:
+            raise ConfigError(
+                f"metrics: {captions[0]} reads captions; set groups to a CSV with the columns video, group, caption"
+            )
         if self.weights and not Path(self.weights).expanduser().is_dir():
             raise ConfigError(f"weights: {self.weights!r} is not a folder; give one, or leave it unset")
 

@@ -16,7 +16,6 @@ from cinesynth.metrics.features import (
     Batch,
     Executor,
     LocalExecutor,
-    Network,
     Networks,
     device_name,
     pick_device,
@@ -77,7 +76,8 @@ class RayExecutor:
             while wanted not in finished:
                 while idle and given < len(batches):
                     actor = idle.pop(0)
-                    running[actor.run.remote(batches[given].network, batches[given].read())] = (given, actor)
+                    batch = batches[given]
+                    running[actor.run.remote(batch.network, batch.read(), batch.captions)] = (given, actor)
                     given += 1
                 (ready, *_), _ = ray.wait(list(running))
                 index, actor = running.pop(ready)
@@ -101,5 +101,5 @@ class _Worker:
     def device(self) -> str:
         return device_name(self._networks.device)
 
-    def run(self, network: Network, items: list[tuple[Frames, ...]]) -> NDArray[np.float64]:
-        return self._networks.run(network, items)
+    def run(self, network: str, items: list[tuple[Frames, ...]], captions: Sequence[str]) -> NDArray[np.float64]:
+        return self._networks.run(network, items, captions)

@@ -6,6 +6,7 @@ import logging
 import platform
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,16 @@ import torch
 
 import cinesynth
 from cinesynth.config import EvaluateConfig, EvaluateSettings
-from cinesynth.errors import DatasetError
-from cinesynth.metrics import features, frechet, i3d, lpips, mmd, values
-from cinesynth.metrics.features import Executor, LocalExecutor, Networks, VideoSet, batches_of, extract
-from cinesynth.metrics.record import Comparison, Definition, MetricsRecord, Value
-from cinesynth.metrics.weights import WEIGHTS
+from cinesynth.errors import ConfigError, DatasetError
+from cinesynth.metrics import catalogue, features
+from cinesynth.metrics.features import Batch, Executor, LocalExecutor, Networks, VideoSet, batches_of, extract
+from cinesynth.metrics.metric import Metric, Network, Results, Sample
+from cinesynth.metrics.record import Definition, MetricsRecord
+from cinesynth.metrics.statistics import NoInterval, require_groups
 from cinesynth.runs import Run
 from cinesynth.storage import Storage, sha256_json
 
 log = logging.getLogger("cinesynth.metrics")
-
-LATE = 8  # first frame of `lpips_late`: what is left when the given first frame no longer helps
-VERSIONS = {"fvd": 1, "kvd": 2, "lpips": 1, "lpips_late": 1}
 
 
 def compare(
@@ -35,6 +34,7 @@ def compare(
     groups: Mapping[str, str] | None = None,
     settings: EvaluateSettings | None = None,
     executor: type[Executor] = LocalExecutor,
+    captions: Mapping[str, str] | None = None,
 ) -> MetricsRecord:
     """Metrics of each arm against the real videos, and the paired differences to the first arm.
 
@@ -44,142 +44,145 @@ def compare(
         groups: video name to group, for every video; default: each its own group.
         settings: what to compute; default: FVD, KVD and LPIPS (AlexNet) on all frames.
         executor: who runs the networks.
+        captions: video name to caption, for metrics that read it.
 
     Raises:
-        DatasetError, MediaError: no videos, unequal lengths, unreadable files, or fewer than 10 frames for FVD or KVD.
-        ConfigError: videos without a group, or a GPU that is not there.
+        DatasetError, MediaError: no videos, unequal lengths, unreadable files, or fewer frames than a metric needs.
+        ConfigError: videos without a group or caption, or a GPU that is not there.
         WeightsUnavailable: see `weights.locate`.
     """
     settings = settings or EvaluateSettings()
     sets = features.open_sets({"real": real, **arms}, settings.frames)
     group_of = features.assign_groups(sets, groups)
     num_frames = sets[0].num_frames
-    if num_frames < i3d.MIN_FRAMES and set(settings.metrics) & set(features.DISTRIBUTION_METRICS):
-        raise DatasetError(
-            f"FVD and KVD need at least {i3d.MIN_FRAMES} frames a video, these have {num_frames}; "
-            "use longer videos, or metrics=[lpips]"
-        )
-    runner = executor(Networks(settings), settings)
+    metrics = _computable(settings, num_frames)
+    inputs = _Inputs(settings, group_of, captions or {})
+    inputs.check_captions(sets, metrics)
+    runner = executor(Networks(metrics, settings), settings)
     try:
-        found_values, found_comparisons = _measure(sets, group_of, settings, runner)
+        results = _measure(sets, metrics, inputs, runner)
     finally:
         runner.close()
     return MetricsRecord(
         code_version=cinesynth.__version__,
         arms=list(arms),
-        definitions=_definitions({v.metric for v in found_values}, settings, num_frames, runner.device),
-        values=found_values,
-        comparisons=found_comparisons,
-        warnings=_warnings(sets, settings, group_of),
+        definitions={m.name: definition_of(m, settings, num_frames, runner.device) for m in metrics},
+        values=[value for r in results for value in r.values],
+        comparisons=[comparison for r in results for comparison in r.comparisons],
+        warnings=[w for r in results for w in r.warnings] + _warnings(sets, group_of),
         environment=_environment(),
     )
 
 
-def _measure(
-    sets: Sequence[VideoSet], group_of: Mapping[str, str], settings: EvaluateSettings, executor: Executor
-) -> values.Results:
-    found_values: list[Value] = []
-    found_comparisons: list[Comparison] = []
-
-    def add(results: values.Results) -> None:
-        found_values.extend(results[0])
-        found_comparisons.extend(results[1])
-
-    if set(settings.metrics) & set(features.DISTRIBUTION_METRICS):
-        real, *arms = _samples(sets, group_of, settings, executor)
-        if "fvd" in settings.metrics:
-            add(values.fvd(real, arms))
-        if "kvd" in settings.metrics:
-            add(values.kvd(real, arms))
-    if "lpips" in settings.metrics:
-        distances = [_distances(sets[0], arm, settings, executor) for arm in sets[1:]]
-        add(values.lpips("lpips", 1, len(sets[0].files), distances, group_of))
-        if sets[0].num_frames > LATE:
-            add(values.lpips("lpips_late", LATE, len(sets[0].files), distances, group_of))
-    return found_values, found_comparisons
+def _computable(settings: EvaluateSettings, num_frames: int) -> list[Metric]:
+    """The metrics to compute. Raises DatasetError where videos are too short for one that was asked for."""
+    metrics = catalogue.chosen(settings.metrics)
+    short = [m for m in metrics if m.network.min_frames > num_frames and m.name in settings.metrics]
+    if short:
+        labels = " and ".join(m.label for m in short)
+        others = [m.name for m in metrics if m.network.min_frames <= num_frames] or [
+            m.name for m in catalogue.METRICS.values() if m.primary and m.network.min_frames <= num_frames
+        ]
+        raise DatasetError(
+            f"{labels}: at least {max(m.network.min_frames for m in short)} frames a video, these have {num_frames}; "
+            f"use longer videos, or metrics=[{', '.join(others)}]"
+        )
+    return [
+        m for m in metrics if m.name in settings.metrics or max(m.first_frame, m.network.min_frames - 1) < num_frames
+    ]
 
 
-def _samples(
-    sets: Sequence[VideoSet], group_of: Mapping[str, str], settings: EvaluateSettings, executor: Executor
-) -> list[values.Sample]:
-    samples = []
-    for s in sets:
-        items = [(path,) for path in s.files.values()]
-        rows = extract(executor, batches_of("i3d", items, s.num_frames, settings.batch_size), f"I3D of {s.name}")
-        samples.append(values.Sample(s.name, list(s.files), rows, [group_of[key] for key in s.files]))
-    return samples
+@dataclass(frozen=True)
+class _Inputs:
+    """What the videos of all sets are run with."""
+
+    settings: EvaluateSettings
+    group_of: Mapping[str, str]
+    caption_of: Mapping[str, str]
+
+    def check_captions(self, sets: Sequence[VideoSet], metrics: Sequence[Metric]) -> None:
+        """Raise ConfigError where a metric reads captions and a video has none."""
+        reading = [m.name for m in metrics if m.network.caption]
+        missing = sorted({key for s in sets for key in s.files if not self.caption_of.get(key)})
+        if reading and missing:
+            raise ConfigError(f"groups: {reading[0]} reads captions, and {missing[0]} has none; add a column caption")
+
+    def batches(self, network: Network, items: Mapping[str, tuple[Path, ...]], num_frames: int) -> list[Batch]:
+        """Batches of items by video id."""
+        captions = [self.caption_of[key] for key in items] if network.caption else []
+        return batches_of(network, list(items.values()), num_frames, self.settings.batch_size, captions)
 
 
-def _distances(real: VideoSet, arm: VideoSet, settings: EvaluateSettings, executor: Executor) -> values.Distances:
-    """LPIPS per frame of every pair; nothing, with the reason, where the two sets cannot be paired."""
-    paired = [key for key in arm.files if key in real.files]
-    if not paired:
-        return values.Distances(arm.name, {}, "LPIPS compares pairs, and no video name occurs in both folders")
-    for key in paired:
-        if real.sizes[key] != arm.sizes[key]:
-            (h, w), (arm_h, arm_w) = real.sizes[key], arm.sizes[key]
-            reason = f"LPIPS needs equal sizes: {real.files[key]} is {w}x{h}, {arm.files[key]} is {arm_w}x{arm_h}"
-            return values.Distances(arm.name, {}, reason)
-        if min(real.sizes[key]) < lpips.MIN_SIDE:
-            reason = f"LPIPS needs sides of at least {lpips.MIN_SIDE}: {real.files[key]} is smaller"
-            return values.Distances(arm.name, {}, reason)
-    items = [(real.files[key], arm.files[key]) for key in paired]
-    batches = batches_of("lpips", items, real.num_frames, settings.batch_size)
-    rows = extract(executor, batches, f"LPIPS of {arm.name}")
-    return values.Distances(arm.name, dict(zip(paired, rows, strict=True)))
+def _measure(sets: Sequence[VideoSet], metrics: Sequence[Metric], inputs: _Inputs, executor: Executor) -> list[Results]:
+    samples: dict[str, list[Sample]] = {}
+    for network in {m.network.name: m.network for m in metrics}.values():
+        samples[network.name] = [_sample(network, sets[0], s, inputs, executor) for s in sets]
+    found = []
+    for metric in metrics:
+        real, *arms = samples[metric.network.name]
+        found.append(metric.measure(metric, real, arms))
+    return found
 
 
-def _definitions(metrics: set[str], settings: EvaluateSettings, num_frames: int, device: str) -> dict[str, Definition]:
-    net = settings.lpips_net
-    i3d_weights = {i3d.WEIGHTS: WEIGHTS[i3d.WEIGHTS].sha256}
-    lpips_weights = {
-        f"lpips-{net}": WEIGHTS[f"lpips-{net}"].sha256,
-        f"lpips-{net}-heads": lpips.head_sha256(net),
-    }
-    gaussian = "squared Frechet distance of Gaussians fitted to I3D (Kinetics-400) logits"
-    kernel = f"unbiased MMD^2 of I3D (Kinetics-400) logits, kernel (x.y / d + {mmd.COEF0:g})^{mmd.DEGREE}, "
-    kernel += "over pairs of videos of different groups"
-    distance = f"LPIPS v0.1 ({net}) to the paired real frame: mean over frames, a group's windows, groups"
-    specific: dict[str, dict[str, Any]] = {
-        "fvd": {"description": gaussian, "d": i3d.FEATURES, "ddof": frechet.DDOF, "weights": i3d_weights},
-        "kvd": {"description": kernel, "d": i3d.FEATURES, "weights": i3d_weights},
-        "lpips": {
-            "description": distance,
-            "weights": lpips_weights,
-            "frames": f"1 to {num_frames - 1}; frame 0 is given to an image-to-video model",
-        },
-        "lpips_late": {"description": distance, "weights": lpips_weights, "frames": f"{LATE} to {num_frames - 1}"},
-    }
-    definitions = {}
-    for name in sorted(metrics):
-        preprocessing = i3d.PREPROCESSING if name in features.DISTRIBUTION_METRICS else lpips.PREPROCESSING
-        common = {
-            "metric": name,
-            "version": VERSIONS[name],
-            "frames": f"0 to {num_frames - 1}",
-            "preprocessing": preprocessing,
-            "preprocessing_sha256": sha256_json(preprocessing),
-            "decoder": _decoder(),
-            "dtype": "float32 networks without TF32, float64 statistics",
-            "device": device,
-        }
-        definitions[name] = Definition(**{**common, **specific[name]})
-    return definitions
+def _sample(network: Network, real: VideoSet, videos: VideoSet, inputs: _Inputs, executor: Executor) -> Sample:
+    """What a network finds of one set; of pairs it finds nothing in the real set itself."""
+    groups = {key: inputs.group_of[key] for key in videos.files}
+    items: dict[str, tuple[Path, ...]] = {key: (path,) for key, path in videos.files.items()}
+    if network.pair:
+        if videos is real:
+            return Sample(videos.name, {}, groups)
+        items = {key: (real.files[key], path) for key, path in videos.files.items() if key in real.files}
+    if reason := _unfit(network, real, videos, list(items)):
+        return Sample(videos.name, {}, groups, reason)
+    rows = extract(executor, inputs.batches(network, items, videos.num_frames), f"{network.label} of {videos.name}")
+    return Sample(videos.name, dict(zip(items, rows, strict=True)), groups)
 
 
-def _warnings(sets: Sequence[VideoSet], settings: EvaluateSettings, group_of: Mapping[str, str]) -> list[str]:
+def _unfit(network: Network, real: VideoSet, videos: VideoSet, keys: Sequence[str]) -> str | None:
+    """Why a network cannot run on these videos of a set."""
+    if not keys:
+        return f"{network.label} compares pairs, and no video name occurs in both folders"
+    for key in keys:
+        height, width = videos.sizes[key]
+        if network.pair and real.sizes[key] != (height, width):
+            real_height, real_width = real.sizes[key]
+            files = f"{real.files[key]} is {real_width}x{real_height}, {videos.files[key]} is {width}x{height}"
+            return f"{network.label} needs equal sizes: {files}"
+        if min(height, width) < network.min_side:
+            return f"{network.label} needs sides of at least {network.min_side}: {videos.files[key]} is smaller"
+    return None
+
+
+def definition_of(metric: Metric, settings: EvaluateSettings, num_frames: int, device: str) -> Definition:
+    """All that could change a metric's numbers, as the record states it."""
+    preprocessing = dict(metric.network.preprocessing)
+    return Definition(
+        metric=metric.name,
+        label=metric.label,
+        version=metric.version,
+        direction=metric.direction,
+        primary=metric.primary,
+        needs=list(metric.needs),
+        description=metric.description,
+        d=metric.network.d,
+        ddof=metric.ddof,
+        frames=metric.frames(num_frames),
+        weights=metric.network.weights(settings),
+        preprocessing=preprocessing,
+        preprocessing_sha256=sha256_json(preprocessing),
+        decoder=_decoder(),
+        dtype=metric.network.dtype,
+        device=device,
+    )
+
+
+def _warnings(sets: Sequence[VideoSet], group_of: Mapping[str, str]) -> list[str]:
     real, *arms = sets
     found = []
-    counts = {s.name: len(s.files) for s in sets}
-    shown = ", ".join(f"{name} {n}" for name, n in counts.items())
-    if "fvd" in settings.metrics:
-        if min(counts.values()) < i3d.FEATURES:
-            found.append(f"FVD below {i3d.FEATURES} videos a set is mostly bias ({shown}); compare KVD instead")
-        if len(set(counts.values())) > 1:
-            found.append(f"sets of unequal size ({shown}): FVD values of different n do not compare")
-    groups = len({group_of[key] for key in real.files})
-    if groups < 10:
-        found.append(f"only {groups} groups of real videos: intervals are wide and rough")
+    try:
+        require_groups({s.name: len({group_of[key] for key in s.files}) for s in sets})
+    except NoInterval as e:
+        found.append(f"no intervals: {e}")
     for arm in arms:
         if arm.fps != real.fps:
             found.append(f"{arm.name} has {_listed(arm.fps)} fps, real {_listed(real.fps)}: motion does not compare")
@@ -209,7 +212,7 @@ def _environment() -> dict[str, str]:
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Compare folders of videos with real ones: FVD, KVD and LPIPS with intervals, and which difference is real.
+    """Compare folders of videos with real ones: metrics with intervals, and which difference is real.
 
     On any two folders: `python -m jobs.evaluate --real DIR --fake DIR [--fake NAME=DIR] [--groups CSV]
     [--name NAME] [--storage DIR]`. With one worker and no `ray.address` it needs no Ray.
@@ -224,6 +227,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         inputs = {name: features.content_hash(features.list_videos(name, f)) for name, f in folders.items()}
         if groups_text is not None:
             inputs["groups"] = sha256_json(groups_text)
+        inputs |= catalogue.metric_identity(config)
         run = Run.open(config, inputs)
         if (done := run.result()) is not None:
             record = MetricsRecord.parse(run.folder.read_json("metrics.json"), run.folder.uri)
@@ -232,7 +236,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         groups = None if groups_text is None else features.parse_groups(groups_text, str(config.groups))
         arms = {name: folders[name] for name in config.arms}
         with distributed.executor_for(config) as executor:
-            record = compare(folders["real"], arms, groups, config, executor)
+            captions = features.parse_captions(groups_text or "")
+            record = compare(folders["real"], arms, groups, config, executor, captions)
     run.folder.write_json("metrics.json", record.to_json())
     print(record.table(), flush=True)
     return run.finish({"metrics": run.folder.child("metrics.json").uri}, record.figures())

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Protocol
 
 import av
 import numpy as np
@@ -24,14 +24,11 @@ from cinesynth.config import EvaluateSettings
 from cinesynth.data.config import VIDEO_SUFFIXES
 from cinesynth.data.video import read_video
 from cinesynth.errors import ConfigError, DatasetError, MediaError
-from cinesynth.metrics import i3d, lpips
+from cinesynth.metrics.metric import Metric, Network
 from cinesynth.pictures import Frames
 from cinesynth.storage import sha256_file, sha256_json
 
 log = logging.getLogger("cinesynth.metrics")
-
-Network = Literal["i3d", "lpips"]
-DISTRIBUTION_METRICS = ("fvd", "kvd")
 
 
 @dataclass(frozen=True)
@@ -130,10 +127,22 @@ def parse_groups(text: str, where: str) -> dict[str, str]:
     groups: dict[str, str] = {}
     for row in rows:
         name = row["video"]
-        key = Path(name).with_suffix("").as_posix() if Path(name).suffix.lower() in VIDEO_SUFFIXES else name
+        key = _id_of(name)
         if groups.setdefault(key, row["group"]) != row["group"]:
             raise ConfigError(f"groups: {where} gives {name} the groups {groups[key]!r} and {row['group']!r}; keep one")
     return groups
+
+
+def parse_captions(text: str) -> dict[str, str]:
+    """Video id to caption, from the column `caption` of the text that `parse_groups` reads; empty without one."""
+    rows = csv.DictReader(io.StringIO(text))
+    if not {"video", "caption"} <= set(rows.fieldnames or []):
+        return {}
+    return {_id_of(row["video"]): row["caption"] or "" for row in rows}
+
+
+def _id_of(name: str) -> str:
+    return Path(name).with_suffix("").as_posix() if Path(name).suffix.lower() in VIDEO_SUFFIXES else name
 
 
 def assign_groups(sets: Sequence[VideoSet], groups: Mapping[str, str] | None) -> dict[str, str]:
@@ -153,59 +162,56 @@ def assign_groups(sets: Sequence[VideoSet], groups: Mapping[str, str] | None) ->
 
 @dataclass(frozen=True)
 class Batch:
-    """Work for one call of a network: per item one file (i3d), or the real and the arm's file (lpips)."""
+    """Work for one call of a network: per item one file, or the real and the arm's; and a caption where it reads it."""
 
-    network: Network
+    network: str
     items: tuple[tuple[Path, ...], ...]
     num_frames: int
+    captions: tuple[str, ...] = ()
 
     def read(self) -> list[tuple[Frames, ...]]:
         """The frames that count of every file."""
         return [tuple(read_video(path)[0][: self.num_frames] for path in item) for item in self.items]
 
 
-def batches_of(network: Network, items: Sequence[tuple[Path, ...]], num_frames: int, size: int) -> list[Batch]:
-    """Consecutive batches of at most `size` items."""
-    return [Batch(network, tuple(items[i : i + size]), num_frames) for i in range(0, len(items), size)]
+def batches_of(
+    network: Network, items: Sequence[tuple[Path, ...]], num_frames: int, size: int, captions: Sequence[str] = ()
+) -> list[Batch]:
+    """Consecutive batches of at most `size` items; a caption for each item where the network reads captions."""
+    return [
+        Batch(network.name, tuple(items[i : i + size]), num_frames, tuple(captions[i : i + size]))
+        for i in range(0, len(items), size)
+    ]
 
 
 class Networks:
-    """The networks that the chosen metrics need, on the CPU until `to` moves them.
+    """The networks that some metrics need, on the CPU until `to` moves them.
 
     Raises WeightsUnavailable (see `weights.locate`).
     """
 
-    def __init__(self, settings: EvaluateSettings) -> None:
-        needs_i3d = any(m in settings.metrics for m in DISTRIBUTION_METRICS)
-        self.i3d = i3d.load_i3d(settings.weights) if needs_i3d else None
-        self.lpips = lpips.load_lpips(settings.lpips_net, settings.weights) if "lpips" in settings.metrics else None
+    def __init__(self, metrics: Sequence[Metric], settings: EvaluateSettings) -> None:
+        self._networks = {metric.network.name: metric.network for metric in metrics}
+        self._models: dict[str, Any] = {
+            name: None if network.load is None else network.load(settings) for name, network in self._networks.items()
+        }
         self.device = torch.device("cpu")
 
     def to(self, device: str) -> Networks:
         """Move to a device; returns self."""
         self.device = torch.device(device)
-        for model in (self.i3d, self.lpips):
+        for model in self._models.values():
             if model is not None:
                 model.to(self.device)
         return self
 
-    def run(self, network: Network, items: Sequence[tuple[Frames, ...]]) -> NDArray[np.float64]:
-        """Logits [B, 400] of single videos, or per-frame distances [B, T] of pairs; float32 without TF32."""
+    def run(
+        self, network: str, items: Sequence[tuple[Frames, ...]], captions: Sequence[str] = ()
+    ) -> NDArray[np.float64]:
+        """One row for each item: features [B, d], or numbers for each frame [B, T]; float32 without TF32."""
+        given = [(*item, caption) for item, caption in zip(items, captions, strict=True)] if captions else items
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            return self._logits(items) if network == "i3d" else self._distances(items)
-
-    def _logits(self, items: Sequence[tuple[Frames, ...]]) -> NDArray[np.float64]:
-        assert self.i3d is not None
-        video_BCTHW = torch.stack([i3d.preprocess(video) for (video,) in items])
-        video_BCTHW = video_BCTHW.to(self.device, memory_format=torch.channels_last_3d)
-        return self.i3d(video_BCTHW).double().cpu().numpy()
-
-    def _distances(self, items: Sequence[tuple[Frames, ...]]) -> NDArray[np.float64]:
-        assert self.lpips is not None
-        if len({real.shape for real, _ in items}) > 1:
-            return np.stack([lpips.frame_distances(self.lpips, real, fake) for real, fake in items])
-        reals, fakes = (np.concatenate([pair[i] for pair in items]) for i in (0, 1))
-        return lpips.frame_distances(self.lpips, reals, fakes).reshape(len(items), -1)
+            return np.asarray(self._networks[network].run(self._models[network], given), np.float64)
 
 
 class Executor(Protocol):
@@ -233,7 +239,7 @@ class LocalExecutor:
 
     def run(self, batches: Sequence[Batch]) -> Iterator[NDArray[np.float64]]:
         for batch in batches:
-            yield self._networks.run(batch.network, batch.read())
+            yield self._networks.run(batch.network, batch.read(), batch.captions)
 
     def close(self) -> None:
         pass

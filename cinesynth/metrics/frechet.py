@@ -38,7 +38,8 @@ def frechet_distance(real_ND: NDArray[np.floating], fake_ND: NDArray[np.floating
     shift = real.mean(axis=0) - fake.mean(axis=0)
     root_r, root_f = _scatter_root(real, ddof), _scatter_root(fake, ddof)
     cross = np.linalg.svd(root_r @ root_f.T, compute_uv=False).sum()
-    return float(shift @ shift + (root_r**2).sum() + (root_f**2).sum() - 2 * cross)
+    # Of equal samples the terms cancel but for rounding, which may fall below 0.
+    return max(0.0, float(shift @ shift + (root_r**2).sum() + (root_f**2).sum() - 2 * cross))
 
 
 def _scatter_root(x_ND: NDArray[np.float64], ddof: int) -> NDArray[np.float64]:

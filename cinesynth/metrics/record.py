@@ -11,7 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from cinesynth.errors import StorageError
 from cinesynth.metrics import statistics
 
-SCHEMA = 1
+SCHEMA = 2
+
+Direction = Literal["lower", "higher", "match"]
 
 
 class _Part(BaseModel):
@@ -25,7 +27,7 @@ class IntervalRecord(_Part):
     high: float
     level: float
     standard_error: float
-    degrees_of_freedom: int
+    degrees_of_freedom: float = Field(description="Satterthwaite's where there are several strata")
     method: str = statistics.METHOD
 
     @classmethod
@@ -43,7 +45,11 @@ class Definition(_Part):
     """How a metric was computed; two numbers compare only where these are equal."""
 
     metric: str
+    label: str = Field(description="the metric's name as people write it")
     version: int
+    direction: Direction = Field(description="match: better is closer to the real set's own value")
+    primary: bool = Field(description="carries the verdict")
+    needs: list[str] = Field(description="of pair, caption, real: what it needs besides the arm's videos")
     description: str
     d: int | None = Field(None, description="feature dimension")
     ddof: int | None = None
@@ -58,10 +64,12 @@ class Definition(_Part):
 
 
 class Floor(_Part):
-    """The metric between two halves of the real set that share no group, n videos each."""
+    """The metric between two halves of the real set that share no group, n videos each; and between the first half and
+    n videos of the arm, those of the second half where it has them."""
 
     value: float
     n: int
+    arm: float | None = None
 
 
 class Value(_Part):
@@ -72,6 +80,7 @@ class Value(_Part):
     value: float | None
     interval: IntervalRecord | None = None
     reason: str | None = Field(None, description="why there is no value, or no interval")
+    real: float | None = Field(None, description="the same of the real set alone, where the metric has it")
     n_real: int
     n: int
     groups: int
@@ -79,7 +88,10 @@ class Value(_Part):
 
 
 class Comparison(_Part):
-    """Paired difference of an arm and the baseline (the first arm): negative is closer to the real set."""
+    """Difference of an arm and the baseline (the first arm), paired where they share windows.
+
+    Of a metric with the direction `match`: of their distances to the real set's value.
+    """
 
     metric: str
     arm: str
@@ -91,11 +103,37 @@ class Comparison(_Part):
     n: int
     groups: int
 
+    @classmethod
+    def of(
+        cls,
+        metric: str,
+        arm: str,
+        baseline: str,
+        difference: float,
+        *,
+        interval: IntervalRecord | None,
+        reason: str | None,
+        n: int,
+        groups: int,
+    ) -> Comparison:
+        """A difference with or without an interval; it excludes zero or not where there is one."""
+        return cls(
+            metric=metric,
+            arm=arm,
+            baseline=baseline,
+            difference=difference,
+            interval=interval,
+            excludes_zero=None if interval is None else interval.low > 0 or interval.high < 0,
+            reason=reason,
+            n=n,
+            groups=groups,
+        )
+
 
 class MetricsRecord(_Part):
     """Everything that an evaluation found. Arms are in the order given; the first is the baseline."""
 
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[2] = Field(2, alias="schema")
     code_version: str
     arms: list[str]
     definitions: dict[str, Definition]
@@ -118,13 +156,28 @@ class MetricsRecord(_Part):
                 return entry
         raise KeyError(f"{metric}/{arm}")
 
+    def better(self, comparison: Comparison) -> str | None:
+        """The arm of the two that its interval shows to be better; None where it shows neither."""
+        if comparison.difference is None or not comparison.excludes_zero:
+            return None
+        raised = comparison.difference > 0
+        wins = raised if self.definitions[comparison.metric].direction == "higher" else not raised
+        return comparison.arm if wins else comparison.baseline
+
+    def label(self, metric: str) -> str:
+        """A metric's name as people write it, marked where it is secondary."""
+        definition = self.definitions.get(metric)
+        if definition is None:
+            return metric
+        return definition.label if definition.primary else f"{definition.label} (secondary)"
+
     def to_json(self) -> dict[str, Any]:
         """The record as JSON values, as `metrics.json` holds it."""
         return self.model_dump(mode="json", by_alias=True)
 
     @classmethod
     def read(cls, path: str | Path) -> MetricsRecord:
-        """Read `metrics.json`. Raises StorageError when it is missing or of another schema."""
+        """Read `metrics.json`, of this schema or schema 1. Raises StorageError when it is missing or of another."""
         try:
             data = json.loads(Path(path).read_text())
         except (OSError, json.JSONDecodeError) as e:
@@ -133,22 +186,25 @@ class MetricsRecord(_Part):
 
     @classmethod
     def parse(cls, data: Any, where: str) -> MetricsRecord:
-        """Validate a record that was read. Raises StorageError for another schema."""
+        """Validate a record that was read; one of schema 1 is brought to this one. Raises StorageError for another."""
         found = data.get("schema") if isinstance(data, dict) else None
+        if found == 1:
+            return cls.model_validate(_from_schema_1(data))
         if found != SCHEMA:
             raise StorageError(
-                f"{where}: metrics record of schema {found!r}, this version reads {SCHEMA}; evaluate again"
+                f"{where}: metrics record of schema {found!r}, this version reads 1 and {SCHEMA}; evaluate again"
             )
         return cls.model_validate(data)
 
     def figures(self) -> dict[str, Any]:
-        """Flat figures for `result.json`: `kvd/base`, `fvd_floor`, and for differences `kvd/adapter-base`,
-        `.../low`, `.../high`, `.../excludes_zero`."""
+        """Flat figures for `result.json`: `kvd/base`, `fvd_floor` and `fvd_at_floor/base`, and for differences
+        `kvd/adapter-base`, `.../low`, `.../high`, `.../excludes_zero`."""
         flat: dict[str, Any] = {}
         for v in self.values:
             flat[f"{v.metric}/{v.arm}"] = v.value
             if v.floor:
                 flat[f"{v.metric}_floor"] = v.floor.value  # of the real set: the same for every arm
+                flat[f"{v.metric}_at_floor/{v.arm}"] = v.floor.arm
         for c in self.comparisons:
             key = f"{c.metric}/{c.arm}-{c.baseline}"
             flat[key] = c.difference
@@ -161,17 +217,51 @@ class MetricsRecord(_Part):
         """The record as text: values, differences, then warnings."""
         rows = [("metric", "arm", "value", "95 % interval", "n", "groups", "note")]
         for v in self.values:
-            note = f"floor {v.floor.value:.4g} at n={v.floor.n}" if v.floor else ""
-            note = "; ".join(part for part in (note, v.reason) if part)
-            rows.append((v.metric, v.arm, _number(v.value), _span(v.interval), str(v.n), str(v.groups), note))
+            note = "; ".join(part for part in (_beside(v), v.reason) if part)
+            cells = (_number(v.value), _span(v.interval), str(v.n), str(v.groups), note)
+            rows.append((self.label(v.metric), v.arm, *cells))
         for c in self.comparisons:
-            note = c.reason or ("differs" if c.excludes_zero else "no difference shown")
-            name = f"{c.arm} - {c.baseline}"
-            rows.append((c.metric, name, _number(c.difference), _span(c.interval), str(c.n), str(c.groups), note))
+            better = self.better(c)
+            note = c.reason or (f"{better} is better" if better else "no difference shown")
+            cells = (_number(c.difference), _span(c.interval), str(c.n), str(c.groups), note)
+            rows.append((self.label(c.metric), f"{c.arm} - {c.baseline}", *cells))
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines.insert(1, "  ".join("-" * w for w in widths[:-1]) + "  ----")
         return "\n".join([*lines, *(f"warning: {w}" for w in self.warnings)])
+
+
+# What records of schema 1 do not say of the metrics that they could hold: label, primary, needs. All are of direction
+# `lower`.
+_SCHEMA_1: dict[str, tuple[str, bool, list[str]]] = {
+    "fvd": ("FVD", False, ["real"]),
+    "kvd": ("KVD", True, ["real"]),
+    "lpips": ("LPIPS", True, ["pair"]),
+    "lpips_late": ("late LPIPS", False, ["pair"]),
+}
+
+
+def _from_schema_1(data: dict[str, Any]) -> dict[str, Any]:
+    definitions = {}
+    for name, definition in data["definitions"].items():
+        label, primary, needs = _SCHEMA_1[name]
+        definitions[name] = {**definition, "label": label, "primary": primary, "needs": needs, "direction": "lower"}
+    warnings = list(data["warnings"])
+    if "kvd" in definitions:
+        warnings.append(
+            "KVD of version 1 counts a video together with its own real one, and is too low; evaluate again"
+        )
+    return {**data, "schema": SCHEMA, "definitions": definitions, "warnings": warnings}
+
+
+def _beside(value: Value) -> str:
+    parts = []
+    if value.real is not None:
+        parts.append(f"real {_number(value.real)}")
+    if value.floor is not None:
+        arm = "" if value.floor.arm is None else f"{_number(value.floor.arm)} at n={value.floor.n}, "
+        parts.append(f"{arm}floor {_number(value.floor.value)} at n={value.floor.n}")
+    return "; ".join(parts)
 
 
 def _number(value: float | None) -> str:

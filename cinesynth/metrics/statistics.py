@@ -2,9 +2,18 @@
 
 Windows of one shot are not independent, so whole groups are left out. With G groups and the statistic t(-g) without
 group g, the variance is (G - 1) / G * sum over g of (t(-g) - mean of t(-g))^2 (Efron and Stein, 1981), and the interval
-is t +- t-quantile(G - 1) * root of it. A bootstrap with replacement is not offered: duplicates inflate a U-statistic.
+is t +- Student's quantile * root of it. A bootstrap with replacement is not offered: duplicates inflate a U-statistic.
 
-Groups that occur in different sets (two unpaired samples) are strata: their variances add.
+Groups that occur in different sets (two unpaired samples, or an arm that lacks a few videos) are strata. Their
+variances add, and the sum has Satterthwaite's degrees of freedom (Biometrics Bulletin 2, 1946):
+(sum of v)^2 / sum of (v^2 / (G - 1)), with the variance v and the G groups of each stratum.
+
+A stratum of a single group has no mean of its own to vary around. It contributes (t(-g) - t)^2, with one degree of
+freedom: the groups of all strata are drawn alike, so the influence of each is 0 on average, and its square estimates
+its variance. Where the groups of that stratum differ from the others, this errs towards a wider interval.
+
+Below `MIN_GROUPS` groups in any set there is no interval: the variance is then an estimate from too few numbers, and
+Student's quantile, which assumes that they are normal, promises more than it holds.
 """
 
 from __future__ import annotations
@@ -15,9 +24,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 LEVEL = 0.95
+MIN_GROUPS = 8
 METHOD = "jackknife, one group left out at a time; Student t"
 
 
@@ -28,7 +39,7 @@ class Interval:
     low: float
     high: float
     standard_error: float
-    degrees_of_freedom: int
+    degrees_of_freedom: float
     level: float = LEVEL
 
     @property
@@ -40,6 +51,15 @@ class NoInterval(ValueError):
     """An interval that the data do not support; the message says why."""
 
 
+def require_groups(counts: Mapping[str, int]) -> None:
+    """Raise NoInterval, naming the sets, where one has fewer than `MIN_GROUPS` groups; `counts` is set to groups."""
+    few = [
+        f"{name} has {count} group{'' if count == 1 else 's'}" for name, count in counts.items() if count < MIN_GROUPS
+    ]
+    if few:
+        raise NoInterval(f"{' and '.join(few)}, an interval needs {MIN_GROUPS}")
+
+
 def jackknife(value: float, replicates: Sequence[Sequence[float]], level: float = LEVEL) -> Interval:
     """Interval of a statistic from its values without each group.
 
@@ -49,19 +69,33 @@ def jackknife(value: float, replicates: Sequence[Sequence[float]], level: float 
         level: confidence level.
 
     Raises:
-        NoInterval: a stratum has fewer than two groups.
+        NoInterval: fewer than two groups in all strata together.
     """
-    smallest = min((len(r) for r in replicates), default=0)
-    if smallest < 2:
-        raise NoInterval(f"an interval needs at least 2 groups, there is {smallest}")
-    variance = 0.0
-    for stratum in replicates:
-        without = np.asarray(stratum, np.float64)
-        variance += (len(without) - 1) / len(without) * float(((without - without.mean()) ** 2).sum())
-    freedom = sum(len(r) - 1 for r in replicates)
+    total = sum(map(len, replicates))
+    if total < 2:
+        raise NoInterval(f"an interval needs at least 2 groups, there is {total}")
+    parts = [_variance(value, np.asarray(stratum, np.float64)) for stratum in replicates]
+    variance = sum(v for v, _ in parts)
+    freedom = _degrees_of_freedom(parts)
     error = math.sqrt(variance)
     reach = float(stdtrit(freedom, (1 + level) / 2)) * error
     return Interval(value - reach, value + reach, error, freedom, level)
+
+
+def _degrees_of_freedom(parts: Sequence[tuple[float, int]]) -> float:
+    """Satterthwaite's, of variances with their own degrees of freedom; where nothing varies, the sum of these."""
+    spread = sum(v**2 / freedom for v, freedom in parts)
+    if len(parts) == 1 or not spread:
+        return float(sum(freedom for _, freedom in parts))
+    return sum(v for v, _ in parts) ** 2 / spread
+
+
+def _variance(value: float, without: NDArray[np.float64]) -> tuple[float, int]:
+    """Variance that a stratum contributes, and its degrees of freedom."""
+    groups = len(without)
+    if groups == 1:
+        return float((without[0] - value) ** 2), 1
+    return (groups - 1) / groups * float(((without - without.mean()) ** 2).sum()), groups - 1
 
 
 def strata(*sets: Iterable[str]) -> list[list[str]]:
@@ -78,28 +112,31 @@ def strata(*sets: Iterable[str]) -> list[list[str]]:
 
 def group_mean(values: Mapping[str, float], groups: Mapping[str, str]) -> float:
     """Mean over groups of the mean over a group's items, so that a group counts once however many windows it has."""
-    return float(np.mean(list(_means(values, groups).values())))
+    return float(np.mean(list(group_means_of(values, groups).values())))
 
 
-def group_mean_interval(values: Mapping[str, float], groups: Mapping[str, str], level: float = LEVEL) -> Interval:
+def group_mean_interval(
+    values: Mapping[str, float], groups: Mapping[str, str], name: str, level: float = LEVEL
+) -> Interval:
     """Interval of `group_mean` (give differences of two arms as `values` for a paired difference).
 
     Args:
         values: item (video) to value.
         groups: item to group, for at least these items.
+        name: of the set, for the error.
         level: confidence level.
 
     Raises:
-        NoInterval: fewer than two groups.
+        NoInterval: fewer than `MIN_GROUPS` groups.
     """
-    means = np.asarray(list(_means(values, groups).values()), np.float64)
-    if len(means) < 2:
-        raise NoInterval(f"an interval needs at least 2 groups, there is {len(means)}")
+    means = np.asarray(list(group_means_of(values, groups).values()), np.float64)
+    require_groups({name: len(means)})
     without = (means.sum() - means) / (len(means) - 1)
     return jackknife(float(means.mean()), [without.tolist()], level)
 
 
-def _means(values: Mapping[str, float], groups: Mapping[str, str]) -> dict[str, float]:
+def group_means_of(values: Mapping[str, float], groups: Mapping[str, str]) -> dict[str, float]:
+    """Group to the mean over its items, for the groups that the values belong to, sorted."""
     collected: dict[str, list[float]] = {}
     for item in sorted(values):
         collected.setdefault(groups[item], []).append(values[item])
@@ -113,16 +150,17 @@ def halves(groups: Mapping[str, str]) -> tuple[list[str], list[str]]:
     larger half is then cut to the size of the other.
 
     Raises:
-        NoInterval: fewer than two groups.
+        NoInterval: a half has fewer than two groups: it would show one shot, not the set.
     """
     collected: dict[str, list[str]] = {}
     for item in sorted(groups):
         collected.setdefault(groups[item], []).append(item)
-    if len(collected) < 2:
-        raise NoInterval("two halves need at least 2 groups, there is 1")
     a: list[str] = []
     b: list[str] = []
     for name in sorted(collected, key=lambda g: (-len(collected[g]), hashlib.sha256(g.encode()).hexdigest())):
         (a if len(a) <= len(b) else b).extend(collected[name])
     size = min(len(a), len(b))
-    return sorted(a[:size]), sorted(b[:size])
+    a, b = sorted(a[:size]), sorted(b[:size])
+    if (least := min(len({groups[item] for item in half}) for half in (a, b))) < 2:
+        raise NoInterval(f"two halves need at least 2 groups each, one has {least}")
+    return a, b

@@ -20,7 +20,7 @@ from typing import Any
 from diffusers import AutoencoderKLWan
 
 from cinesynth.errors import CinesynthError
-from cinesynth.metrics.lpips import load_lpips
+from cinesynth.metrics.networks.lpips import load_lpips
 from cinesynth.nano.architecture import NanoParts, nano_parts, save_nano
 from cinesynth.nano.domain import DOMAIN_VERSION, HomeWindow, held_out_windows, rendered, sharp, training_windows
 from cinesynth.nano.encoders import train_encoders

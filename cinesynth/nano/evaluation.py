@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -175,14 +174,17 @@ def _use_of_conditions(model: str, samples: Sequence[RealWindow], encoded: Encod
     return values
 
 
-def _interval(name: str, difference: dict[str, Any]) -> dict[str, float]:
-    return {name: difference["difference"], f"{name}_low": difference["low"], f"{name}_high": difference["high"]}
+def _interval(name: str, difference: dict[str, float]) -> dict[str, float]:
+    """A difference and, where it has an interval, its ends."""
+    ends = {f"{name}_{end}": difference[end] for end in ("low", "high") if end in difference}
+    return {name: difference["difference"], **ends}
 
 
 def _ends(name: str, comparison: Comparison) -> dict[str, float]:
+    """A comparison and, where it has an interval, its ends."""
     interval = comparison.interval
-    low, high = (interval.low, interval.high) if interval is not None else (float("nan"), float("nan"))
-    return {name: _number(comparison.difference), f"{name}_low": low, f"{name}_high": high}
+    ends = {} if interval is None else {f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return {name: _number(comparison.difference), **ends}
 
 
 def _number(value: float | None) -> float:

@@ -21,7 +21,7 @@ from cinesynth.data.video import write_video
 from cinesynth.generate.sampler import Conditions, Generator
 from cinesynth.metrics.evaluate import compare
 from cinesynth.metrics.record import MetricsRecord
-from cinesynth.metrics.statistics import group_mean_interval
+from cinesynth.metrics.statistics import NoInterval, group_mean, group_mean_interval
 from cinesynth.nano.motion import camera_move
 from cinesynth.nano.vae import VaeModel, psnr_of_frames, to_video
 from cinesynth.pictures import Frames
@@ -180,8 +180,13 @@ def other_windows(samples: Sequence[RealWindow]) -> list[int]:
 
 def paired_difference(
     samples: Sequence[RealWindow], values: NDArray[np.float64], baseline: NDArray[np.float64]
-) -> dict[str, Any]:
-    """Mean of values - baseline over groups, with its 95 % interval."""
+) -> dict[str, float]:
+    """Mean of values - baseline over groups, with its 95 % interval where there are groups enough for one."""
     differences = {s.name: float(v) for s, v in zip(samples, values - baseline, strict=True)}
-    interval = group_mean_interval(differences, {s.name: s.group for s in samples})
-    return {"difference": float(np.mean(list(differences.values()))), "low": interval.low, "high": interval.high}
+    groups = {s.name: s.group for s in samples}
+    found = {"difference": group_mean(differences, groups)}
+    try:
+        interval = group_mean_interval(differences, groups, "these windows")
+    except NoInterval:
+        return found
+    return {**found, "low": interval.low, "high": interval.high}

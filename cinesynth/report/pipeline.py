@@ -9,12 +9,13 @@ from typing import Any
 from cinesynth.config import PIPELINE_STEPS, PipelineConfig
 from cinesynth.data.dataset import SPLITS, ClipsDataset, WindowRow
 from cinesynth.errors import DatasetError
-from cinesynth.metrics.record import Definition, MetricsRecord, Value
+from cinesynth.metrics import catalogue
+from cinesynth.metrics.record import MetricsRecord, Value
 from cinesynth.report.filmstrips import make_scenes
 from cinesynth.report.page import count, number, write_page
 from cinesynth.report.sheet import contact_sheet
 from cinesynth.report.training import Training
-from cinesynth.report.verdict import metric_label, reading, verdict
+from cinesynth.report.verdict import reading, verdict
 from cinesynth.runs import Run
 from cinesynth.storage import Storage
 
@@ -48,8 +49,7 @@ def write_report(config: PipelineConfig, run: Run) -> str:
         scenes=make_scenes(storage.child("runs", f"{config.name}-generate"), run.folder, ARMS, domains),
         record=record,
         value_rows=_value_rows(config, record),
-        comparison_rows=[(metric_label(c.metric), c, reading(c)) for c in record.comparisons] if record else [],
-        metric_label=metric_label,
+        comparison_rows=[(record.label(c.metric), c, reading(record, c)) for c in record.comparisons] if record else [],
         training=training,
         clips=clips,
         facts=_facts(config),
@@ -125,25 +125,26 @@ def _value_rows(config: PipelineConfig, record: MetricsRecord | None) -> list[tu
     rows = []
     for value in record.values:
         definition = record.definitions.get(value.metric)
-        rows.append((metric_label(value.metric), value, definition.d if definition else None, _note(value, definition)))
+        rows.append((record.label(value.metric), value, definition.d if definition else None, _note(value)))
     for metric in config.evaluate.metrics:
         if metric not in {value.metric for value in record.values}:
             absent = Value(metric=metric, arm="–", value=None, n_real=0, n=0, groups=0)
-            rows.append((metric_label(metric), absent, None, "not available: the record does not hold it"))
+            rows.append((catalogue.label(metric), absent, None, "not available: the record does not hold it"))
     return rows
 
 
-def _note(value: Value, definition: Definition | None) -> str:
+def _note(value: Value) -> str:
     parts = []
+    if value.real is not None:
+        parts.append(f"real windows: {number(value.real)}")
+    if value.floor:
+        if value.floor.arm is not None:
+            parts.append(f"{number(value.floor.arm)} at N = {value.floor.n}")
+        parts.append(f"real against real: {number(value.floor.value)} at N = {value.floor.n}")
     if value.value is None:
         parts.append(f"not available: {value.reason or 'no reason was recorded'}")
     elif value.reason:
         parts.append(value.reason)
-    if value.floor:
-        parts.append(f"real against real: {number(value.floor.value)} at N = {value.floor.n}")
-    d = definition.d if definition else None
-    if value.metric == "fvd" and d and min(value.n, value.n_real) < d:
-        parts.append(f"N = {min(value.n, value.n_real)} is below d = {d}: mostly bias")
     return "; ".join(parts)
 
 

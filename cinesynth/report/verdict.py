@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from cinesynth.metrics import catalogue
 from cinesynth.metrics.record import Comparison, MetricsRecord
 from cinesynth.report.page import number, signed, span
 from cinesynth.report.training import Training
-
-_LABELS = {"fvd": "FVD", "kvd": "KVD", "lpips": "LPIPS", "lpips_late": "late LPIPS"}
-
-
-def metric_label(metric: str) -> str:
-    """A metric's name as people write it."""
-    return _LABELS.get(metric, metric)
 
 
 def verdict(training: Training | None, record: MetricsRecord | None) -> str:
     """One sentence: how the held-out loss went, and which differences between the arms are shown.
 
-    Only an interval that excludes zero makes a difference; a metric without an interval decides nothing.
+    The primary metrics carry it. Only an interval that excludes zero makes a difference; a metric without an interval
+    decides nothing.
     """
     clauses = [_loss_clause(training)]
     clauses += ["nothing was evaluated"] if record is None else _comparison_clauses(record)
@@ -27,16 +22,21 @@ def verdict(training: Training | None, record: MetricsRecord | None) -> str:
     return f"{sentence[0].upper()}{sentence[1:]}."
 
 
-def reading(comparison: Comparison) -> str:
-    """What one comparison says."""
+def reading(record: MetricsRecord, comparison: Comparison) -> str:
+    """What one comparison of a record says."""
     if comparison.difference is None:
         return f"not available: {comparison.reason or 'no reason was recorded'}"
     if comparison.interval is None:
         return f"undecided: {comparison.reason or 'there is no interval'}"
-    if not comparison.excludes_zero:
+    better = record.better(comparison)
+    if better is None:
         return "not distinguishable from zero"
-    closer = comparison.arm if comparison.difference < 0 else comparison.baseline
-    return f"{closer} is closer to the real windows"
+    return f"{better} is {'closer to the real windows' if _to_real(record, comparison) else 'better'}"
+
+
+def _to_real(record: MetricsRecord, comparison: Comparison) -> bool:
+    """Whether the metric measures against real videos, so that better means closer to them."""
+    return bool({"real", "pair"} & set(record.definitions[comparison.metric].needs))
 
 
 def _loss_clause(training: Training | None) -> str:
@@ -53,29 +53,46 @@ def _loss_clause(training: Training | None) -> str:
 
 def _comparison_clauses(record: MetricsRecord) -> list[str]:
     clauses = []
+    primary = [name for name, definition in record.definitions.items() if definition.primary]
+    if not primary:
+        names = _joined([m.label for m in catalogue.METRICS.values() if m.primary])
+        return [f"no primary metric ({names}) was computed: the others are shown, and decide nothing"]
     for arm in record.arms[1:]:
-        found = [c for c in record.comparisons if c.arm == arm]
+        found = [c for c in record.comparisons if c.arm == arm and c.metric in primary]
         tested = [c for c in found if c.difference is not None and c.interval is not None]
-        better = [c for c in tested if c.excludes_zero and (c.difference or 0) < 0]
-        worse = [c for c in tested if c.excludes_zero and (c.difference or 0) > 0]
-        open_ = [c for c in tested if not c.excludes_zero]
-        pair = f"the {arm}'s videos are {{}} the real ones than the {record.arms[0]}'s"
-        if better:
-            clauses.append(f"{pair.format('closer to')} by {_listed(better)}")
-        if worse:
-            clauses.append(f"{pair.format('further from')} by {_listed(worse)}")
-        if open_:
-            clauses.append(f"{arm} − {record.arms[0]} is not distinguishable from zero by {_listed(open_)}")
+        clauses += _shown_clauses(record, arm, tested)
+        if open_ := [c for c in tested if record.better(c) is None]:
+            pair = f"{arm} − {record.arms[0]}"
+            clauses.append(f"{pair} is not distinguishable from zero by {_listed(record, open_)}")
         if not tested:
             why = next((c.reason for c in found if c.reason), "no metric has an interval")
             clauses.append(f"nothing can be said of {arm} against {record.arms[0]}: {why}")
-        if missing := [metric_label(v.metric) for v in record.values if v.arm == arm and v.value is None]:
-            clauses.append(f"{_joined(missing)} could not be computed")
+        missing = [v.metric for v in record.values if v.arm == arm and v.value is None and v.metric in primary]
+        if missing:
+            labels = _joined([record.definitions[name].label for name in missing])
+            clauses.append(f"{labels} could not be computed")
     return clauses or ["there is no second arm to compare"]
 
 
-def _listed(comparisons: Iterable[Comparison]) -> str:
-    return _joined([f"{metric_label(c.metric)} ({signed(c.difference)} {span(c.interval)})" for c in comparisons])
+def _shown_clauses(record: MetricsRecord, arm: str, tested: list[Comparison]) -> list[str]:
+    """What the intervals show of an arm, by what better means to the metric."""
+    clauses = []
+    for to_real, wins, words in (
+        (True, True, "closer to the real ones than"),
+        (False, True, "better than"),
+        (True, False, "further from the real ones than"),
+        (False, False, "worse than"),
+    ):
+        winner = arm if wins else record.arms[0]
+        shown = [c for c in tested if record.better(c) == winner and _to_real(record, c) == to_real]
+        if shown:
+            clauses.append(f"the {arm}'s videos are {words} the {record.arms[0]}'s by {_listed(record, shown)}")
+    return clauses
+
+
+def _listed(record: MetricsRecord, comparisons: Iterable[Comparison]) -> str:
+    labels = record.definitions
+    return _joined([f"{labels[c.metric].label} ({signed(c.difference)} {span(c.interval)})" for c in comparisons])
 
 
 def _joined(parts: list[str]) -> str:

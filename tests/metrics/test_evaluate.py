@@ -8,9 +8,12 @@ import pytest
 from cinesynth.config import EvaluateConfig, EvaluateSettings
 from cinesynth.data.video import write_video
 from cinesynth.errors import ConfigError, DatasetError, IdentityError, MediaError, StorageError
+from cinesynth.metrics import catalogue
 from cinesynth.metrics.distributed import RayExecutor
 from cinesynth.metrics.evaluate import compare, evaluate
-from cinesynth.metrics.features import list_videos, open_sets, parse_groups
+from cinesynth.metrics.features import list_videos, open_sets, parse_captions, parse_groups
+from cinesynth.metrics.means import group_means
+from cinesynth.metrics.metric import Metric, Network
 from cinesynth.metrics.record import MetricsRecord
 from cinesynth.settings import parse_config
 from jobs.evaluate import overrides_of
@@ -56,37 +59,47 @@ def test_every_number_carries_what_could_change_it(record):
             value = record.value(metric, arm)
             assert (value.n_real, value.n, value.groups) == (4, 4, 3)
             assert np.isfinite(value.value)
-            assert value.interval is None if metric == "fvd" else value.interval.low < value.value < value.interval.high
+            assert value.interval is None
+    assert {name for name, d in record.definitions.items() if d.primary} == {"kvd", "lpips"}
+    assert record.definitions["kvd"].version == 2
     assert record.definitions["fvd"].ddof == 0
     assert record.definitions["fvd"].d == 400
     assert record.definitions["lpips"].frames.startswith("1 to 9")
     assert record.definitions["lpips_late"].frames == "8 to 9"
 
 
-def test_fvd_says_that_it_is_small_and_shows_its_floor(record):
-    floor = record.value("fvd", "base").floor
-    assert floor.value > 0
-    assert floor.n == 2
-    assert any("FVD below 400" in w for w in record.warnings)
-    assert "no valid interval" in record.comparison("fvd", "adapter").reason
+def test_three_groups_give_no_interval_and_the_warning_names_every_set(record):
+    assert "no intervals: real has 3 groups and base has 3 groups and adapter has 3 groups, an interval needs 8" in (
+        record.warnings
+    )
+    assert "an interval needs 8" in record.comparison("kvd", "adapter").reason
+    assert record.comparison("kvd", "adapter").excludes_zero is None
 
 
-def test_the_closer_arm_wins_by_lpips_and_the_interval_shows_it(record):
-    difference = record.comparison("lpips", "adapter")
+def test_the_closer_arm_wins_by_lpips_and_the_interval_shows_it(tmp_path):
+    ids = [f"w{i}" for i in range(9)]
+    groups = dict(zip(ids, [ids[0], *ids[:-1]], strict=True))
+    real, base, adapter = (
+        _write(tmp_path / n, noise, ids) for n, noise in (("real", 0), ("base", 60), ("adapter", 10))
+    )
+    found = compare(real, {"base": base, "adapter": adapter}, groups, LPIPS)
+    difference = found.comparison("lpips", "adapter")
     assert difference.difference < 0
     assert difference.excludes_zero is True
-    assert difference.interval.degrees_of_freedom == 2
-    table = record.table()
-    assert "adapter - base" in table
-    assert "differs" in table
+    assert difference.interval.degrees_of_freedom == 7
+    assert found.better(difference) == "adapter"
+    table = found.table()
+    assert "adapter is better" in table
+    assert "late LPIPS (secondary)" in table
+    assert not found.warnings
 
 
 def test_the_record_survives_json_and_another_schema_is_refused(record, tmp_path):
     path = tmp_path / "metrics.json"
     path.write_text(json.dumps(record.to_json()))
     assert MetricsRecord.read(path) == record
-    path.write_text(json.dumps({**record.to_json(), "schema": 2}))
-    with pytest.raises(StorageError, match="schema 2"):
+    path.write_text(json.dumps({**record.to_json(), "schema": 3}))
+    with pytest.raises(StorageError, match="schema 3"):
         MetricsRecord.read(path)
 
 
@@ -106,12 +119,12 @@ def _same(found, record):
         assert value.value == pytest.approx(record.value(value.metric, "base").value, rel=1e-4)
 
 
-def test_identical_folders_give_zero_and_an_interval_that_holds_it(folders):
-    record = compare(folders["base"], {"a": folders["base"], "b": folders["base"]}, GROUPS, LPIPS)
-    assert record.value("lpips", "a").value == 0
-    difference = record.comparison("lpips", "b")
-    assert difference.interval.low <= 0 <= difference.interval.high
-    assert difference.excludes_zero is False
+def test_identical_folders_give_zero(tmp_path):
+    folder = _write(tmp_path, ids=["w0", "w1"])
+    settings = EvaluateSettings(metrics=["kvd", "fvd", "lpips"])
+    record = compare(folder, {"a": folder}, None, settings)
+    assert [record.value(metric, "a").value for metric in ("kvd", "lpips", "lpips_late")] == [0, 0, 0]
+    assert 0 <= record.value("fvd", "a").value < 1e-6
 
 
 def test_unpaired_names_leave_lpips_out_with_the_reason(folders, tmp_path):
@@ -127,6 +140,27 @@ def test_unequal_sizes_leave_lpips_out_and_name_the_files(folders, tmp_path):
     value = compare(folders["real"], {"other": other}, settings=LPIPS).value("lpips", "other")
     assert value.value is None
     assert "w0.mkv is 48x32" in value.reason
+
+
+def test_captions_reach_a_metric_that_reads_them(folders, monkeypatch):
+    """The share of letters that a video's frames number: what matters is which caption each video met."""
+    network = Network("letters", "letters", lambda _, items: np.array([[len(text)] for _, text in items]), caption=True)
+    metric = Metric("letters", "letters", 1, "length of the caption", network, group_means)
+    monkeypatch.setitem(catalogue.METRICS, "letters", metric)
+    settings = EvaluateSettings(metrics=["letters"], batch_size=3)
+    captions = parse_captions("video,group,caption\nw0.mkv,g,a\nw1,g,bb\nw2,g,ccc\nw3,g,dddd\n")
+    found = compare(folders["real"], {"base": folders["base"]}, None, settings, captions=captions)
+    assert found.value("letters", "base").value == 2.5
+    with pytest.raises(ConfigError, match="letters reads captions, and w3 has none"):
+        compare(folders["real"], {"base": folders["base"]}, None, settings, captions={**captions, "w3": ""})
+    values = {
+        "name": "ev",
+        "real": str(folders["real"]),
+        "arms": {"base": str(folders["base"])},
+        "metrics": ["letters"],
+    }
+    with pytest.raises(ConfigError, match="set groups to a CSV"):
+        parse_config(EvaluateConfig, values).check_inputs()
 
 
 def test_another_length_names_both_files_and_the_way_out(folders, tmp_path):
@@ -189,6 +223,7 @@ def test_the_job_writes_its_record_and_does_not_repeat_itself(folders, tmp_path,
     changed = {**arms, "adapter": str(_write(tmp_path / "changed", 20))}
     with pytest.raises(IdentityError, match=r"inputs\.adapter"):
         evaluate(parse_config(EvaluateConfig, {**values, "arms": changed}))
+    assert set(result["inputs"]) == {"real", "base", "adapter", "metric_lpips", "metric_lpips_late"}
 
 
 def test_the_command_line_takes_any_two_folders_without_ray(folders, tmp_path):

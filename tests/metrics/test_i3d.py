@@ -4,7 +4,7 @@ import torch
 
 from cinesynth.errors import MediaError
 from cinesynth.metrics.frechet import frechet_distance
-from cinesynth.metrics.i3d import load_i3d, preprocess, same_padding
+from cinesynth.metrics.networks.i3d import load_i3d, preprocess, same_padding
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cinesynth.errors import MediaError
-from cinesynth.metrics.lpips import frame_distances, load_lpips
+from cinesynth.metrics.networks.lpips import frame_distances, load_lpips
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_many_frames_in_chunks_equal_single_frames(alex, monkeypatch):
     rng = np.random.default_rng(1)
     a, b = rng.integers(0, 256, (2, 5, 64, 64, 3), dtype=np.uint8)
     together = frame_distances(alex, a, b)
-    monkeypatch.setattr("cinesynth.metrics.lpips._PIXELS_AT_ONCE", 1)
+    monkeypatch.setattr("cinesynth.metrics.networks.lpips._PIXELS_AT_ONCE", 1)
     assert frame_distances(alex, a, b) == pytest.approx(together, rel=1e-5)
 
 

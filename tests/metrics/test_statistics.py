@@ -9,6 +9,7 @@ from cinesynth.metrics.statistics import (
     group_mean_interval,
     halves,
     jackknife,
+    require_groups,
     strata,
 )
 
@@ -31,21 +32,44 @@ def test_two_strata_give_the_two_sample_variance():
     ]
     found = jackknife(difference, replicates)
     assert found.standard_error**2 == pytest.approx(x.var(ddof=1) / 8 + y.var(ddof=1) / 11, rel=1e-12)
-    assert found.degrees_of_freedom == 17
+    welch = stats.ttest_ind(x, y, equal_var=False)
+    assert found.degrees_of_freedom == pytest.approx(welch.df, rel=1e-12)
+    low, high = welch.confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((low, high), rel=1e-12)
+
+
+def test_a_lone_group_widens_the_interval_by_its_own_influence():
+    x = np.random.default_rng(6).normal(size=12)
+    value, without = x.mean(), [np.delete(x, i).mean() for i in range(12)]
+    whole, parted = jackknife(value, [without]), jackknife(value, [without[:1], without[1:]])
+    assert parted.standard_error**2 == pytest.approx(
+        (without[0] - value) ** 2 + 10 / 11 * sum((w - np.mean(without[1:])) ** 2 for w in without[1:]), rel=1e-12
+    )
+    assert parted.degrees_of_freedom < whole.degrees_of_freedom == 11
+    with pytest.raises(NoInterval, match="at least 2 groups"):
+        jackknife(value, [without[:1]])
+
+
+def test_where_nothing_varies_the_interval_is_the_value():
+    found = jackknife(0.0, [[0.0] * 5, [0.0]])
+    assert (found.low, found.high, found.degrees_of_freedom) == (0, 0, 5)
 
 
 def test_windows_of_a_group_count_once():
     values = {"a1": 1.0, "a2": 3.0, "b1": 5.0, "c1": 4.0, "c2": 4.0, "c3": 4.0}
+    values |= {f"{name}1": float(i) for i, name in enumerate("defgh")}
     groups = {key: key[0] for key in values}
-    assert group_mean(values, groups) == pytest.approx((2 + 5 + 4) / 3)
-    found = group_mean_interval(values, groups)
-    assert found.standard_error == pytest.approx(stats.sem([2, 5, 4]), rel=1e-12)
-    assert found.degrees_of_freedom == 2
+    assert group_mean(values, groups) == pytest.approx((2 + 5 + 4 + 10) / 8)
+    found = group_mean_interval(values, groups, "arm")
+    assert found.standard_error == pytest.approx(stats.sem([2, 5, 4, 0, 1, 2, 3, 4]), rel=1e-12)
+    assert found.degrees_of_freedom == 7
 
 
-def test_one_group_gives_no_interval():
-    with pytest.raises(NoInterval, match="at least 2 groups"):
-        group_mean_interval({"a": 1.0, "b": 2.0}, {"a": "x", "b": "x"})
+def test_too_few_groups_give_no_interval_and_the_sets_are_named():
+    with pytest.raises(NoInterval, match="base has 7 groups, an interval needs 8"):
+        group_mean_interval({str(i): 1.0 for i in range(7)}, {str(i): str(i) for i in range(7)}, "base")
+    with pytest.raises(NoInterval, match="real has 1 group and adapter has 2 groups, an interval"):
+        require_groups({"real": 1, "base": 8, "adapter": 2})
 
 
 def test_strata_are_the_patterns_of_membership():
@@ -60,7 +84,14 @@ def test_halves_share_no_group_and_are_equal():
     assert len(a) == len(b) >= 10
     assert not {groups[key] for key in a} & {groups[key] for key in b}
     assert halves(dict(reversed(groups.items()))) == (a, b)
-    assert [len(half) for half in halves({"a": "x", "b": "x", "c": "y", "d": "z"})] == [2, 2]
+    assert [len(half) for half in halves({"a": "x", "b": "y", "c": "z", "d": "w"})] == [2, 2]
+
+
+def test_there_are_no_halves_of_a_single_group():
+    with pytest.raises(NoInterval, match="one has 1"):
+        halves({"a": "x", "b": "x", "c": "y", "d": "z"})
+    with pytest.raises(NoInterval, match="one has 0"):
+        halves({"a": "x", "b": "x"})
 
 
 def _kvd_difference(rng, groups, shift):
@@ -83,6 +114,18 @@ def test_the_interval_of_a_difference_covers_the_truth():
     """Equal arms: the truth is 0. 200 studies of 16 groups; 95 % nominal, at least 90 % asked for."""
     rng = np.random.default_rng(4)
     covered = sum(not _kvd_difference(rng, 16, 0.0).excludes_zero for _ in range(200))
+    assert covered >= 180
+
+
+def test_the_interval_of_an_arm_that_lacks_a_video_covers_the_truth():
+    """Of 12 real windows one has no counterpart: a stratum of one group."""
+    rng, covered = np.random.default_rng(7), 0
+    names = [f"g{i}" for i in range(12)]
+    for _ in range(200):
+        real, arm = rng.normal(size=(12, 6)), rng.normal(size=(11, 6))
+        sums = KernelSums(real, arm, names, names[:-1])
+        found = jackknife(sums.value(), [sums.leave_out(part) for part in strata(names, names[:-1])])
+        covered += not found.excludes_zero
     assert covered >= 180
 
 

@@ -13,7 +13,15 @@ import pyarrow as pa
 import torch
 
 import cinesynth
-from cinesynth.config import EvaluateConfig, GenerateConfig, PipelineConfig, PrepareConfig, PublishConfig, TrainConfig
+from cinesynth.config import (
+    EvaluateConfig,
+    EvaluateSettings,
+    GenerateConfig,
+    PipelineConfig,
+    PrepareConfig,
+    PublishConfig,
+    TrainConfig,
+)
 from cinesynth.data.dataset import (
     INDEX_SCHEMA,
     SCHEMA_VERSION,
@@ -25,7 +33,9 @@ from cinesynth.data.dataset import (
 )
 from cinesynth.data.encode.encode import preview
 from cinesynth.data.video import write_video
-from cinesynth.metrics import values
+from cinesynth.metrics import catalogue
+from cinesynth.metrics.evaluate import definition_of
+from cinesynth.metrics.metric import Sample
 from cinesynth.metrics.record import MetricsRecord
 from cinesynth.pictures import Frames
 from cinesynth.runs import Run
@@ -65,7 +75,7 @@ def pipeline_config(storage: Path, **changes: Any) -> PipelineConfig:
     )
 
 
-def make_windows(train: int = 8, val: int = 2, test: int = 6) -> list[Window]:
+def make_windows(train: int = 8, val: int = 2, test: int = 10) -> list[Window]:
     """Windows of scripted clips, each its own group but for the last two of test; the first caption is hostile."""
     made = []
     for index, split in enumerate(["train"] * train + ["val"] * val + ["test"] * test):
@@ -185,35 +195,32 @@ def make_record(windows: list[Window], better: float = 1.0, without: tuple[str, 
     groups = {w.row["window_id"]: w.row["group"] for w in windows}
     features = random.normal(size=(len(ids), 400))
 
-    def sample(name: str, shift: float) -> values.Sample:
+    def sample(name: str, shift: float) -> Sample:
         rows = features + shift + random.normal(0, 0.05, features.shape)
-        return values.Sample(name, ids, rows, list(groups.values()))
+        return Sample(name, dict(zip(ids, rows, strict=True)), groups)
+
+    def distances(name: str) -> Sample:
+        if "lpips" in without:
+            return Sample(name, {}, groups, "no weights for LPIPS")
+        return Sample(name, {key: random.normal(0.3, 0.04, FRAMES) for key in ids}, groups)
 
     real, arms = sample("real", 0), [sample("base", 1.0), sample("adapter", 1.0 - better)]
-    distances = [
-        values.Distances(name, {key: random.normal(mean, 0.04, FRAMES) for key in ids})
-        for name, mean in (("base", 0.3), ("adapter", 0.3))
+    paired = [Sample("real", {}, groups), distances("base"), distances("adapter")]
+    metrics = [
+        m
+        for m in catalogue.chosen(["fvd", "kvd", "lpips"])
+        if m.beside is None and m.name not in {*without} - {"lpips"}
     ]
-    if "lpips" in without:
-        distances = [values.Distances(name, {}, "no weights for LPIPS") for name in ("base", "adapter")]
-    made = [values.fvd(real, arms), values.kvd(real, arms), values.lpips("lpips", 1, len(ids), distances, groups)]
-    absent = {"fvd", "kvd"} & set(without)
-    definition = {"version": 1, "description": "a distance", "frames": "0 to 16", "weights": {"i3d": "c" * 64}}
-    definition |= {"preprocessing": {}, "preprocessing_sha256": "d" * 64, "decoder": "PyAV", "dtype": "float32"}
-    return MetricsRecord.model_validate(
-        {
-            "schema": 1,
-            "code_version": cinesynth.__version__,
-            "arms": ["base", "adapter"],
-            "definitions": {
-                name: {**definition, "metric": name, "device": "cpu", "d": 400 if name != "lpips" else None}
-                for name in ("fvd", "kvd", "lpips")
-            },
-            "values": [v for part, _ in made for v in part if v.metric not in absent],
-            "comparisons": [c for _, part in made for c in part if c.metric not in absent],
-            "warnings": [f"FVD below 400 videos a set is mostly bias (real {len(ids)})"],
-            "environment": {},
-        }
+    made = [m.measure(m, *((paired[0], paired[1:]) if m.network.pair else (real, arms))) for m in metrics]
+    settings = EvaluateSettings()
+    return MetricsRecord(
+        code_version=cinesynth.__version__,
+        arms=["base", "adapter"],
+        definitions={m.name: definition_of(m, settings, FRAMES, "cpu") for m in metrics},
+        values=[v for results in made for v in results.values],
+        comparisons=[c for results in made for c in results.comparisons],
+        warnings=[w for results in made for w in results.warnings],
+        environment={},
     )
 
 

@@ -96,9 +96,14 @@ def test_every_number_of_the_record_is_there_with_its_n_groups_and_interval(page
     for comparison in record.comparisons:
         assert comparison.difference is not None
         assert number(comparison.difference) in page.text
-    assert " 6 6 5 400 " in page.text  # N, N real, groups, d: the last two test windows share a group
-    assert "real against real: " + number(record.value("fvd", "base").floor.value) in page.text  # type: ignore[union-attr]
-    assert "N = 6 is below d = 400" in page.text
+    assert " 10 10 9 400 " in page.text  # N, N real, groups, d: the last two test windows share a group
+    floor = record.value("fvd", "base").floor
+    assert floor is not None
+    beside = f"{number(floor.arm)} at N = 5; real against real: {number(floor.value)} at N = 5"
+    assert beside in page.text
+    assert "FVD (secondary) base" in page.text
+    assert "KVD base" in page.text
+    assert "N = 10 is below d = 400" in page.text
     assert record.warnings[0] in page.text
 
 
@@ -110,7 +115,7 @@ def test_provenance_settings_and_counts_are_shown(page: Page) -> None:
         "8, 16",
         "0.01, cosine to 0",
         "4 in 4 groups",
-        "6 in 5 groups",
+        "10 in 9 groups",
         "shot too short 3",
         "σ 0.8 1.200 0.9355 −22.0 %",
         "mean 0.9000 0.7357 −18.3 %",
@@ -147,7 +152,9 @@ def test_missing_pieces_are_said(tmp_path: Path) -> None:
     for video in (tmp_path / "runs/p-generate/videos/adapter").iterdir():
         video.unlink()
     text = Page(Path(write_report(config, run)).read_text()).text
-    assert "No held-out loss was measured; nothing can be said of adapter against base: no interval" in text
+    assert (
+        "No held-out loss was measured; nothing can be said of adapter against base: no metric has an interval" in text
+    )
     assert "The val split is empty: there is no held-out loss" in text
     assert "FVD – – – 0 0 0 – not available: the record does not hold it" in text
     assert "not available: no weights for LPIPS" in text

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from cinesynth.config import TrainSettings
-from cinesynth.metrics.record import Comparison, IntervalRecord, MetricsRecord, Value
+from cinesynth.metrics import catalogue
+from cinesynth.metrics.record import Comparison, Definition, IntervalRecord, MetricsRecord, Value
 from cinesynth.report.training import Training
 from cinesynth.report.verdict import reading, verdict
 
@@ -29,8 +30,28 @@ def comparison(metric: str, difference: float, low: float | None, high: float | 
     )
 
 
+def definition(name: str) -> Definition:
+    """Of a metric of the catalogue, or of one that a newcomer would add."""
+    label, direction, primary, needs = {
+        "smoothness": ("smoothness", "higher", True, []),
+        "motion": ("motion", "match", True, ["real"]),
+    }.get(name) or ((m := catalogue.find(name)).label, m.direction, m.primary, m.needs)
+    fields = {
+        "label": label,
+        "direction": direction,
+        "primary": primary,
+        "needs": needs,
+        "description": "",
+        "version": 1,
+    }
+    fields |= {"frames": "", "weights": {}, "preprocessing": {}, "preprocessing_sha256": "", "decoder": "", "dtype": ""}
+    return Definition.model_validate({**fields, "metric": name, "device": "cpu"})
+
+
 def record(*comparisons: Comparison, values: tuple[Value, ...] = ()) -> MetricsRecord:
-    fields: dict[str, Any] = {"schema": 1, "code_version": "0", "arms": ["base", "adapter"], "definitions": {}}
+    names = {entry.metric for entry in (*comparisons, *values)}
+    fields: dict[str, Any] = {"schema": 2, "code_version": "0", "arms": ["base", "adapter"]}
+    fields |= {"definitions": {name: definition(name) for name in names}}
     fields |= {"values": values, "comparisons": comparisons, "warnings": [], "environment": {}}
     return MetricsRecord.model_validate(fields)
 
@@ -45,24 +66,50 @@ def test_an_interval_below_zero_is_closer_above_is_further_and_around_is_undecid
         record(
             comparison("kvd", -0.2, -0.3, -0.1),
             comparison("lpips", 0.05, 0.01, 0.09),
-            comparison("lpips_late", -0.05, -0.2, 0.1),
+            comparison("motion", -0.05, -0.2, 0.1),
         ),
     )
     assert sentence == (
         "Held-out loss fell from 0.5000 to 0.4000 (−20.0 %); "
         "the adapter's videos are closer to the real ones than the base's by KVD (−0.2000 [−0.3000, −0.1000]); "
         "the adapter's videos are further from the real ones than the base's by LPIPS (+0.05000 [0.01000, 0.09000]); "
-        "adapter − base is not distinguishable from zero by late LPIPS (−0.05000 [−0.2000, 0.1000])."
+        "adapter − base is not distinguishable from zero by motion (−0.05000 [−0.2000, 0.1000])."
     )
 
 
 def test_without_an_interval_nothing_is_claimed_however_large_the_difference() -> None:
-    sentence = verdict(training(0.5, 0.6), record(comparison("fvd", -900.0, None, None)))
+    sentence = verdict(training(0.5, 0.6), record(comparison("kvd", -900.0, None, None)))
     assert sentence == (
         "Held-out loss rose from 0.5000 to 0.6000 (+20.0 %); "
         "nothing can be said of adapter against base: no interval: 1 group."
     )
-    assert reading(comparison("fvd", -900.0, None, None)) == "undecided: no interval: 1 group"
+    found = comparison("fvd", -900.0, None, None)
+    assert reading(record(found), found) == "undecided: no interval: 1 group"
+
+
+def test_secondary_metrics_decide_nothing() -> None:
+    late = comparison("lpips_late", -0.2, -0.3, -0.1)
+    assert verdict(None, record(comparison("kvd", 0.1, -0.1, 0.3), late)) == (
+        "No adapter was trained; adapter − base is not distinguishable from zero by KVD (+0.1000 [−0.1000, 0.3000])."
+    )
+    assert verdict(None, record(late)).endswith(
+        "no primary metric (KVD and LPIPS) was computed: the others are shown, and decide nothing."
+    )
+    assert record(late).label("lpips_late") == "late LPIPS (secondary)"
+
+
+def test_higher_is_better_where_the_metric_says_so() -> None:
+    smoother = comparison("smoothness", 0.2, 0.1, 0.3)
+    assert reading(record(smoother), smoother) == "adapter is better"
+    assert "the adapter's videos are better than the base's by smoothness (+0.2000" in verdict(None, record(smoother))
+    rougher = comparison("smoothness", -0.2, -0.3, -0.1)
+    assert "the adapter's videos are worse than the base's by smoothness" in verdict(None, record(rougher))
+
+
+def test_of_a_metric_to_match_a_smaller_distance_is_closer() -> None:
+    nearer = comparison("motion", -0.2, -0.3, -0.1)
+    assert reading(record(nearer), nearer) == "adapter is closer to the real windows"
+    assert "closer to the real ones than the base's by motion" in verdict(None, record(nearer))
 
 
 def test_a_metric_that_could_not_be_computed_is_named() -> None:
@@ -81,7 +128,8 @@ def test_a_metric_that_could_not_be_computed_is_named() -> None:
     ],
 )
 def test_reading_of_one_comparison(difference: float, low: float, high: float, said: str) -> None:
-    assert reading(comparison("kvd", difference, low, high)) == said
+    found = comparison("kvd", difference, low, high)
+    assert reading(record(found), found) == said
 
 
 def test_a_loss_that_is_the_same_as_shown_is_not_called_a_change() -> None:

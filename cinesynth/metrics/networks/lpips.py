@@ -7,8 +7,7 @@ which that package would download from a hub, comes from our checked weights.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import lpips
@@ -20,12 +19,10 @@ from torch.overrides import TorchFunctionMode
 
 from cinesynth.errors import MediaError
 from cinesynth.metrics import weights
+from cinesynth.metrics.perceptual import NETWORK
 from cinesynth.pictures import Frames
-from cinesynth.storage import sha256_file
 
 Net = Literal["alex", "vgg"]
-PREPROCESSING: dict[str, Any] = {"input": "uint8 RGB, all pixels, no resize", "range": "x / 127.5 - 1"}
-MIN_SIDE = 32
 _PIXELS_AT_ONCE = 1 << 20  # VGG's first activations take 256 bytes a pixel
 _TRUNKS = {"alex": "AlexNet_0", "vgg": "VGG16_0"}
 
@@ -54,11 +51,6 @@ def load_lpips(net: Net = "alex", folder: str | None = None, device: str | torch
     return model.eval().requires_grad_(False).to(device)
 
 
-def head_sha256(net: Net = "alex") -> str:
-    """Sha256 of the linear heads that the installed `lpips` package carries."""
-    return sha256_file(Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth")
-
-
 def frame_distances(model: nn.Module, a_THWC: Frames, b_THWC: Frames) -> NDArray[np.float64]:
     """LPIPS of each pair of frames.
 
@@ -75,8 +67,8 @@ def frame_distances(model: nn.Module, a_THWC: Frames, b_THWC: Frames) -> NDArray
     """
     if a_THWC.shape != b_THWC.shape:
         raise MediaError(f"LPIPS compares frames of one shape, not {a_THWC.shape} and {b_THWC.shape}")
-    if min(a_THWC.shape[1:3]) < MIN_SIDE:
-        raise MediaError(f"LPIPS needs sides of at least {MIN_SIDE}, not {a_THWC.shape[2]}x{a_THWC.shape[1]}")
+    if min(a_THWC.shape[1:3]) < NETWORK.min_side:
+        raise MediaError(f"LPIPS needs sides of at least {NETWORK.min_side}, not {a_THWC.shape[2]}x{a_THWC.shape[1]}")
     device = next(model.parameters()).device
     chunk = max(1, _PIXELS_AT_ONCE // (a_THWC.shape[1] * a_THWC.shape[2]))
     values = []
@@ -85,6 +77,14 @@ def frame_distances(model: nn.Module, a_THWC: Frames, b_THWC: Frames) -> NDArray
             a, b = (_to_input(x[start : start + chunk]).to(device) for x in (a_THWC, b_THWC))
             values.append(model(a, b).flatten().double().cpu())
     return torch.cat(values).numpy()
+
+
+def pair_distances(model: nn.Module, pairs: Sequence[tuple[Frames, ...]]) -> NDArray[np.float64]:
+    """Distances [B, T] of pairs of videos of one length; the sizes may differ from pair to pair."""
+    if len({real.shape for real, _ in pairs}) > 1:
+        return np.stack([frame_distances(model, real, fake) for real, fake in pairs])
+    reals, fakes = (np.concatenate([pair[i] for pair in pairs]) for i in (0, 1))
+    return frame_distances(model, reals, fakes).reshape(len(pairs), -1)
 
 
 def _to_input(frames_THWC: Frames) -> Tensor:

@@ -9,25 +9,19 @@ Shape legend: B videos, C channels, T frames, H height, W width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cinesynth.errors import MediaError
 from cinesynth.metrics import weights
+from cinesynth.metrics.distribution import FEATURES, I3D_WEIGHTS, MIN_FRAMES
 from cinesynth.pictures import Frames
-
-WEIGHTS = "i3d-kinetics-400"
-FEATURES = 400
-MIN_FRAMES = 10
-PREPROCESSING: dict[str, Any] = {
-    "input": "uint8 RGB, all pixels",
-    "resize": "bilinear to 224x224, aspect not kept, half-pixel centres (align_corners=False), no antialiasing",
-    "range": "x / 127.5 - 1",
-}
 
 _SIDE = 224
 _EPSILON = 1e-3
@@ -135,10 +129,18 @@ class I3D(nn.Module):
 
 
 def preprocess(frames_THWC: Frames) -> Tensor:
-    """uint8 RGB frames [T, H, W, 3] to the network's float32 input [3, T, 224, 224], as `PREPROCESSING` says."""
+    """uint8 RGB frames [T, H, W, 3] to the network's float32 input [3, T, 224, 224], as its entry in the
+    catalogue says."""
     x_TCHW = torch.tensor(frames_THWC).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
     x_TCHW = F.interpolate(x_TCHW, size=(_SIDE, _SIDE), mode="bilinear", align_corners=False, antialias=False)
     return x_TCHW.transpose(0, 1)
+
+
+def logits(model: nn.Module, videos: Sequence[Frames]) -> NDArray[np.float64]:
+    """Logits [B, 400] of videos of one length, each uint8 RGB [T, H, W, 3]."""
+    video_BCTHW = torch.stack([preprocess(video) for video in videos])
+    video_BCTHW = video_BCTHW.to(next(model.parameters()).device, memory_format=torch.channels_last_3d)
+    return model(video_BCTHW).double().cpu().numpy()
 
 
 def load_i3d(folder: str | None = None, device: str | torch.device = "cpu") -> I3D:
@@ -151,7 +153,7 @@ def load_i3d(folder: str | None = None, device: str | torch.device = "cpu") -> I
     Raises:
         WeightsUnavailable: see `weights.locate`.
     """
-    arrays = weights.load(WEIGHTS, folder)
+    arrays = weights.load(I3D_WEIGHTS, folder)
     with torch.device("meta"):
         model = I3D()
     model.to_empty(device="cpu")

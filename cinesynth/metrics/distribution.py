@@ -1,0 +1,182 @@
+"""FVD and KVD: distances between two sets of videos by the logits of I3D (Kinetics-400)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cinesynth.metrics import frechet, mmd
+from cinesynth.metrics.frechet import frechet_distance
+from cinesynth.metrics.metric import Item, Metric, Network, Results, Sample, interval_fields
+from cinesynth.metrics.mmd import KernelSums
+from cinesynth.metrics.record import Comparison, Floor, Value
+from cinesynth.metrics.statistics import Interval, NoInterval, halves, jackknife, require_groups, strata
+from cinesynth.metrics.weights import WEIGHTS
+
+if TYPE_CHECKING:
+    from cinesynth.config import EvaluateSettings
+
+I3D_WEIGHTS = "i3d-kinetics-400"
+FEATURES = 400
+MIN_FRAMES = 10
+NO_FVD_INTERVAL = "no valid interval: FVD is biased by about 1/n"
+
+
+def _load(settings: EvaluateSettings) -> Any:
+    from cinesynth.metrics.networks.i3d import load_i3d
+
+    return load_i3d(settings.weights)
+
+
+def _run(model: Any, items: Sequence[Item]) -> NDArray[np.floating]:
+    from cinesynth.metrics.networks.i3d import logits
+
+    return logits(model, [video for (video,) in items])
+
+
+def _weights(settings: EvaluateSettings) -> dict[str, str]:
+    return {I3D_WEIGHTS: WEIGHTS[I3D_WEIGHTS].sha256}
+
+
+NETWORK = Network(
+    name="i3d",
+    label="I3D",
+    run=_run,
+    load=_load,
+    weights=_weights,
+    preprocessing={
+        "input": "uint8 RGB, all pixels",
+        "resize": "bilinear to 224x224, aspect not kept, half-pixel centres (align_corners=False), no antialiasing",
+        "range": "x / 127.5 - 1",
+    },
+    min_frames=MIN_FRAMES,
+    d=FEATURES,
+)
+
+
+def kvd(metric: Metric, real: Sample, arms: Sequence[Sample]) -> Results:
+    """KVD of every arm, and its paired difference to the first against the same real set, with jackknife intervals."""
+    groups = {sample.name: len(set(sample.row_groups)) for sample in (real, *arms)}
+    if lacking := [name for name, count in groups.items() if count < 2]:
+        reason = f"{metric.label} compares videos of different groups, and there is one group in {', '.join(lacking)}"
+        return Results(
+            [Value(metric=metric.name, arm=a.name, value=None, reason=reason, **_n(real, a)) for a in arms], []
+        )
+    kernels = [KernelSums(real.matrix, arm.matrix, real.row_groups, arm.row_groups) for arm in arms]
+    totals = [kernel.value() for kernel in kernels]
+
+    def interval_of(signs: Mapping[int, int]) -> Interval:
+        """Interval of the signed sum of some arms' KVD, each group left out of all sets at once."""
+        sets = {sample.name: set(sample.row_groups) for sample in (real, *(arms[i] for i in signs))}
+        require_groups({name: len(found) for name, found in sets.items()})
+        replicates = []
+        for names in strata(*sets.values()):
+            parts = [sign * np.array(kernels[i].leave_out(names)) for i, sign in signs.items()]
+            replicates.append(np.sum(parts, axis=0).tolist())
+        return jackknife(sum(sign * totals[i] for i, sign in signs.items()), replicates)
+
+    values, comparisons = [], []
+    for i, arm in enumerate(arms):
+        fields = interval_fields(partial(interval_of, {i: 1}))
+        values.append(Value(metric=metric.name, arm=arm.name, value=totals[i], **fields, **_n(real, arm)))
+    for i, arm in enumerate(arms[1:], start=1):
+        fields = interval_fields(partial(interval_of, {i: 1, 0: -1}))
+        comparisons.append(_compared(metric, arm, arms[0], totals[i] - totals[0], fields))
+    return Results(values, comparisons)
+
+
+def fvd(metric: Metric, real: Sample, arms: Sequence[Sample]) -> Results:
+    """FVD of every arm beside the floor between two halves of the real set; never an interval."""
+    distances = [frechet_distance(real.matrix, arm.matrix) for arm in arms]
+    values = []
+    for arm, distance in zip(arms, distances, strict=True):
+        floor, no_floor = _floor(real, arm)
+        n = min(len(real.rows), len(arm.rows))
+        small = f"N = {n} is below d = {FEATURES}: mostly bias" if n < FEATURES else ""
+        reason = "; ".join(part for part in (NO_FVD_INTERVAL, small, no_floor) if part)
+        values.append(
+            Value(metric=metric.name, arm=arm.name, value=distance, reason=reason, floor=floor, **_n(real, arm))
+        )
+    no_interval = {"interval": None, "reason": NO_FVD_INTERVAL}
+    comparisons = [
+        _compared(metric, arm, arms[0], distance - distances[0], no_interval)
+        for arm, distance in zip(arms[1:], distances[1:], strict=True)
+    ]
+    return Results(values, comparisons, _fvd_warnings(metric, real, arms))
+
+
+def _floor(real: Sample, arm: Sample) -> tuple[Floor | None, str]:
+    """FVD between two halves of the real set, and between the first of them and as many videos of the arm."""
+    try:
+        first, second = halves({key: real.groups[key] for key in real.rows})
+    except NoInterval as e:
+        return None, f"no floor: {e}"
+    rows = _take(real, first)
+    matched = _matched(arm, second, {real.groups[key] for key in first})
+    at_n = frechet_distance(rows, _take(arm, matched)) if len(matched) == len(first) else None
+    return Floor(value=frechet_distance(rows, _take(real, second)), n=len(first), arm=at_n), ""
+
+
+def _matched(arm: Sample, wanted: Sequence[str], taken: set[str]) -> list[str]:
+    """Ids of the arm that stand for the second half of the real set: those of its names, then others by hash; fewer
+    where the arm has no more. None is of a group in `taken`, those of the first half."""
+    own = [key for key in wanted if key in arm.rows]
+    others = [key for key in arm.rows if key not in own and arm.groups[key] not in taken]
+    others.sort(key=lambda key: hashlib.sha256(key.encode()).hexdigest())
+    return [*own, *others][: len(wanted)]
+
+
+def _take(sample: Sample, ids: Sequence[str]) -> NDArray[np.float64]:
+    return np.stack([sample.rows[key] for key in ids])
+
+
+def _fvd_warnings(metric: Metric, real: Sample, arms: Sequence[Sample]) -> list[str]:
+    counts = {sample.name: len(sample.rows) for sample in (real, *arms)}
+    shown = ", ".join(f"{name} {n}" for name, n in counts.items())
+    found = []
+    if min(counts.values()) < FEATURES:
+        found.append(f"{metric.label} below {FEATURES} videos a set is mostly bias ({shown}); compare KVD instead")
+    if len(set(counts.values())) > 1:
+        found.append(f"sets of unequal size ({shown}): {metric.label} values of different n do not compare")
+    return found
+
+
+def _n(real: Sample, arm: Sample) -> dict[str, int]:
+    return {"n_real": len(real.rows), "n": len(arm.rows), "groups": len(set(arm.row_groups))}
+
+
+def _compared(metric: Metric, arm: Sample, baseline: Sample, difference: float, fields: dict[str, Any]) -> Comparison:
+    n, groups = min(len(arm.rows), len(baseline.rows)), len({*arm.row_groups, *baseline.row_groups})
+    return Comparison.of(metric.name, arm.name, baseline.name, difference, n=n, groups=groups, **fields)
+
+
+METRICS = (
+    Metric(
+        name="kvd",
+        label="KVD",
+        version=2,
+        description=(
+            f"unbiased MMD^2 of I3D (Kinetics-400) logits, kernel (x.y / d + {mmd.COEF0:g})^{mmd.DEGREE}, "
+            "over pairs of videos of different groups"
+        ),
+        network=NETWORK,
+        measure=kvd,
+        primary=True,
+        real=True,
+    ),
+    Metric(
+        name="fvd",
+        label="FVD",
+        version=1,
+        description="squared Frechet distance of Gaussians fitted to I3D (Kinetics-400) logits",
+        network=NETWORK,
+        measure=fvd,
+        real=True,
+        ddof=frechet.DDOF,
+    ),
+)

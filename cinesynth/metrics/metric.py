@@ -1,0 +1,155 @@
+"""What a metric is: a network that turns videos into numbers, and how these become values and comparisons.
+
+A file of metrics holds a tuple `METRICS` and is one line of `cinesynth.metrics.catalogue`. It imports no torch at its
+top: configuration and pages read it. Whatever needs torch is imported inside `load` and `run`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cinesynth.metrics.record import Comparison, Direction, IntervalRecord, Value
+from cinesynth.metrics.statistics import Interval, NoInterval
+
+if TYPE_CHECKING:
+    from cinesynth.config import EvaluateSettings
+
+Item = tuple[Any, ...]
+"""What a network sees at once: (video,), or (real video, video) for pairs, then the caption where it asks for one.
+A video is uint8 RGB frames [T, H, W, 3]."""
+
+
+def _no_weights(settings: EvaluateSettings) -> dict[str, str]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Network:
+    """How videos become numbers: a network, or a plain function of frames. Metrics that share one run it once.
+
+    Attributes:
+        name: key of the network.
+        label: its name as people write it.
+        run: (what `load` gave, items) to one row an item, [B, ...] float64: features [d], or a number for each frame.
+        load: the torch module on the CPU, in evaluation mode; None where `run` needs none.
+        weights: name of each file of weights to its sha256, without torch.
+        preprocessing: all that happens to frames before they reach the network.
+        pair: it compares a video with the real one of the same name.
+        caption: it reads the caption.
+        min_frames: frames that a video needs.
+        min_side: pixels that the shorter side needs.
+        d: dimension of the features.
+        dtype: number formats, for the record.
+    """
+
+    name: str
+    label: str
+    run: Callable[[Any, Sequence[Item]], NDArray[np.floating]]
+    load: Callable[[EvaluateSettings], Any] | None = None
+    weights: Callable[[EvaluateSettings], dict[str, str]] = _no_weights
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    pair: bool = False
+    caption: bool = False
+    min_frames: int = 1
+    min_side: int = 1
+    d: int | None = None
+    dtype: str = "float32 networks without TF32, float64 statistics"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a network found of one set of videos.
+
+    Attributes:
+        name: `real`, or the arm's name.
+        rows: id of the video to its row; empty for the real set of a network that compares pairs.
+        groups: id of every video of the set to its group.
+        unavailable: why there are no rows.
+    """
+
+    name: str
+    rows: Mapping[str, NDArray[np.float64]]
+    groups: Mapping[str, str]
+    unavailable: str | None = None
+
+    @property
+    def matrix(self) -> NDArray[np.float64]:
+        """The rows as [N, d], in the order of `rows`."""
+        return np.stack(list(self.rows.values()))
+
+    @property
+    def row_groups(self) -> list[str]:
+        """Group of each row."""
+        return [self.groups[key] for key in self.rows]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a metric says of all arms."""
+
+    values: list[Value]
+    comparisons: list[Comparison]
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric of the catalogue.
+
+    Attributes:
+        name: in configurations and records: lower-case letters, digits, `_`.
+        label: its name as people write it.
+        version: raised whenever a change of the definition changes its numbers.
+        description: the definition in a line.
+        network: what it is computed from.
+        measure: from (this metric, the real set, the arms with the baseline first) to values and comparisons:
+            `means.group_means` for a number of each video or pair.
+        direction: whether `lower` or `higher` values are better, or those that `match` the real set's own.
+        primary: it carries the verdict; the others are shown beside.
+        real: it measures against the real set, so that better means closer to it.
+        first_frame: the first frame that counts, 0-based.
+        frames_note: why frames are left out.
+        beside: the metric that this one accompanies: it is computed whenever that one is.
+        ddof: covariances are divided by N - ddof.
+    """
+
+    name: str
+    label: str
+    version: int
+    description: str
+    network: Network
+    measure: Callable[[Metric, Sample, Sequence[Sample]], Results]
+    direction: Direction = "lower"
+    primary: bool = False
+    real: bool = False
+    first_frame: int = 0
+    frames_note: str = ""
+    beside: str | None = None
+    ddof: int | None = None
+
+    @property
+    def needs(self) -> list[Literal["pair", "caption", "real"]]:
+        """What it needs besides the arm's videos: the real video of the same name, the caption, the real set."""
+        needed: dict[Literal["pair", "caption", "real"], bool] = {
+            "pair": self.network.pair,
+            "caption": self.network.caption,
+            "real": self.real or self.direction == "match",
+        }
+        return [name for name, needs in needed.items() if needs]
+
+    def frames(self, num_frames: int) -> str:
+        """Which of a video's frames count, in words."""
+        return f"{self.first_frame} to {num_frames - 1}" + (f"; {self.frames_note}" if self.frames_note else "")
+
+
+def interval_fields(make: Callable[[], Interval]) -> dict[str, Any]:
+    """The fields `interval` and `reason` of a value or a comparison."""
+    try:
+        return {"interval": IntervalRecord.of(make()), "reason": None}
+    except NoInterval as e:
+        return {"interval": None, "reason": f"no interval: {e}"}

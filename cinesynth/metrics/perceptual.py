@@ -1,0 +1,84 @@
+"""LPIPS v0.1 (Zhang et al., arXiv 1801.03924): perceptual distance of a video to the real one of the same name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cinesynth.metrics.means import group_means
+from cinesynth.metrics.metric import Item, Metric, Network
+from cinesynth.metrics.weights import WEIGHTS
+from cinesynth.storage import sha256_file
+
+if TYPE_CHECKING:
+    from cinesynth.config import EvaluateSettings
+
+LATE = 8  # by then the given first frame no longer helps
+
+
+def head_sha256(net: str = "alex") -> str:
+    """Sha256 of the linear heads that the installed `lpips` package carries."""
+    spec = find_spec("lpips")
+    assert spec is not None
+    assert spec.origin is not None
+    return sha256_file(Path(spec.origin).parent / "weights" / "v0.1" / f"{net}.pth")
+
+
+def _weights(settings: EvaluateSettings) -> dict[str, str]:
+    name = f"lpips-{settings.lpips_net}"
+    return {name: WEIGHTS[name].sha256, f"{name}-heads": head_sha256(settings.lpips_net)}
+
+
+def _load(settings: EvaluateSettings) -> Any:
+    from cinesynth.metrics.networks.lpips import load_lpips
+
+    return load_lpips(settings.lpips_net, settings.weights)
+
+
+def _run(model: Any, pairs: Sequence[Item]) -> NDArray[np.floating]:
+    from cinesynth.metrics.networks.lpips import pair_distances
+
+    return pair_distances(model, pairs)
+
+
+NETWORK = Network(
+    name="lpips",
+    label="LPIPS",
+    run=_run,
+    load=_load,
+    weights=_weights,
+    preprocessing={"input": "uint8 RGB, all pixels, no resize", "range": "x / 127.5 - 1"},
+    pair=True,
+    min_side=32,
+)
+
+_DESCRIPTION = "LPIPS v0.1 to the paired real frame: mean over frames, a group's windows, groups"
+
+METRICS = (
+    Metric(
+        name="lpips",
+        label="LPIPS",
+        version=1,
+        description=_DESCRIPTION,
+        network=NETWORK,
+        measure=group_means,
+        primary=True,
+        first_frame=1,
+        frames_note="frame 0 is given to an image-to-video model",
+    ),
+    Metric(
+        name="lpips_late",
+        label="late LPIPS",
+        version=1,
+        description=_DESCRIPTION,
+        network=NETWORK,
+        measure=group_means,
+        first_frame=LATE,
+        beside="lpips",
+    ),
+)
