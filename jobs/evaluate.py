@@ -14,7 +14,7 @@ from jobs.entry import run_job
 
 
 def job(config: EvaluateConfig) -> dict[str, Any]:
-    """Compare folders of videos with real ones by FVD, KVD and LPIPS."""
+    """Compare folders of videos with real ones by the metrics of the catalogue."""
     from cinesynth.metrics.evaluate import evaluate
 
     return evaluate(config)

@@ -22,9 +22,19 @@ _FILES = (
     "perceptual",
 )
 
-METRICS: dict[str, Metric] = {
-    metric.name: metric for file in _FILES for metric in import_module(f"cinesynth.metrics.{file}").METRICS
-}
+
+def read_metrics(files: Sequence[str]) -> dict[str, Metric]:
+    """Name to metric, of files in this folder. Raises ValueError where two metrics share a name."""
+    found: dict[str, Metric] = {}
+    for file in files:
+        for metric in import_module(f"cinesynth.metrics.{file}").METRICS:
+            if metric.name in found:
+                raise ValueError(f"cinesynth/metrics/{file}.py: there is another metric {metric.name!r}; rename one")
+            found[metric.name] = metric
+    return found
+
+
+METRICS = read_metrics(_FILES)
 
 
 def find(name: str) -> Metric:

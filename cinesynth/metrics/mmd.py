@@ -62,11 +62,12 @@ class KernelSums:
             if len(set(groups)) < 2:
                 raise ValueError(f"MMD needs two samples of at least 2 groups, not {len(set(groups))}")
         self._place = {name: i for i, name in enumerate(sorted({*real_groups, *fake_groups}))}
-        r_GN, f_GM = self._members(real_groups), self._members(fake_groups)
+        real, fake = (np.array([self._place[name] for name in groups]) for groups in (real_groups, fake_groups))
+        size = len(self._place) + 1  # the last group is empty: names that neither sample holds
         self._parts = [
-            _Pairs(r_GN @ polynomial_kernel(real_ND, real_ND) @ r_GN.T, r_GN.sum(axis=1), r_GN.sum(axis=1)),
-            _Pairs(f_GM @ polynomial_kernel(fake_MD, fake_MD) @ f_GM.T, f_GM.sum(axis=1), f_GM.sum(axis=1)),
-            _Pairs(r_GN @ polynomial_kernel(real_ND, fake_MD) @ f_GM.T, r_GN.sum(axis=1), f_GM.sum(axis=1)),
+            _Pairs(polynomial_kernel(real_ND, real_ND), real, real, size),
+            _Pairs(polynomial_kernel(fake_MD, fake_MD), fake, fake, size),
+            _Pairs(polynomial_kernel(real_ND, fake_MD), real, fake, size),
         ]
 
     def value(self) -> float:
@@ -86,22 +87,22 @@ class KernelSums:
         real, fake, across = (part.means_without(places) for part in self._parts)
         return [float(v) for v in real + fake - 2 * across]
 
-    def _members(self, groups: Sequence[str]) -> NDArray[np.float64]:
-        """[G, N] with 1 where row n belongs to group g; the last group is empty: names that neither sample holds."""
-        places = np.array([self._place[name] for name in groups])
-        return (np.arange(len(self._place) + 1)[:, None] == places[None, :]).astype(np.float64)
-
 
 class _Pairs:
     """Sums of the kernel and numbers of pairs, both [G, G] by the groups of the two rows; 0 for one group with itself.
 
     Args:
-        sums_GG: sums of the kernel.
-        n_G: rows of the first sample in each group.
-        m_G: rows of the second sample in each group.
+        kernel_NM: the kernel of all pairs of rows.
+        place_N: place of the group of each row of the first sample, below `size`.
+        place_M: the same of the second sample.
+        size: number of groups, G.
     """
 
-    def __init__(self, sums_GG: NDArray[np.float64], n_G: NDArray[Any], m_G: NDArray[Any]) -> None:
+    def __init__(self, kernel_NM: NDArray[np.float64], place_N: NDArray[Any], place_M: NDArray[Any], size: int) -> None:
+        rows_GM, sums_GG = np.zeros((size, len(place_M))), np.zeros((size, size))
+        np.add.at(rows_GM, place_N, kernel_NM)
+        np.add.at(sums_GG.T, place_M, rows_GM.T)
+        n_G, m_G = (np.bincount(place, minlength=size).astype(np.float64) for place in (place_N, place_M))
         self._tables = [sums_GG, np.outer(n_G, m_G)]
         for table in self._tables:
             np.fill_diagonal(table, 0.0)

@@ -1,0 +1,89 @@
+"""FVD and KVD of drawn features: floors, intervals and the reasons for none."""
+
+import numpy as np
+import pytest
+
+from cinesynth.metrics import catalogue
+from cinesynth.metrics.frechet import frechet_distance
+from cinesynth.metrics.metric import Sample
+from cinesynth.metrics.statistics import halves
+
+KVD, FVD = catalogue.METRICS["kvd"], catalogue.METRICS["fvd"]
+
+
+def _sample(name, seed, ids, groups=None, shift=0.0):
+    rows = np.random.default_rng(seed).normal(shift, 1, size=(len(ids), 6))
+    return Sample(name, dict(zip(ids, rows, strict=True)), groups or {key: key for key in ids})
+
+
+IDS = [f"v{i:02}" for i in range(24)]
+GROUPS = {key: f"g{i // 2}" for i, key in enumerate(IDS)}
+
+
+def _measure(metric, real, *arms):
+    return metric.measure(metric, real, arms)
+
+
+def test_a_farther_arm_is_seen_and_an_equal_one_is_not():
+    real = _sample("real", 0, IDS, GROUPS)
+    near, far = _sample("near", 1, IDS, GROUPS), _sample("far", 2, IDS, GROUPS, shift=2)
+    found = _measure(KVD, real, near, far)
+    assert found.values[0].interval.low < 0 < found.values[0].interval.high
+    assert found.values[1].interval.low > 0
+    assert found.comparisons[0].excludes_zero is True
+    assert found.comparisons[0].interval.degrees_of_freedom == 11
+
+
+def test_an_arm_that_lacks_a_video_keeps_its_interval():
+    """Its group is then in the real set alone: a stratum of one."""
+    real, whole = _sample("real", 0, IDS), _sample("base", 1, IDS)
+    lacking = _sample("adapter", 2, IDS[1:], shift=2)
+    found = _measure(KVD, real, whole, lacking)
+    assert found.values[1].interval is not None
+    assert found.comparisons[0].interval.degrees_of_freedom < 23
+    assert found.comparisons[0].excludes_zero is True
+
+
+def test_an_arm_of_few_groups_is_named_and_keeps_its_value():
+    real, arm = _sample("real", 0, IDS), _sample("fake", 1, IDS[:7])
+    value = _measure(KVD, real, arm).values[0]
+    assert np.isfinite(value.value)
+    assert value.interval is None
+    assert value.reason == "no interval: fake has 7 groups, an interval needs 8"
+    lone = _sample("fake", 1, IDS[:3], dict.fromkeys(IDS, "one"))
+    assert _measure(KVD, real, lone).values[0].reason.endswith("there is one group in fake")
+
+
+def test_identical_sets_are_zero():
+    real = _sample("real", 0, IDS, GROUPS)
+    assert _measure(KVD, real, Sample("fake", dict(real.rows), GROUPS)).values[0].value == 0
+    assert 0 <= _measure(FVD, real, Sample("fake", dict(real.rows), GROUPS)).values[0].value < 1e-12
+    assert frechet_distance(real.matrix, real.matrix) >= 0
+
+
+def test_the_floor_stands_beside_the_arm_at_the_floors_own_n():
+    real, arm = _sample("real", 0, IDS, GROUPS), _sample("fake", 1, IDS, GROUPS)
+    first, second = halves(GROUPS)
+    floor = _measure(FVD, real, arm).values[0].floor
+    a, b = (np.stack([real.rows[key] for key in half]) for half in (first, second))
+    assert floor.n == 12
+    assert floor.value == pytest.approx(frechet_distance(a, b))
+    assert floor.arm == pytest.approx(frechet_distance(a, np.stack([arm.rows[key] for key in second])))
+    table_value = _measure(FVD, real, arm).values[0].value
+    assert table_value < floor.arm  # of one distribution: the bias at 12 is above that at 24
+
+
+def test_an_arm_of_other_names_takes_as_many_and_one_of_too_few_takes_none():
+    real = _sample("real", 0, IDS, GROUPS)
+    other = _measure(FVD, real, _sample("fake", 1, [f"x{i}" for i in range(20)])).values[0].floor
+    assert other.arm is not None
+    few = _measure(FVD, real, _sample("fake", 1, IDS[:5])).values[0].floor
+    assert few.value == other.value
+    assert few.arm is None
+
+
+def test_two_large_groups_have_no_floor():
+    groups = {key: "a" if i < 12 else "b" for i, key in enumerate(IDS)}
+    value = _measure(FVD, _sample("real", 0, IDS, groups), _sample("fake", 1, IDS, groups)).values[0]
+    assert value.floor is None
+    assert "no floor: two halves need at least 2 groups each, one has 1" in value.reason
