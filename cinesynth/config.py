@@ -13,7 +13,16 @@ from pydantic import AfterValidator, Field, model_validator
 
 from cinesynth.data.config import PrepareSettings
 from cinesynth.errors import ConfigError
-from cinesynth.settings import NAME_PATTERN, Finite, Settings, Side, WindowFrames, runtime
+from cinesynth.settings import (
+    NAME_PATTERN,
+    Decay,
+    Finite,
+    Settings,
+    Side,
+    WindowFrames,
+    locations,
+    runtime,
+)
 
 
 class RaySettings(Settings):
@@ -26,6 +35,10 @@ class RaySettings(Settings):
     )
 
 
+DATASET = "name below <storage>/datasets, or a location; what counts is its content"
+MODEL = "'nano', a hub id or a folder with a Wan image-to-video model; what counts is its content"
+
+
 class JobConfig(Settings):
     """What every job has: a run name, a storage location and a Ray address."""
 
@@ -33,6 +46,7 @@ class JobConfig(Settings):
     name: str = runtime(pattern=NAME_PATTERN, description="run name: lower-case letters, digits, '.', '_', '-'")
     storage: str = runtime("storage", description="local folder, s3:// or gs:// location")
     ray: RaySettings = runtime(RaySettings())
+    dry_run: bool = runtime(False, description="print what would be done, and end before Ray starts")
 
 
 # --- prepare -------------------------------------------------------------------------------------------------
@@ -40,7 +54,7 @@ class JobConfig(Settings):
 
 class PrepareConfig(JobConfig, PrepareSettings):
     kind: ClassVar[str] = "prepare"
-    model: str = Field("nano", description="'nano', a hub id or a folder with a Wan image-to-video model")
+    model: str = runtime("nano", description=MODEL)
 
 
 # --- train ---------------------------------------------------------------------------------------------------
@@ -49,9 +63,11 @@ class PrepareConfig(JobConfig, PrepareSettings):
 class LoraSettings(Settings):
     """The adapter. arXiv 2510.27364 uses rank 8, alpha 16 on cross-attention."""
 
-    rank: int = Field(8, ge=1, le=1024)
-    alpha: Finite = Field(16.0, gt=0)
-    targets: Literal["cross_attention", "attention", "all"] = "cross_attention"
+    rank: int = Field(8, ge=1, le=1024, description="rank of the two factors of each layer's change")
+    alpha: Finite = Field(16.0, gt=0, description="the change is scaled by alpha / rank")
+    targets: Literal["cross_attention", "attention", "all"] = Field(
+        "cross_attention", description="attention: self-attention too; all: the feed-forward layers as well"
+    )
 
 
 class OptimizerSettings(Settings):
@@ -60,19 +76,19 @@ class OptimizerSettings(Settings):
     algorithm: Literal["adamw", "muon"] = Field(
         "adamw", description="muon: for training all weights; its lr is about 100 times AdamW's"
     )
-    steps: int = Field(4000, ge=1)
-    lr: Finite = Field(3e-5, gt=0)
-    warmup: Finite = Field(0.05, ge=0, le=1, description="share of the steps")
-    betas: tuple[Finite, Finite] = (0.9, 0.999)
-    weight_decay: Finite = Field(0.01, ge=0)
+    steps: int = Field(4000, ge=1, description="optimiser steps")
+    lr: Finite = Field(3e-5, gt=0, le=10, description="learning rate after the warm-up")
+    warmup: Finite = Field(0.05, ge=0, le=1, description="share of the steps in which the learning rate rises")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="decay of the averages of gradient and square")
+    weight_decay: Finite = Field(0.01, ge=0, lt=1, description="decoupled, as a factor of the learning rate")
     batch_size: int = Field(4, ge=1, description="windows per optimiser step, over all workers")
-    max_grad_norm: Finite = Field(1.0, gt=0)
+    max_grad_norm: Finite = Field(1.0, gt=0, description="gradients are scaled down to this norm")
 
 
 class FlowSettings(Settings):
     """Distribution of the noise level: u uniform or logit-normal, sigma = k u / (1 + (k - 1) u)."""
 
-    distribution: Literal["uniform", "logit_normal"] = "uniform"
+    distribution: Literal["uniform", "logit_normal"] = Field("uniform", description="of u")
     shift: Finite = Field(3.0, gt=0, description="k: 3.0 at 480p, 5.0 at 720p (Wan2.1)")
 
 
@@ -80,8 +96,8 @@ class ValidationSettings(Settings):
     """Held-out loss at fixed noise levels and fixed noise."""
 
     every: int = Field(250, ge=1, description="optimiser steps")
-    sigmas: list[Finite] = Field([0.2, 0.4, 0.6, 0.8], min_length=1)
-    max_windows: int = Field(32, ge=1)
+    sigmas: list[Finite] = Field([0.2, 0.4, 0.6, 0.8], min_length=1, description="noise levels, each in (0, 1]")
+    max_windows: int = Field(32, ge=1, description="held-out windows that the loss is taken on")
 
     @model_validator(mode="after")
     def _in_range(self) -> ValidationSettings:
@@ -94,31 +110,35 @@ class ValidationSettings(Settings):
 class AdapterRef(Settings):
     """An adapter by folder or as `name@version` in the registry, and the factor it is applied with."""
 
-    ref: str = Field(min_length=1)
-    scale: Finite = 1.0
+    ref: str = runtime(
+        min_length=1, description="folder, a train run's name, or name@version in the registry; its content counts"
+    )
+    scale: Finite = Field(1.0, description="factor that its change is applied with")
 
 
 class TrainSettings(Settings):
     """One training stage."""
 
-    stage: Literal["style", "motion"] = "style"
+    stage: Literal["style", "motion"] = Field("style", description="what the adapter is for; recorded on its card")
     mode: Literal["lora", "full"] = Field("lora", description="full: all weights of the transformer, and no adapter")
     lora: LoraSettings = LoraSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     flow: FlowSettings = FlowSettings()
     parents: list[AdapterRef] = Field([], description="adapters merged into the frozen base, in order")
-    caption_dropout: Finite = Field(0.0, ge=0, le=1)
+    caption_dropout: Finite = Field(0.0, ge=0, le=1, description="share of windows trained with the empty caption")
     dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the device has it")
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: int = Field(0, ge=0, lt=2**31, description="of order, noise, noise levels and the adapter's first weights")
     validation: ValidationSettings = runtime(ValidationSettings())
-    strategy: Literal["auto", "replicate", "fsdp2"] = runtime("auto")
-    workers: int = runtime(1, ge=1)
-    cpus_per_worker: float = runtime(1.0, gt=0)
-    use_gpu: bool = runtime(False)
+    strategy: Literal["auto", "replicate", "fsdp2"] = runtime(
+        "auto", description="how the base lies on the workers; auto: a whole copy on each where it fits"
+    )
+    workers: int = runtime(1, ge=1, description="processes that train together")
+    cpus_per_worker: Finite = runtime(1.0, gt=0, description="CPUs of each worker")
+    use_gpu: bool = runtime(False, description="one GPU for each worker")
     micro_batch: int = runtime(1, ge=1, description="windows per forward pass on one worker")
-    activation_checkpointing: bool = runtime(True)
+    activation_checkpointing: bool = runtime(True, description="less memory, about a third more time")
     checkpoint_every: int = runtime(250, ge=1, description="optimiser steps")
-    log_every: int = runtime(10, ge=1)
+    log_every: int = runtime(10, ge=1, description="optimiser steps between two lines of the log")
     max_failures: int = runtime(3, ge=0, description="restarts of the worker group before the run fails")
 
     @model_validator(mode="after")
@@ -139,8 +159,8 @@ class TrainSettings(Settings):
 
 class TrainConfig(JobConfig, TrainSettings):
     kind: ClassVar[str] = "train"
-    model: str = "nano"
-    dataset: str = Field(min_length=1, description="name below <storage>/datasets, or a location")
+    model: str = runtime("nano", description=MODEL)
+    dataset: str = runtime(min_length=1, description=DATASET)
 
 
 # --- generate ------------------------------------------------------------------------------------------------
@@ -149,35 +169,35 @@ class TrainConfig(JobConfig, TrainSettings):
 class SamplerSettings(Settings):
     """How latents become a video."""
 
-    steps: int = Field(40, ge=1, le=1000)
+    steps: int = Field(40, ge=1, le=1000, description="denoising steps")
     guidance_scale: Finite = Field(5.0, ge=0, description="1 or less: no classifier-free guidance, half the time")
     flow_shift: Finite | None = Field(None, gt=0, description="default: the model's own")
-    negative_prompt: str = Field("", max_length=2000)
-    seed: int = Field(0, ge=0, lt=2**31)
+    negative_prompt: str = Field("", max_length=2000, description="what guidance leads away from")
+    seed: int = Field(0, ge=0, lt=2**31, description="of the noise that a video starts from")
 
 
 class ShotRequest(Settings):
     """One video to make: a first frame and what happens after it."""
 
-    image: str = Field(description="image file; cropped to the model's aspect and resized")
-    prompt: str = Field(min_length=1, max_length=10000)
-    num_frames: WindowFrames = 33
-    height: Side = 480
-    width: Side = 832
+    image: str = runtime(description="image file; cropped to the video's aspect and resized; its content counts")
+    prompt: str = Field(min_length=1, max_length=10000, description="what happens after the first frame")
+    num_frames: WindowFrames = Field(33, description="4n+1")
+    height: Side = Field(480, description="pixels, a multiple of 16")
+    width: Side = Field(832, description="pixels, a multiple of 16")
 
 
 class GenerateSettings(Settings):
     """Either `shots` (images and prompts), or `split`: every held-out window of `dataset`, once without and once
     with the adapters, for evaluation."""
 
-    adapters: list[AdapterRef] = []
+    adapters: list[AdapterRef] = Field([], description="applied to the base, in order")
     sampler: SamplerSettings = SamplerSettings()
-    shots: list[ShotRequest] = []
-    split: Literal["val", "test"] | None = None
-    max_windows: int | None = Field(None, ge=1)
-    workers: int = runtime(1, ge=1)
-    cpus_per_worker: float = runtime(1.0, gt=0)
-    use_gpu: bool = runtime(False)
+    shots: list[ShotRequest] = Field([], description="videos to make from images and prompts")
+    split: Literal["val", "test"] | None = Field(None, description="held-out windows of `dataset` to make again")
+    max_windows: int | None = Field(None, ge=1, description="at most so many windows of the split; default: all")
+    workers: int = runtime(1, ge=1, description="replicas of the model, each making one video at a time")
+    cpus_per_worker: Finite = runtime(1.0, gt=0, description="CPUs of each worker")
+    use_gpu: bool = runtime(False, description="one GPU for each worker")
 
     @model_validator(mode="after")
     def _one_source(self) -> GenerateSettings:
@@ -186,15 +206,16 @@ class GenerateSettings(Settings):
         return self
 
     def check_inputs(self) -> None:
+        from cinesynth.generate.first_frame import check_image
+
         for i, shot in enumerate(self.shots):
-            if not Path(shot.image).expanduser().is_file():
-                raise ConfigError(f"shots.{i}.image: {shot.image!r} does not exist; give a PNG, JPEG or WebP file")
+            check_image(shot.image, f"shots.{i}.image")
 
 
 class GenerateConfig(JobConfig, GenerateSettings):
     kind: ClassVar[str] = "generate"
-    model: str = "nano"
-    dataset: str | None = None
+    model: str = runtime("nano", description=MODEL)
+    dataset: str | None = runtime(None, description=f"of `split`: {DATASET}")
 
     @model_validator(mode="after")
     def _dataset_for_split(self) -> GenerateConfig:
@@ -221,24 +242,24 @@ class EvaluateSettings(Settings):
     metrics: list[MetricName] = Field(
         ["fvd", "kvd", "lpips"], min_length=1, description="names in the catalogue of metrics (docs/metrics.md)"
     )
-    lpips_net: Literal["alex", "vgg"] = "alex"
+    lpips_net: Literal["alex", "vgg"] = Field("alex", description="network of LPIPS: AlexNet or VGG-16")
     frames: int | None = Field(None, ge=1, description="first frames of every video; default: all, equally many")
     weights: str | None = runtime(None, description="folder with the weight files; default: the cache, filled by pip")
-    batch_size: int = runtime(4, ge=1)
+    batch_size: int = runtime(4, ge=1, description="videos that a network takes at once")
     workers: int = runtime(1, ge=1, description="Ray actors, where a Ray cluster is used")
-    cpus_per_worker: float = runtime(1.0, gt=0)
-    use_gpu: bool = runtime(False)
+    cpus_per_worker: Finite = runtime(1.0, gt=0, description="CPUs of each worker")
+    use_gpu: bool = runtime(False, description="one GPU for each worker")
 
 
 class EvaluateConfig(JobConfig, EvaluateSettings):
     """Compare folders of videos: `real` against each of `arms` (paired by file name where names match)."""
 
     kind: ClassVar[str] = "evaluate"
-    real: str = Field(min_length=1, description="folder of reference videos")
-    arms: dict[Annotated[str, Field(pattern=NAME_PATTERN)], str] = Field(
+    real: str = runtime(min_length=1, description="folder of reference videos")
+    arms: dict[Annotated[str, Field(pattern=NAME_PATTERN)], str] = locations(
         min_length=1, description="arm name to folder of videos; differences are to the first"
     )
-    groups: str | None = Field(None, description="CSV with columns video, group; default: every video its own group")
+    groups: str | None = runtime(None, description="CSV with columns video, group; default: every video its own group")
 
     @model_validator(mode="after")
     def _arms_are_not_real(self) -> EvaluateConfig:
@@ -268,21 +289,21 @@ class EvaluateConfig(JobConfig, EvaluateSettings):
 
 
 class PublishSettings(Settings):
-    adapter_name: str = Field(pattern=NAME_PATTERN)
+    adapter_name: str = Field(pattern=NAME_PATTERN, description="name in the registry")
     version: str | None = Field(None, pattern=NAME_PATTERN, description="default: first 12 digits of the content hash")
-    alias: str | None = Field("latest", pattern=NAME_PATTERN)
+    alias: str | None = Field("latest", pattern=NAME_PATTERN, description="moved to this version; null: none")
 
 
 class PublishConfig(JobConfig, PublishSettings):
     kind: ClassVar[str] = "publish"
-    adapter: str = Field(min_length=1, description="adapter folder, or the name of a train run")
+    adapter: str = runtime(min_length=1, description="adapter folder, or the name of a train run; its content counts")
 
 
 class PipelineConfig(JobConfig):
     """The whole path. Step S of pipeline P is the run `P-S`."""
 
     kind: ClassVar[str] = "pipeline"
-    model: str = "nano"
+    model: str = runtime("nano", description=MODEL)
     prepare: PrepareSettings
     style: TrainSettings
     generate: GenerateSettings

@@ -1,8 +1,14 @@
 """Errors that a user can act on: each says what, where, which value and what to do.
 
 They are `ValueError`s. A job prints the message as the last line of its log, without a traceback;
-any other exception is a bug or a broken machine and keeps its traceback.
+any other exception is a bug or a broken machine and keeps its traceback. `user_error` finds one that a worker raised
+inside what Ray made of it.
 """
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
 
 
 class CinesynthError(ValueError):
@@ -43,3 +49,55 @@ class AttemptFailed(CinesynthError):
 
 class WeightsUnavailable(CinesynthError):
     """Metric weights that are neither in the cache, nor fetchable, nor given by path."""
+
+
+_RAISED = re.compile(r"^cinesynth\.errors\.(\w+): (.+)$", re.MULTILINE)
+
+
+def user_error(error: BaseException) -> CinesynthError | None:
+    """The error of ours that `error` is, or that Ray wrapped on its way from a worker; None where there is none.
+
+    Only Ray's own exceptions are looked into: an exception that came up while another was handled is a bug, whatever
+    the other was.
+    """
+    seen: set[int] = set()
+    waiting: list[BaseException] = [error]
+    while waiting:
+        found = waiting.pop(0)
+        if id(found) in seen:
+            continue
+        seen.add(id(found))
+        if not _is_of_ray(found):
+            if isinstance(found, CinesynthError):
+                return found
+            continue
+        inside = list(_inside(found))
+        waiting += inside
+        if not inside and (told := _told_by(str(found))) is not None:
+            return told
+    return None
+
+
+def _is_of_ray(error: BaseException) -> bool:
+    return any(kind.__module__.partition(".")[0] == "ray" for kind in type(error).__mro__)
+
+
+def _inside(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions that an exception of Ray carries: of a task, of a worker group by rank, of a controller."""
+    ranks = getattr(error, "worker_failures", None)
+    carried = [
+        getattr(error, "cause", None),
+        *(ranks.values() if isinstance(ranks, dict) else ()),
+        getattr(error, "controller_failure", None),
+        error.__cause__,
+    ]
+    yield from (found for found in carried if isinstance(found, BaseException))
+
+
+def _told_by(text: str) -> CinesynthError | None:
+    """Of an actor whose constructor failed, Ray keeps the traceback's text alone."""
+    for name, message in reversed(_RAISED.findall(text)):
+        kind = globals().get(name)
+        if isinstance(kind, type) and issubclass(kind, CinesynthError):
+            return kind(message)
+    return None

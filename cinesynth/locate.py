@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-import tempfile
+import difflib
 from pathlib import Path
 
 from cinesynth.data.dataset import ClipsDataset
-from cinesynth.errors import ConfigError
+from cinesynth.errors import ConfigError, DatasetError
 from cinesynth.registry import Registry
 from cinesynth.runs import read_result
-from cinesynth.storage import Storage
+from cinesynth.storage import Storage, scratch_folder
 from cinesynth.wan.card import DIFFUSERS_FILE
 
 
 def locate_dataset(storage: Storage, dataset: str) -> ClipsDataset:
-    """Open a dataset by its name below `<storage>/datasets`, or by its location."""
+    """Open a dataset by its name below `<storage>/datasets`, or by its location.
+
+    Raises DatasetError, listing the names that there are, for a name that is none of them.
+    """
     named = storage.child("datasets", dataset)
-    return ClipsDataset.open(named if "/" not in dataset and named.exists() else Storage.open(dataset))
+    if "/" not in dataset and named.exists():
+        return ClipsDataset.open(named)
+    if "/" not in dataset and not Path(dataset).is_dir():
+        known = storage.folders("datasets")
+        close = difflib.get_close_matches(dataset, known, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise DatasetError(
+            f"there is no dataset {dataset!r} in {storage.uri}; {hint}There are: {', '.join(known) or 'none'}"
+        )
+    return ClipsDataset.open(Storage.open(dataset))
 
 
 def locate_adapter(storage: Storage, ref: str, cache: Path | None = None) -> Path:
@@ -27,7 +39,7 @@ def locate_adapter(storage: Storage, ref: str, cache: Path | None = None) -> Pat
     """
     if Path(ref).expanduser().is_dir():
         return Path(ref).expanduser()
-    cache = cache or Path(tempfile.gettempdir()) / "cinesynth-adapters"
+    cache = cache or scratch_folder("adapters")
     if "@" not in ref and storage.exists(f"runs/{ref}/result.json"):
         folder = run_output(storage, ref, "adapter")
         if folder is None:

@@ -23,7 +23,7 @@ from cinesynth.generate.driver import generate
 from cinesynth.metrics.evaluate import evaluate
 from cinesynth.publish import publish
 from cinesynth.report.pipeline import write_report
-from cinesynth.runs import Run
+from cinesynth.runs import Run, records_its_end
 from cinesynth.session import ray_session
 from cinesynth.settings import parse_config
 from cinesynth.storage import Storage
@@ -72,11 +72,13 @@ def steps(config: PipelineConfig) -> dict[str, Step]:
     return {name: found[name] for name in PIPELINE_STEPS}
 
 
+@records_its_end
 def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
     """Prepare, style, generate, evaluate, publish; continues at the first step that is not complete."""
     run = Run.open(config)
     outputs: dict[str, Any] = {}
     figures: dict[str, Any] = {}
+    left_out: dict[str, str] = {}
     with ray_session(config):
         for name, step in steps(config).items():
             started = time.monotonic()
@@ -86,6 +88,7 @@ def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
             result = step.job(parse_config(step.config, {**settings, **step.ties, **common}, where=f"step {name}"))
             outputs |= {f"{name}/{key}": value for key, value in result["outputs"].items()}
             figures |= {f"{name}/{key}": value for key, value in result["figures"].items()}
+            left_out |= {f"{name}/{key}": value for key, value in result.get("left_out", {}).items()}
             log.info("=== %s: done in %.0f s", name, time.monotonic() - started)
     outputs["report"] = write_report(config, run)
-    return run.finish(outputs, figures)
+    return run.finish(outputs, figures, left_out)

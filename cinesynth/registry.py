@@ -95,6 +95,11 @@ class Registry:
         card = home.read_json(f"files/{entry['sha256']}/card.json")
         return Published(name, version, entry["sha256"], entry["files"], card)
 
+    def holds(self, ref: str) -> bool:
+        """Whether `name@version` is published."""
+        name, _, version = ref.partition("@")
+        return self.folder.child(name).exists(f"versions/{version}.json")
+
     def fetch(self, ref: str, cache: str | os.PathLike[str]) -> Path:
         """A local folder with the adapter's files, each checked against its sha256.
 

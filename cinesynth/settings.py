@@ -1,23 +1,21 @@
 """How configuration works: immutable pydantic models, read from YAML with `key=value` overrides.
 
 Every field is *identity* (it changes the result) or *runtime* (workers, strategy, resources, cadence,
-logging: declared with `runtime(...)`). The same run name with another identity is refused; runtime fields
-may change at any resume.
+logging, and where files lie: declared with `runtime(...)`). The same run name with another identity is refused;
+runtime fields may change at any resume. The content of a file counts by its hash, as an input of the run.
 """
 
 from __future__ import annotations
 
 import difflib
-import types
-import typing
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
+from cinesynth.config_text import model_in, read_values
 from cinesynth.errors import ConfigError
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,79}$"
@@ -26,6 +24,11 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,79}$"
 def runtime(default: Any = ..., **kwargs: Any) -> Any:
     """A field that may change when a run is continued: it does not change the result."""
     return Field(default, json_schema_extra={"runtime": True}, **kwargs)
+
+
+def locations(default: Any = ..., **kwargs: Any) -> Any:
+    """A mapping of names to folders: the names, in their order, are identity, the folders are runtime."""
+    return Field(default, json_schema_extra={"runtime": "values"}, **kwargs)
 
 
 def _window_frames(value: int) -> int:
@@ -40,9 +43,17 @@ def _side(value: int) -> int:
     return value
 
 
+def _whole_above_one(value: float) -> float:
+    if value > 1 and value != int(value):
+        raise ValueError("above 1 it must be a whole number: Ray shares out parts of one GPU only")
+    return value
+
+
 WindowFrames = Annotated[int, AfterValidator(_window_frames)]
 Side = Annotated[int, AfterValidator(_side)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Gpus = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_whole_above_one)]
+Decay = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
 
 class Settings(BaseModel):
@@ -67,25 +78,7 @@ def load_config(cls: type[Config], path: str | None = None, overrides: list[str]
     Raises ConfigError naming every bad key, its value and what is allowed. Inputs on disk are checked
     separately, by `check_inputs`.
     """
-    try:
-        merged: Any = OmegaConf.create({})
-        if path is not None:
-            if not Path(path).is_file():
-                raise ConfigError(
-                    f"--config {path!r} does not exist; the shipped ones are under jobs/configs/ and serve/config/"
-                )
-            loaded = OmegaConf.load(path)
-            if not OmegaConf.is_dict(loaded):
-                raise ConfigError(f"{path}: expected keys and values at the top level")
-            merged = OmegaConf.merge(merged, loaded)
-        for override in overrides or []:
-            key, separator, value = override.partition("=")
-            if not separator:
-                raise ConfigError(f"override {override!r} is not of the form key=value (e.g. optimizer.lr=1e-4)")
-            OmegaConf.update(merged, key, OmegaConf.from_dotlist([f"value={value}"])["value"], merge=True)
-        values = OmegaConf.to_container(merged, resolve=True)
-    except (OmegaConfBaseException, yaml.YAMLError) as e:
-        raise ConfigError(f"{path or 'overrides'}: {e}") from e
+    values = read_values(cls, path, overrides or [])
     return parse_config(cls, values, where=path or "configuration")
 
 
@@ -118,30 +111,34 @@ def _fields_at(cls: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
     current: Any = cls
     for part in location:
         if isinstance(part, str) and part in getattr(current, "model_fields", {}):
-            current = _model_in(current.model_fields[part].annotation)
+            current = model_in(current.model_fields[part].annotation)
     return list(getattr(current, "model_fields", {}))
 
 
-def _model_in(annotation: Any) -> Any:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if typing.get_origin(annotation) in (list, dict, tuple, typing.Union, types.UnionType, Annotated):
-        for argument in typing.get_args(annotation):
-            if (found := _model_in(argument)) is not None:
-                return found
-    return None
+def _identity(value: Any) -> Any:
+    """A value without the runtime fields of the models in it, as plain JSON values."""
+    if isinstance(value, BaseModel):
+        fields = type(value).model_fields
+        return {name: _field_identity(fields[name], getattr(value, name)) for name in fields if kept(fields[name])}
+    if isinstance(value, Mapping):
+        return {str(key): _identity(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_identity(item) for item in value]
+    return value
 
 
-def _identity(settings: BaseModel) -> dict[str, Any]:
-    plain = settings.model_dump(mode="json")
-    result: dict[str, Any] = {}
-    for name, field in type(settings).model_fields.items():
-        extra = field.json_schema_extra
-        if isinstance(extra, dict) and extra.get("runtime"):
-            continue
-        value = getattr(settings, name)
-        result[name] = _identity(value) if isinstance(value, BaseModel) else plain[name]
-    return result
+def _field_identity(field: FieldInfo, value: Any) -> Any:
+    return list(value) if _runtime_of(field) == "values" else _identity(value)
+
+
+def _runtime_of(field: FieldInfo) -> Any:
+    extra = field.json_schema_extra
+    return extra.get("runtime", False) if isinstance(extra, dict) else False
+
+
+def kept(field: FieldInfo) -> bool:
+    """Whether a field, or a part of it, is identity."""
+    return _runtime_of(field) is not True
 
 
 def to_yaml(settings: BaseModel) -> str:
@@ -149,13 +146,50 @@ def to_yaml(settings: BaseModel) -> str:
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
 
 
-def differences(recorded: dict[str, Any], given: dict[str, Any], prefix: str = "") -> list[str]:
-    """Dotted keys whose values differ, as 'key: recorded X, given Y'."""
-    lines: list[str] = []
-    for key in sorted({*recorded, *given}):
-        a, b = recorded.get(key), given.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            lines += differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            lines.append(f"{prefix}{key}: recorded {a!r}, given {b!r}")
+def differences(recorded: Mapping[str, Any], given: BaseModel, prefix: str = "") -> list[str]:
+    """Dotted identity fields whose values differ, as 'key: recorded X, given Y'.
+
+    Args:
+        recorded: an identity as it was recorded, maybe by another version. A field that it lacks counts as its
+            default, so the default of an identity field never changes. A field that is runtime by now is passed over.
+        given: the settings to compare.
+        prefix: of the keys.
+    """
+    fields = type(given).model_fields
+    lines = [
+        f"{prefix}{name}: recorded {recorded[name]!r}, which this version of cinesynth does not have"
+        for name in sorted(recorded.keys() - fields.keys())
+    ]
+    for name, field in fields.items():
+        if not kept(field):
+            continue
+        value = getattr(given, name)
+        if name in recorded:
+            before = recorded[name]
+        elif field.is_required():
+            before = None
+        else:
+            before = _field_identity(field, field.get_default(call_default_factory=True))
+        if _runtime_of(field) == "values" and isinstance(before, Mapping):  # recorded as a mapping, in no order
+            lines += _differ(sorted(before), sorted(value), f"{prefix}{name}")
+        else:
+            lines += _differ(before, value, f"{prefix}{name}", _field_identity(field, value))
     return lines
+
+
+def _differ(before: Any, value: Any, key: str, identity: Any = None) -> list[str]:
+    """Differences between a recorded value and a given one, whose identity is `identity` where that differs."""
+    identity = _identity(value) if identity is None else identity
+    if isinstance(value, BaseModel) and isinstance(before, Mapping):
+        return differences(before, value, f"{key}.")
+    if isinstance(value, Mapping) and isinstance(before, Mapping):
+        return [
+            line
+            for name in sorted({*before, *value})
+            for line in _differ(before.get(name), value.get(name), f"{key}.{name}")
+        ]
+    if isinstance(value, list | tuple) and isinstance(before, list) and len(value) == len(before):
+        pairs = zip(before, value, strict=True)
+        if any(isinstance(item, BaseModel) for item in value):
+            return [line for place, pair in enumerate(pairs) for line in _differ(*pair, f"{key}.{place}")]
+    return [] if before == identity else [f"{key}: recorded {before!r}, given {identity!r}"]

@@ -32,6 +32,20 @@ def cache_folder(*parts: str) -> Path:
     return (Path(root).expanduser() if root else Path.home() / ".cache" / "cinesynth").joinpath(*parts)
 
 
+def scratch_folder(*parts: str) -> Path:
+    """A folder of this user's own below the system's temporary one, for what outlives a process but may go any time.
+
+    Raises StorageError when another user made it.
+    """
+    root = Path(tempfile.gettempdir()) / f"cinesynth-{os.getuid()}"
+    root.mkdir(mode=0o700, exist_ok=True)
+    if root.stat().st_uid != os.getuid():
+        raise StorageError(f"{root} belongs to another user; remove it, or set TMPDIR to a folder of your own")
+    folder = root.joinpath(*parts)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def sha256_file(path: str | os.PathLike[str]) -> str:
     """Hex sha256 of a local file, read in chunks."""
     digest = hashlib.sha256()
@@ -139,6 +153,11 @@ class Storage:
     def exists(self, name: str = "") -> bool:
         """True for a file, or for a folder or prefix that holds something."""
         return self.filesystem.get_file_info(self._at(name)).type != pafs.FileType.NotFound
+
+    def holds(self, name: str = "") -> bool:
+        """True for a file, or for a folder or prefix with a file in it, at any depth."""
+        kind = self.filesystem.get_file_info(self._at(name)).type
+        return kind == pafs.FileType.File or (kind == pafs.FileType.Directory and bool(self.list(name, recursive=True)))
 
     def size(self, name: str) -> int:
         """Size of an object in bytes."""

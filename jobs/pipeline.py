@@ -22,6 +22,10 @@ def check_inputs(config: PipelineConfig) -> None:
         check_inputs(config.prepare)
     except ConfigError as e:
         raise ConfigError(f"prepare.{e}") from e
+    try:
+        config.generate.check_inputs()
+    except ConfigError as e:
+        raise ConfigError(f"generate.{e}") from e
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from sqlalchemy import URL
 
 from cinesynth.errors import ConfigError
-from cinesynth.settings import Finite, Settings, Side, WindowFrames
+from cinesynth.settings import Finite, Gpus, Settings, Side, WindowFrames
 from cinesynth.storage import Storage
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -19,10 +19,10 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 class SamplingDefaults(Settings):
     """The sampler's settings of a request that does not name them. The names are those of a request's fields."""
 
-    num_inference_steps: int = Field(40, ge=1, le=1000)
+    num_inference_steps: int = Field(40, ge=1, le=1000, description="denoising steps")
     guidance_scale: Finite = Field(5.0, ge=0, description="1 or less: no classifier-free guidance, half the time")
     flow_shift: Finite | None = Field(None, gt=0, description="default: the model's own")
-    negative_prompt: str = Field("", max_length=2000)
+    negative_prompt: str = Field("", max_length=2000, description="what guidance leads away from")
 
 
 class ImageLimits(Settings):
@@ -30,16 +30,16 @@ class ImageLimits(Settings):
 
     max_bytes: int = Field(20_000_000, ge=1, description="encoded size")
     max_side: int = Field(8192, ge=16, description="pixels")
-    max_pixels: int = Field(40_000_000, ge=256)
+    max_pixels: int = Field(40_000_000, ge=256, description="width times height")
 
 
 class EngineSettings(Settings):
     """The replicas that generate. Each makes one video at a time."""
 
     min_replicas: int = Field(0, ge=0, description="0: none while there is no work")
-    max_replicas: int = Field(1, ge=1)
-    cpus: float = Field(1.0, ge=0, description="CPUs of one replica")
-    gpus: float = Field(0.0, ge=0, description="GPUs of one replica")
+    max_replicas: int = Field(1, ge=1, description="as many as there is work for, up to this")
+    cpus: Finite = Field(1.0, ge=0, description="CPUs of one replica")
+    gpus: Gpus = Field(0.0, ge=0, description="GPUs of one replica")
     idle_s: Finite = Field(60.0, ge=0, description="seconds without work before a replica is taken away")
     drain_s: Finite = Field(60.0, ge=0, description="seconds to finish a video in, when a replica is taken away")
     step_timeout_s: Finite = Field(600.0, gt=0, description="seconds without a denoising step, then it is replaced")
@@ -57,9 +57,9 @@ class ServeConfig(Settings):
     model: str = Field("nano", description="'nano', a hub id or a folder with a Wan image-to-video model")
     storage: str = Field("storage", description="a folder that every node sees; adapters come from its registry")
     host: str = Field("127.0.0.1", description="address that the HTTP proxies bind")
-    port: Port = 8000
+    port: Port = Field(8000, description="of the HTTP proxies")
     sizes: list[tuple[Side, Side]] = Field([(480, 832)], min_length=1, description="[height, width]; first: default")
-    max_frames: WindowFrames = 81
+    max_frames: WindowFrames = Field(81, description="longest video that may be asked for; 4n+1")
     default_frames: WindowFrames = Field(33, description="where a request gives neither seconds nor num_frames")
     defaults: SamplingDefaults = SamplingDefaults()
     max_steps: int = Field(100, ge=1, le=1000, description="num_inference_steps that a request may ask for")
@@ -67,9 +67,9 @@ class ServeConfig(Settings):
     target_wait_s: Finite = Field(60.0, gt=0, description="seconds that the backlog may take; engines are added for it")
     assumed_job_s: Finite = Field(60.0, gt=0, description="predicted seconds of a video, until some are measured")
     ttl_s: Finite = Field(86_400.0, gt=0, description="seconds that a video is kept after it completed or failed")
-    lease_s: Finite = Field(30.0, gt=0, description="seconds without a heartbeat, then another engine takes the video")
-    heartbeat_s: Finite = Field(1.0, gt=0)
-    max_attempts: int = Field(3, ge=1)
+    lease_s: Finite = Field(30.0, gt=0, description="without a heartbeat for so long, another engine takes the video")
+    heartbeat_s: Finite = Field(1.0, gt=0, description="seconds between two heartbeats of an engine")
+    max_attempts: int = Field(3, ge=1, description="times that a video is begun before it has failed")
     image: ImageLimits = ImageLimits()
     engine: EngineSettings = EngineSettings()
     keys_file: str | None = Field(None, description="made by python -m serve.keys; default: <storage>/serve/keys.json")

@@ -26,6 +26,8 @@ PREPARE = str(CONFIGS / "nano" / "prepare.yaml")
         (["optimizer.batch_size=3", "workers=2"], r"batch_size 3 does not divide by workers 2"),
         (["validation.sigmas=[0.5,1.5]"], r"sigmas holds 1\.5; every noise level lies in \(0, 1\]"),
         (["strategy=zero9"], r"strategy = 'zero9': input should be 'auto', 'replicate' or 'fsdp2'"),
+        (["optimizer.betas=[0.9,1.0]"], r"optimizer\.betas\.1 = 1\.0: input should be less than 1"),
+        (["cpus_per_worker=.inf"], r"cpus_per_worker = inf: input should be a finite number"),
         (["name=Bad Name"], r"name = 'Bad Name'"),
         (["lora.rank"], r"override 'lora\.rank' is not of the form key=value"),
     ],
@@ -41,6 +43,7 @@ def test_a_bad_training_option_is_named(overrides: list[str], message: str) -> N
         (["window.num_frames=18"], r"window\.num_frames\.0 = 18: must be 4n\+1"),
         (["window.sizes=100x64"], r"window\.sizes\.0 = '100x64': is a table .* in multiples of 16"),
         (["split.val=0.6", "split.test=0.5"], r"leaves nothing to train on"),
+        (["resources.vae.gpus=1.5"], r"resources\.vae\.gpus = 1\.5: above 1 it must be a whole number"),
     ],
 )
 def test_a_bad_prepare_option_is_named(overrides: list[str], message: str) -> None:
@@ -84,7 +87,97 @@ def test_identity_holds_what_changes_the_result_only() -> None:
     same = load_config(TrainConfig, STYLE, ["workers=2", "strategy=fsdp2", "micro_batch=1", "storage=/x", "name=other"])
     other = load_config(TrainConfig, STYLE, ["lora.rank=4"])
     assert config.identity() == same.identity()
-    assert differences(config.identity(), other.identity()) == ["lora.rank: recorded 32, given 4"]
+    assert differences(config.identity(), other) == ["lora.rank: recorded 32, given 4"]
+
+
+def test_where_a_file_lies_is_runtime_also_inside_lists_and_mappings() -> None:
+    def generate(folder: str, prompt: str = "p") -> GenerateConfig:
+        shots = [{"image": f"{folder}/{i}.png", "prompt": prompt} for i in range(2)]
+        return parse_config(GenerateConfig, {"name": "g", "shots": shots, "adapters": [{"ref": folder, "scale": 0.5}]})
+
+    def evaluate(folder: str, *arms: str) -> EvaluateConfig:
+        folders = {arm: f"{folder}/{arm}" for arm in arms}
+        return parse_config(EvaluateConfig, {"name": "e", "real": folder, "arms": folders})
+
+    assert generate("/a").identity() == generate("/b").identity()
+    assert generate("/a").identity()["adapters"] == [{"scale": 0.5}]
+    found = differences(generate("/a").identity(), generate("/b", prompt="q"))
+    assert found == [f"shots.{i}.prompt: recorded 'p', given 'q'" for i in range(2)]
+    assert differences(evaluate("/a", "x", "y").identity(), evaluate("/b", "x", "y")) == []
+    assert differences(evaluate("/a", "x", "y").identity(), evaluate("/a", "y", "x")), "the first arm is the baseline"
+
+
+def test_a_field_that_a_record_lacks_counts_as_its_default() -> None:
+    recorded = load_config(TrainConfig, STYLE, ["optimizer.betas=[0.8,0.9]"]).identity()
+    del recorded["caption_dropout"], recorded["optimizer"]["betas"]
+    given = ["caption_dropout=0", "optimizer.betas=[0.9, 0.999]"]
+    assert differences(recorded, load_config(TrainConfig, STYLE, given)) == []
+    assert differences(recorded, load_config(TrainConfig, STYLE, [*given, "caption_dropout=0.5"])) == [
+        "caption_dropout: recorded 0.0, given 0.5"
+    ]
+    later = recorded | {"dreaming": True}
+    assert "which this version" in differences(later, load_config(TrainConfig, STYLE, given))[0]
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("caption=yes", "yes"),
+        ("caption=true", "true"),
+        ("caption=1_000", "1_000"),
+        ("caption=the camera: it pans, [slowly]", "the camera: it pans, [slowly]"),
+        ("caption=${HOME} and ${a.b}", "${HOME} and ${a.b}"),
+        ("caption='quoted: 1'", "quoted: 1"),
+        ("caption=2024-01-01", "2024-01-01"),
+        ("name=42", "42"),
+        ("split.salt=007", "007"),
+    ],
+)
+def test_text_stays_as_it_was_written(override: str, value: str, tmp_path: Path) -> None:
+    key, _, text = override.partition("=")
+    config = load_config(PrepareConfig, PREPARE, [override])
+    assert {"caption": config.caption, "name": config.name, "split.salt": config.split.salt}[key] == value
+    if ":" not in text:
+        first, _, second = key.partition(".")
+        file = tmp_path / "c.yaml"
+        file.write_text(
+            (f"{first}: {{{second}: {text}}}" if second else f"{key}: {text}") + "\nfootage: [{path: /f}]\n"
+        )
+        config = load_config(PrepareConfig, str(file), [] if key == "name" else ["name=n"])
+        assert {"caption": config.caption, "name": config.name, "split.salt": config.split.salt}[key] == value
+
+
+def test_numbers_and_truth_values_are_read_in_every_usual_form() -> None:
+    forms = ["optimizer.lr=3e-5", "optimizer.steps=1e3", "optimizer.batch_size=0x8", "seed=1_000", "use_gpu=yes"]
+    config = load_config(TrainConfig, STYLE, forms)
+    assert (config.optimizer.lr, config.optimizer.steps, config.optimizer.batch_size) == (3e-5, 1000, 8)
+    assert (config.seed, config.use_gpu) == (1000, True)
+    assert (
+        load_config(GenerateConfig, None, ["name=g", "split=val", "dataset=d", "max_windows=null"]).max_windows is None
+    )
+
+
+def test_an_override_that_has_no_place_is_named() -> None:
+    for override, message in (
+        ("footage.9.path=/a", "there is no item '9' in a list of 4"),
+        ("window.num_frames.0=33", "window.num_frames is one value and holds no keys"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_config(PrepareConfig, PREPARE, [override])
+    with pytest.raises(ConfigError, match=r"parents has no items; give the whole list, parents=\[\.\.\.\]"):
+        load_config(TrainConfig, STYLE, ["parents.0.ref=a"])
+    arms = load_config(EvaluateConfig, None, ["name=e", "real=/r", 'arms.v1.5="/a b"', "arms.2=/c"]).arms
+    assert arms == {"v1.5": "/a b", "2": "/c"}
+
+
+def test_an_override_of_a_group_changes_what_it_names_only() -> None:
+    assert load_config(TrainConfig, STYLE, ["lora={rank: 4}"]).lora.targets == "all"
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "twice.yaml").write_text("lora: {rank: 3}\nlora: {rank: 4}\n")
+    with pytest.raises(ConfigError, match=r"twice\.yaml: the key 'lora' stands twice"):
+        load_config(TrainConfig, str(tmp_path / "twice.yaml"))
 
 
 def test_generation_takes_one_source() -> None:

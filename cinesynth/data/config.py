@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from cinesynth.settings import NAME_PATTERN, Finite, Settings, WindowFrames, runtime
+from cinesynth.settings import NAME_PATTERN, Finite, Gpus, Settings, WindowFrames, runtime
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class FootageSource(Settings):
 class DecodeSettings(Settings):
     """How frames are read."""
 
-    backend: Backend = runtime("pyav")
+    backend: Backend = runtime("pyav", description="the library that decodes")
     limit_s: Finite = runtime(60.0, gt=0, description="seconds without a frame after which a file is given up")
     cache_gb: Finite = runtime(20.0, gt=0, description="on each node, for files of a bucket")
 
@@ -88,14 +88,14 @@ class WindowSettings(Settings):
         min_length=1,
         description="480p, 720p, or WIDTHxHEIGHT (one or several); a window gets that which fits",
     )
-    fps: Literal[16] = 16
+    fps: Literal[16] = Field(16, description="frames a second of every window: the model's own")
     stride: int | None = Field(
         None, ge=1, description="frames (at `fps`) between the starts of two windows; default: their length"
     )
     max_per_shot: int | None = Field(None, ge=1, description="keep at most this many windows of a shot, from its start")
     max_upscale: Finite = Field(1.25, ge=1, description="most that a picture is enlarged, as a factor")
     crop_centre: tuple[Share, Share] = Field((0.5, 0.5), description="(0, 0) keeps the top left of a picture")
-    black_bars: Literal["crop", "keep"] = "crop"
+    black_bars: Literal["crop", "keep"] = Field("crop", description="keep: they are part of the picture")
 
     def size_pairs(self) -> list[Size]:
         """(width, height) of each size."""
@@ -105,15 +105,17 @@ class WindowSettings(Settings):
 class ShotSettings(Settings):
     """Cut detection: PySceneDetect's content, adaptive or hash detector, or TransNetV2."""
 
-    detector: Literal["content", "adaptive", "hash", "transnet", "none"] = "content"
+    detector: Literal["content", "adaptive", "hash", "transnet", "none"] = Field(
+        "content", description="transnet needs cinesynth[transnet]; none: every file is one shot"
+    )
     threshold: Finite | None = Field(None, gt=0, description="on the detector's own scale; default: its own")
 
 
 class Range(Settings):
     """What a score must lie in; both ends are allowed values."""
 
-    min: Finite | None = None
-    max: Finite | None = None
+    min: Finite | None = Field(None, description="lowest that is kept; default: no bound")
+    max: Finite | None = Field(None, description="highest that is kept; default: no bound")
 
     @model_validator(mode="after")
     def _in_order(self) -> Range:
@@ -138,9 +140,9 @@ class DuplicateSettings(Settings):
 class SplitSettings(Settings):
     """Shares of the groups that are held out; a group is assigned by a hash of its id within its domain."""
 
-    val: Finite = Field(0.1, ge=0, lt=1)
-    test: Finite = Field(0.1, ge=0, lt=1)
-    salt: str = ""
+    val: Finite = Field(0.1, ge=0, lt=1, description="share of the groups for validation")
+    test: Finite = Field(0.1, ge=0, lt=1, description="share of the groups for evaluation")
+    salt: str = Field("", description="another salt divides the groups in another way")
 
     @model_validator(mode="after")
     def _some_training(self) -> SplitSettings:
@@ -152,9 +154,9 @@ class SplitSettings(Settings):
 class StageResources(Settings):
     """One stage on the cluster."""
 
-    workers: int = Field(1, ge=1)
+    workers: int = Field(1, ge=1, description="actors")
     cpus: Finite = Field(1.0, gt=0, description="of each worker")
-    gpus: Finite = Field(0.0, ge=0, description="of each worker")
+    gpus: Gpus = Field(0.0, ge=0, description="of each worker")
 
 
 class DecodeResources(Settings):
@@ -170,8 +172,11 @@ class CaptionerSettings(Settings):
     """An image-text-to-text model of transformers that captions what has no caption of its own."""
 
     model: str | None = Field(None, description="hub id or folder; none: the default caption stands")
-    prompt: str = Field("Describe this shot of a film in one sentence: what is seen, and how the camera moves.")
-    max_tokens: int = Field(96, ge=1, le=1024)
+    prompt: str = Field(
+        "Describe this shot of a film in one sentence: what is seen, and how the camera moves.",
+        description="what the model is asked",
+    )
+    max_tokens: int = Field(96, ge=1, le=1024, description="longest caption")
     frames: int = Field(3, ge=1, le=16, description="pictures of a window that the model is shown")
 
 
@@ -238,7 +243,7 @@ class PrepareSettings(Settings):
     group_by: Literal["source", "shot"] = Field("source", description="what is never divided between splits")
     caption: str = Field("a video", max_length=10_000, description="where neither a sidecar nor the source has one")
     trigger: str = Field("", max_length=200, description="phrase put before every caption")
-    vae_dtype: Literal["fp32", "bf16"] = "fp32"
+    vae_dtype: Literal["fp32", "bf16"] = Field("fp32", description="that latents are computed in")
     resources: PrepareResources = runtime(PrepareResources())
     shard_mb: Finite = runtime(256.0, gt=0, description="a shard is committed when it has so many MB")
     shard_s: Finite = runtime(60.0, gt=0, description="or when its first window has waited so long")

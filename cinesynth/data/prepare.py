@@ -33,14 +33,25 @@ from cinesynth.data.footage.sources import source_key
 from cinesynth.data.plan.assign import filter_windows
 from cinesynth.data.plan.planning import cut_files, settle_windows, write_sources
 from cinesynth.data.progress import Progress
-from cinesynth.data.records import Reject, Window, explain, prompt_file, read_plan, row_id, withdrawn, write_plan
+from cinesynth.data.records import (
+    Reject,
+    Window,
+    explain,
+    left_out,
+    prompt_file,
+    read_plan,
+    read_rejects,
+    row_id,
+    withdrawn,
+    write_plan,
+)
 from cinesynth.data.scan.decoders import make_decoder
 from cinesynth.data.scan.shots import make_cut_detector
 from cinesynth.data.scan.stored_scans import scan_files
 from cinesynth.data.stages import actor_stage, block_order, device_of, to_blocks
 from cinesynth.errors import DatasetError, ModelError, StorageError
 from cinesynth.report.dataset import write_dataset_page
-from cinesynth.runs import Run
+from cinesynth.runs import Run, records_its_end
 from cinesynth.storage import Storage, public_uri, sha256_json
 
 log = logging.getLogger(__name__)
@@ -61,6 +72,7 @@ def check_inputs(settings: PrepareSettings) -> None:
     check_models(settings)
 
 
+@records_its_end
 def prepare(config: PrepareConfig) -> dict[str, Any]:
     """Prepare a clips dataset on the connected Ray cluster; returns the run's result.
 
@@ -92,7 +104,8 @@ def _prepare(config: PrepareConfig) -> dict[str, Any]:
     config = config.model_copy(update={"resources": fitted(config.resources, ray.cluster_resources())})
     run = Run.open(config, inputs={"model": encoders})
     dataset = open_dataset(config.storage, config.name)
-    identity = sha256_json({"identity": config.identity(), "inputs": run.inputs})
+    # As it was recorded first: what later versions add to a configuration is no other plan.
+    identity = sha256_json({"identity": run.recorded_identity(), "inputs": {"model": encoders}})
     planned = read_plan(dataset, identity)
     files, rejects = read_files(config, dataset)
     known = sorted(source_key(f.source, f.sha256) + repr((f.source, f.captions)) for f in files)
@@ -123,7 +136,8 @@ def _prepare(config: PrepareConfig) -> dict[str, Any]:
     commits.verify()
     _remove_uncommitted(dataset, commits)
     manifest = assemble(dataset, facts, read_plan(dataset), rejects, commits, write_dataset_page)
-    figures = {"windows": manifest["windows"], "rejected": len(rejects), "sources": len(files)}
+    rejected = read_rejects(dataset)
+    figures = {"windows": manifest["windows"], "rejected": len(rejected), "sources": len(files)}
     for split in SPLITS:
         figures |= {f"{split}_{key}": value for key, value in manifest["splits"][split].items()}
     figures["seconds"] = round(time.monotonic() - started, 1)
@@ -133,7 +147,7 @@ def _prepare(config: PrepareConfig) -> dict[str, Any]:
         "footage_sha256": footage,
         "page": f"{dataset.uri}/index.html",
     }
-    return run.finish(outputs, figures)
+    return run.finish(outputs, figures, left_out(rejected))
 
 
 def plan_footage(config: PrepareConfig, dataset: Storage) -> tuple[list[Window], list[Reject]]:

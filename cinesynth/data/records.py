@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -26,6 +26,7 @@ Box = tuple[float, float, float, float]
 PLAN_SCHEMA = pa.schema([*WINDOW_SCHEMA, ("frame_pts", pa.list_(pa.int64())), ("box", pa.list_(pa.float64()))])
 REJECT_SCHEMA = pa.schema([(name, pa.string()) for name in ("source", "reason", "detail", "window_id")])
 _IDENTITY = b"cinesynth.identity"
+_BRIEF = 160  # characters of a source or detail in a summary
 
 
 # --- windows -------------------------------------------------------------------------------------------------
@@ -126,6 +127,23 @@ def reject_table(rejects: list[Reject]) -> pa.Table:
 
 def read_rejects(dataset: Storage) -> list[Reject]:
     return [Reject(**row) for row in read_table(dataset, "rejected.parquet").to_pylist()]
+
+
+def left_out(rejects: Sequence[Reject]) -> dict[str, str]:
+    """Reason to how many were left out for it, and the first of them, most frequent first."""
+    first: dict[str, Reject] = {}
+    for reject in rejects:
+        first.setdefault(reject.reason, reject)
+    counts = Counter(reject.reason for reject in rejects)
+    return {
+        why: f"{n:,} (the first: {_brief(first[why].source)}: {_brief(first[why].detail)})"
+        for why, n in counts.most_common()
+    }
+
+
+def _brief(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _BRIEF else f"{line[: _BRIEF - 1]}…"
 
 
 def explain(rejects: list[Reject]) -> str:

@@ -14,29 +14,34 @@ from cinesynth.data.dataset import ClipsDataset, pixels_file
 from cinesynth.errors import DatasetError
 from cinesynth.generate.worker import GenerateWorker
 from cinesynth.locate import locate_adapter, locate_dataset
-from cinesynth.runs import Run
+from cinesynth.runs import Run, records_its_end
 from cinesynth.session import ray_session
 from cinesynth.storage import Storage, sha256_file, sha256_json
-from cinesynth.wan.card import read_card
-from cinesynth.wan.folder import model_hash
+from cinesynth.wan.card import check_adapters
+from cinesynth.wan.folder import base_hash, model_hash
+from cinesynth.wan.positions import check_size
 
 log = logging.getLogger("cinesynth.generate")
 
 
+@records_its_end
 def generate(config: GenerateConfig) -> dict[str, Any]:
     """Make videos; those that are already there are kept, so a stopped run continues."""
     storage = Storage.open(config.storage)
     adapters = [(locate_adapter(storage, a.ref), a.scale) for a in config.adapters]
     inputs = {"model": model_hash(config.model)}
-    inputs |= {f"adapter_{i}": read_card(folder).sha256 for i, (folder, _) in enumerate(adapters)}
+    loaded = check_adapters(adapters, base_hash(config.model))
+    inputs |= {f"adapter_{i}": adapter.sha256 for i, adapter in enumerate(loaded)}
     dataset = None
     if config.split is not None:
         dataset = locate_dataset(storage, str(config.dataset))
         inputs["dataset"] = dataset.manifest_sha256
     else:
         inputs["images"] = sha256_json([sha256_file(Path(s.image).expanduser()) for s in config.shots])
+        for i, s in enumerate(config.shots):
+            check_size(config.model, s.num_frames, s.height, s.width, f"shots.{i}")
     run = Run.open(config, inputs)
-    if (done := run.result()) is not None:
+    if (done := run.result()) is not None and _made(run) >= done["figures"]["videos"]:
         log.info("run %s is complete; nothing to do", config.name)
         return done
     tasks = _shot_tasks(config) if dataset is None else _window_tasks(config, dataset, run)
@@ -51,6 +56,11 @@ def generate(config: GenerateConfig) -> dict[str, Any]:
     if dataset is not None:
         outputs["groups"] = run.folder.child("groups.csv").uri
     return run.finish(outputs, figures)
+
+
+def _made(run: Run) -> int:
+    """How many videos are there, the real ones apart."""
+    return sum(not name.startswith("videos/real/") for name in run.folder.list("videos", recursive=True))
 
 
 def _shot_tasks(config: GenerateConfig) -> list[dict[str, Any]]:

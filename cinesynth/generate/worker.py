@@ -16,7 +16,7 @@ from cinesynth.data.video import write_video
 from cinesynth.errors import MediaError
 from cinesynth.generate.sampler import Conditions, GeneratedVideo, Generator
 from cinesynth.settings import parse_config
-from cinesynth.storage import Storage
+from cinesynth.storage import Storage, scratch_folder
 
 
 def window_seed(seed: int, window_id: str) -> int:
@@ -38,7 +38,7 @@ class GenerateWorker:
         self.windows: dict[str, Any] = {}
         if dataset is not None:
             clips = ClipsDataset.open(Storage(*dataset))
-            cache = Path(tempfile.gettempdir()) / "cinesynth-shards" / clips.manifest_sha256
+            cache = scratch_folder("shards", clips.manifest_sha256)
             staged = clips.stage(cache, self.config.split)
             self.windows = {w.window_id: i for i, w in enumerate(clips.windows(self.config.split))}
             self.staged = staged

@@ -22,7 +22,7 @@ from cinesynth.metrics.features import Batch, Executor, LocalExecutor, Networks,
 from cinesynth.metrics.metric import Metric, Network, Results, Sample
 from cinesynth.metrics.record import Definition, MetricsRecord
 from cinesynth.metrics.statistics import NoInterval, require_groups
-from cinesynth.runs import Run
+from cinesynth.runs import Run, records_its_end
 from cinesynth.storage import Storage, sha256_json
 
 log = logging.getLogger("cinesynth.metrics")
@@ -211,6 +211,7 @@ def _environment() -> dict[str, str]:
     }
 
 
+@records_its_end
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Compare folders of videos with real ones: metrics with intervals, and which difference is real.
 
@@ -225,8 +226,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         }
         groups_text = Storage.open(config.groups).read_text("") if config.groups else None
         inputs = {name: features.content_hash(features.list_videos(name, f)) for name, f in folders.items()}
-        if groups_text is not None:
-            inputs["groups"] = sha256_json(groups_text)
+        inputs["groups"] = "none" if groups_text is None else sha256_json(groups_text)
         inputs |= catalogue.metric_identity(config)
         run = Run.open(config, inputs)
         if (done := run.result()) is not None:

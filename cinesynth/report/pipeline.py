@@ -16,7 +16,7 @@ from cinesynth.report.page import count, number, write_page
 from cinesynth.report.sheet import contact_sheet
 from cinesynth.report.training import Training
 from cinesynth.report.verdict import reading, verdict
-from cinesynth.runs import Run
+from cinesynth.runs import Run, complete_result
 from cinesynth.storage import Storage
 
 ARMS = ["real", "base", "adapter"]
@@ -98,8 +98,7 @@ def _counted(windows: list[WindowRow], split: str | None) -> str:
 
 
 def _result(storage: Storage, pipeline: str, step: str) -> dict[str, Any] | None:
-    folder = storage.child("runs", f"{pipeline}-{step}")
-    return folder.read_json("result.json") if folder.exists("result.json") else None
+    return complete_result(storage.child("runs", f"{pipeline}-{step}"))
 
 
 def _summary(

@@ -11,12 +11,13 @@ from cinesynth.data.dataset import ClipsDataset
 from cinesynth.errors import DatasetError
 from cinesynth.locate import locate_adapter, locate_dataset
 from cinesynth.report.training import write_train_report
-from cinesynth.runs import Run
+from cinesynth.runs import Run, records_its_end
 from cinesynth.session import ray_session
 from cinesynth.storage import Storage
 from cinesynth.train.worker import train_worker
-from cinesynth.wan.card import read_card
+from cinesynth.wan.card import check_adapters
 from cinesynth.wan.folder import base_hash, encoder_hash
+from cinesynth.wan.positions import check_size
 
 log = logging.getLogger("cinesynth.train")
 
@@ -43,10 +44,14 @@ def plan_training(config: TrainConfig) -> Plan:
     if not dataset.windows("train"):
         raise DatasetError(f"dataset {config.dataset!r} has no window in its train split; add footage")
     inputs = {"dataset": dataset.manifest_sha256, "base": base_hash(config.model)}
-    inputs |= {f"parent_{i}": read_card(locate_adapter(storage, p.ref)).sha256 for i, p in enumerate(config.parents)}
+    parents = check_adapters([(locate_adapter(storage, p.ref), p.scale) for p in config.parents], inputs["base"])
+    inputs |= {f"parent_{i}": parent.sha256 for i, parent in enumerate(parents)}
+    for frames, height, width in sorted({(w.num_frames, w.height, w.width) for w in dataset.windows()}):
+        check_size(config.model, frames, height, width, f"dataset {config.dataset!r}")
     return Plan(config, Run.open(config, inputs), dataset)
 
 
+@records_its_end
 def train(config: TrainConfig) -> dict[str, Any]:
     """Fine-tune a LoRA adapter on a clips dataset; continues where a former try of this run stopped."""
     plan = plan_training(config)

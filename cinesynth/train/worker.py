@@ -14,7 +14,7 @@ from cinesynth.data.dataset import ClipsDataset
 from cinesynth.locate import locate_adapter
 from cinesynth.runs import Run
 from cinesynth.settings import parse_config
-from cinesynth.storage import Storage
+from cinesynth.storage import Storage, scratch_folder
 from cinesynth.train.checkpoint import write_state
 from cinesynth.train.loop import TrainLoop
 from cinesynth.train.strategy import World, choose_strategy, make_strategy
@@ -51,7 +51,7 @@ def train_worker(task: dict[str, Any]) -> None:
     name, reason = choose_strategy(config.strategy, weight_bytes, _device_bytes(device), world.size)
     if world.rank == 0:
         log.info("strategy %s: %s; %d worker(s) on %s, %s", name, reason, world.size, device, dtype)
-    cache = Path(tempfile.gettempdir()) / "cinesynth-shards" / dataset.manifest_sha256
+    cache = scratch_folder("shards", dataset.manifest_sha256)
     loop = TrainLoop(
         config,
         transformer,

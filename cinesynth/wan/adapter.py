@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from cinesynth.errors import AdapterError
 from cinesynth.storage import sha256_file
-from cinesynth.wan.card import DIFFUSERS_FILE, PEFT_FILE, AdapterCard, Parent, check_base, read_card
+from cinesynth.wan.card import DIFFUSERS_FILE, PEFT_FILE, AdapterCard, Parent
 
 Targets = Literal["cross_attention", "attention", "all"]
 
@@ -109,14 +109,11 @@ def load_adapters(
         AdapterError: a file is missing or damaged, made for another base or other parents, names modules that
             this transformer does not have, or changes nothing.
     """
-    applied: list[Parent] = []
+    applied = check_adapters(adapters, base_sha256)
     loaded = []
-    for folder, scale in adapters:
-        card = read_card(folder)
-        check_base(card, base_sha256, applied, folder)
+    for folder, _ in adapters:
         loaded.append(_read(folder))
         _check_modules(transformer, loaded[-1][1], folder)
-        applied.append(Parent(sha256=card.sha256, scale=scale))
     for name in list(getattr(transformer, "peft_config", {})):
         transformer.delete_adapters(name)
     names = [f"adapter_{i}" for i in range(len(adapters))]

@@ -50,6 +50,19 @@ class AdapterCard(BaseModel):
         return merged_base_hash(self.base_sha256, self.parents)
 
 
+def check_adapters(adapters: list[tuple[Path, float]], base_sha256: str) -> list[Parent]:
+    """Check adapters (folder, scale) by their cards, before any model is loaded; returns their hashes and scales.
+
+    Raises AdapterError as `read_card` and `check_base` do.
+    """
+    applied: list[Parent] = []
+    for folder, scale in adapters:
+        card = read_card(folder)
+        check_base(card, base_sha256, applied, folder)
+        applied.append(Parent(sha256=card.sha256, scale=scale))
+    return applied
+
+
 def merged_base_hash(base_sha256: str, parents: list[Parent]) -> str:
     """The recorded base: unchanged without parents, else a hash over the base and the ordered parents."""
     if not parents:

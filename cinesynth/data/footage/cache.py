@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from pathlib import Path
 from cinesynth.data.footage.sources import fingerprint, is_remote
 from cinesynth.data.records import Stamp
 from cinesynth.errors import AttemptFailed, MediaError, StorageError
-from cinesynth.storage import HIDDEN, Storage, public_uri, sha256_file
+from cinesynth.storage import HIDDEN, Storage, public_uri, scratch_folder, sha256_file
 
 _ABANDONED_S = 86_400.0
 
@@ -36,8 +35,7 @@ def local_file(location: str, sha256: str, stamp: Stamp, cache_bytes: float) -> 
             raise AttemptFailed(f"{location} changed while it was prepared; give the same command again")
         yield location
         return
-    folder = Path(tempfile.gettempdir()) / f"cinesynth-footage-{os.getuid()}"
-    folder.mkdir(exist_ok=True, mode=0o700)
+    folder = scratch_folder("footage")
     target = folder / (sha256 + Path(public_uri(location)).suffix)
     with open(_lock_of(target), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,0 +1,70 @@
+"""An error that a worker raised is found in whatever Ray made of it; a bug is not taken for one."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+
+from cinesynth.errors import AdapterError, CinesynthError, MediaError, user_error
+
+
+def task_error(cause: Exception) -> Exception:
+    from ray.exceptions import RayTaskError
+
+    text = (
+        f'Traceback (most recent call last):\n  File "w.py", line 1\ncinesynth.errors.{type(cause).__name__}: {cause}'
+    )
+    return RayTaskError("work", text, cause, proctitle="w", pid=1, ip="127.0.0.1")
+
+
+def of_a_task() -> Exception:
+    return task_error(MediaError("a.png is damaged")).as_instanceof_cause()  # type: ignore[attr-defined]
+
+
+def of_ray_data() -> Exception:
+    from ray.data.exceptions import UserCodeException
+
+    error = UserCodeException("UDF failed to process a data block.")
+    error.__cause__ = MediaError("a.png is damaged")
+    return task_error(error).as_instanceof_cause()  # type: ignore[attr-defined]
+
+
+def of_ray_train() -> Exception:
+    from ray.train import WorkerGroupError
+
+    return WorkerGroupError("rank 1", {1: MediaError("a.png is damaged")})
+
+
+def of_an_actor_that_did_not_start() -> Exception:
+    from ray.exceptions import ActorDiedError, RayTaskError
+
+    died = task_error(MediaError("a.png is damaged"))
+    assert isinstance(died, RayTaskError)
+    return ActorDiedError(died)
+
+
+@pytest.mark.parametrize("raised", [of_a_task, of_ray_data, of_ray_train, of_an_actor_that_did_not_start])
+def test_an_error_of_a_worker_is_one_line(raised: Any) -> None:
+    found = user_error(raised())
+    assert type(found) is MediaError
+    assert str(found) == "a.png is damaged"
+
+
+def test_an_error_of_the_driver_is_itself() -> None:
+    error = AdapterError("it changes nothing")
+    assert user_error(error) is error
+
+
+def test_what_came_up_while_an_error_was_handled_is_a_bug() -> None:
+    bug = KeyError("a")
+    bug.__context__ = MediaError("a.png is damaged")
+    assert user_error(bug) is None
+    assert user_error(task_error(bug)) is None
+
+
+def test_every_error_survives_its_way_from_a_worker() -> None:
+    for kind in CinesynthError.__subclasses__():
+        if kind.__module__ == "cinesynth.errors":
+            assert str(pickle.loads(pickle.dumps(kind("what, where")))) == "what, where"
