@@ -32,6 +32,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
+	$(BIN)/python -m docs.configuration --check
 
 # In the background of other work: at low priority. NANO="--device cuda" trains the transformer on a GPU.
 nano: install

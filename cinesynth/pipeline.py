@@ -18,16 +18,22 @@ from cinesynth.config import (
     PublishConfig,
     TrainConfig,
 )
+from cinesynth.data.outline import outline_prepare
 from cinesynth.data.prepare import prepare
+from cinesynth.errors import CinesynthError, IdentityError
 from cinesynth.generate.driver import generate
+from cinesynth.generate.outline import outline_generation
 from cinesynth.metrics.evaluate import evaluate
-from cinesynth.publish import publish
+from cinesynth.metrics.outline import outline_evaluation
+from cinesynth.outline import Outline, cluster_of
+from cinesynth.publish import outline_publishing, publish
 from cinesynth.report.pipeline import write_report
 from cinesynth.runs import Run, records_its_end
 from cinesynth.session import ray_session
 from cinesynth.settings import parse_config
 from cinesynth.storage import Storage
 from cinesynth.train.driver import train
+from cinesynth.train.outline import outline_training
 
 log = logging.getLogger("cinesynth.pipeline")
 
@@ -39,11 +45,13 @@ class Step:
     Attributes:
         config: the job's configuration class.
         job: what runs it.
+        outline: says what the job would do.
         ties: the fields that tie the step to the steps before it.
     """
 
     config: type[JobConfig]
     job: Callable[[Any], dict[str, Any]]
+    outline: Callable[[Any], Outline]
     ties: dict[str, Any]
 
 
@@ -63,11 +71,11 @@ def steps(config: PipelineConfig) -> dict[str, Step]:
         "groups": made("groups.csv"),
     }
     found = {
-        "prepare": Step(PrepareConfig, prepare, model),
-        "style": Step(TrainConfig, train, model | dataset),
-        "generate": Step(GenerateConfig, generate, model | dataset | {"adapters": trained}),
-        "evaluate": Step(EvaluateConfig, evaluate, compared),
-        "publish": Step(PublishConfig, publish, {"adapter": f"{base}-style"}),
+        "prepare": Step(PrepareConfig, prepare, outline_prepare, model),
+        "style": Step(TrainConfig, train, outline_training, model | dataset),
+        "generate": Step(GenerateConfig, generate, outline_generation, model | dataset | {"adapters": trained}),
+        "evaluate": Step(EvaluateConfig, evaluate, outline_evaluation, compared),
+        "publish": Step(PublishConfig, publish, outline_publishing, {"adapter": f"{base}-style"}),
     }
     return {name: found[name] for name in PIPELINE_STEPS}
 
@@ -83,12 +91,41 @@ def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
         for name, step in steps(config).items():
             started = time.monotonic()
             log.info("=== %s", name)
-            common = {"name": f"{config.name}-{name}", "storage": config.storage, "ray": config.ray.model_dump()}
-            settings = getattr(config, name).model_dump(mode="json")
-            result = step.job(parse_config(step.config, {**settings, **step.ties, **common}, where=f"step {name}"))
+            result = step.job(_step_config(config, name, step))
             outputs |= {f"{name}/{key}": value for key, value in result["outputs"].items()}
             figures |= {f"{name}/{key}": value for key, value in result["figures"].items()}
             left_out |= {f"{name}/{key}": value for key, value in result.get("left_out", {}).items()}
             log.info("=== %s: done in %.0f s", name, time.monotonic() - started)
     outputs["report"] = write_report(config, run)
     return run.finish(outputs, figures, left_out)
+
+
+def _step_config(config: PipelineConfig, name: str, step: Step) -> JobConfig:
+    common = {"name": f"{config.name}-{name}", "storage": config.storage, "ray": config.ray.model_dump()}
+    settings = getattr(config, name).model_dump(mode="json")
+    return parse_config(step.config, {**settings, **step.ties, **common}, where=f"step {name}")
+
+
+def outline_pipeline(config: PipelineConfig) -> Outline:
+    """What each step would do; of a step that reads what is not made yet, that it waits for it.
+
+    Raises CinesynthError when the first step cannot start, and IdentityError when a name stands for another run.
+    """
+    run = Run.at(config)
+    if run.folder.exists("run.json"):
+        run.check(config)
+    work = []
+    for place, (name, step) in enumerate(steps(config).items()):
+        try:
+            outline = step.outline(_step_config(config, name, step))
+        except IdentityError:
+            raise
+        except CinesynthError as e:
+            if place == 0:
+                raise
+            work.append((name, f"after the steps before it (not yet: {e})"))
+            continue
+        work.append((name, outline.state))
+        work += [("", f"{key}: {value}") for key, value in [*outline.inputs, *outline.work, *outline.resources[1:]]]
+    state = "continues" if run.folder.exists("run.json") else "new"
+    return Outline(f"pipeline {config.name}", state, [("model", config.model)], work, [cluster_of(config)])

@@ -2,24 +2,51 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from cinesynth.config import PublishConfig
 from cinesynth.locate import locate_adapter
+from cinesynth.outline import Outline, state_of
 from cinesynth.registry import Registry
 from cinesynth.runs import Run, records_its_end
 from cinesynth.storage import Storage
-from cinesynth.wan.card import read_card
+from cinesynth.wan.card import AdapterCard, read_card
 
 
 @records_its_end
 def publish(config: PublishConfig) -> dict[str, Any]:
     """Put an adapter into the registry as an immutable version, and move its alias."""
-    storage = Storage.open(config.storage)
-    folder = locate_adapter(storage, config.adapter)
-    run = Run.open(config, {"adapter": read_card(folder).sha256})
-    registry = Registry(storage)
+    folder, card = _adapter(config)
+    run = Run.open(config, {"adapter": card.sha256})
+    registry = Registry(Storage.open(config.storage))
     if (done := run.result()) is not None and registry.holds(done["outputs"]["adapter"]):
         return done
     entry = registry.publish(folder, config.adapter_name, config.version, config.alias)
     return run.finish({"adapter": entry.ref}, {"sha256": entry.sha256})
+
+
+def outline_publishing(config: PublishConfig) -> Outline:
+    """Read the adapter's card. Raises CinesynthError as `publish` does before it copies anything."""
+    folder, card = _adapter(config)
+    version = config.version or "first 12 digits of its content hash"
+    parents = ", ".join(f"{parent.sha256[:12]} x {parent.scale:g}" for parent in card.parents) or "none"
+    return Outline(
+        title=f"publish {config.name}",
+        state=state_of(config, {"adapter": card.sha256}),
+        inputs=[
+            ("adapter", f"{folder} ({card.sha256[:12]})"),
+            ("made by", f"stage {card.stage} on {card.base_model}, {card.step:,} steps on dataset {card.dataset}"),
+            ("parents", parents),
+        ],
+        work=[
+            ("publish", f"{config.adapter_name}@{version}"),
+            ("alias", f"{config.adapter_name}@{config.alias} moves to it" if config.alias else "none is moved"),
+        ],
+        resources=[("Ray", "not needed")],
+    )
+
+
+def _adapter(config: PublishConfig) -> tuple[Path, AdapterCard]:
+    folder = locate_adapter(Storage.open(config.storage), config.adapter)
+    return folder, read_card(folder)

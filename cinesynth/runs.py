@@ -69,8 +69,13 @@ class Run:
         folder = Storage.open(config.storage).child("runs", config.name)
         return cls(folder, config.name, config.kind, dict(inputs or {}))
 
-    def check(self, config: JobConfig) -> dict[str, Any]:
-        """What is recorded of this run. Raises IdentityError when it is another run than `config` stands for."""
+    def check(self, config: JobConfig, with_inputs: bool = True) -> dict[str, Any]:
+        """What is recorded of this run. Raises IdentityError when it is another run than `config` stands for.
+
+        Args:
+            config: the job's resolved configuration.
+            with_inputs: compare the hashes of the inputs too; False where they are not known yet.
+        """
         recorded = self.folder.read_json("run.json")
         if recorded["kind"] != self.kind:
             changed = [f"kind: recorded {recorded['kind']!r}, given {self.kind!r}"]
@@ -79,7 +84,7 @@ class Run:
             changed += [
                 f"inputs.{name}: recorded {value!r}, given {self.inputs.get(name)!r}"
                 for name, value in sorted(recorded["inputs"].items())
-                if self.inputs.get(name) != value
+                if with_inputs and self.inputs.get(name) != value
             ]
         if changed:
             raise IdentityError(

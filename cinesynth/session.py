@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+import socket
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from cinesynth.config import JobConfig
 from cinesynth.errors import ConfigError
+from cinesynth.storage import scratch_folder
+
+_ANSWER_S = 10.0
+"""Seconds in which a Ray head takes a connection, and again in which it answers."""
 
 
 @contextmanager
 def ray_session(config: JobConfig) -> Iterator[None]:
     """Connect to the cluster that the configuration names, for as long as the block runs.
 
-    Raises ConfigError when no address is known: a fresh head is never started behind the user's back.
+    Raises ConfigError when no address is known (a fresh head is never started behind the user's back), or when no head
+    answers there.
     """
     import ray
 
@@ -26,10 +36,79 @@ def ray_session(config: JobConfig) -> Iterator[None]:
             f"jobs.{config.kind} ...`, or set ray.address=HOST:PORT, or ray.address=local for a private one"
         )
     already = ray.is_initialized()
+    interpreter = sys.executable
     if not already:
-        ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
+        check_head(address, "ray.address")
+        if address == "local":
+            sys.executable = interpreter_for_ray(scratch_folder("environments"))
+        connect(address, "ray.address", log_to_driver=True)
     try:
         yield
     finally:
+        sys.executable = interpreter
         if not already:
             ray.shutdown()
+
+
+def connect(address: str, key: str, log_to_driver: bool) -> None:
+    """`ray.init` at the address that the option `key` gave. Raises ConfigError when no cluster can be used there."""
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=log_to_driver, logging_level=logging.WARNING)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as e:
+        reason = " ".join(str(e).split()) or type(e).__name__
+        raise ConfigError(f"{key}: no Ray cluster can be used at {address!r}: {reason[:300]}") from e
+
+
+def check_head(address: str, key: str) -> None:
+    """Raise ConfigError unless a Ray head answers at HOST:PORT within seconds; Ray itself waits a quarter of an hour.
+
+    Passed over are `local`, `auto` and a Ray client's `ray://`, which are Ray's own to resolve.
+    """
+    if address in ("local", "auto") or address.startswith("ray://"):
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in address:
+        raise ConfigError(
+            f"{key}: {address!r} is not HOST:PORT of a running head (the port of its GCS, 6379 by default)"
+        )
+    advice = f"start the head, or correct {key} or RAY_ADDRESS"
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
+    except (OSError, OverflowError) as e:
+        raise ConfigError(f"{key}: nothing listens at {address}: {e}; {advice}") from e
+    encrypted = os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")  # the check speaks no TLS; Ray does
+    if not encrypted and not _answers(address):
+        raise ConfigError(
+            f"{key}: what listens at {address} did not answer as a Ray head within {_ANSWER_S:g} s; {advice}"
+        )
+
+
+def _answers(address: str) -> bool:
+    """Whether the global control service there becomes ready: over its own protocol, without Ray's long retries."""
+    import grpc
+
+    channel = grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
+    try:
+        grpc.channel_ready_future(channel).result(timeout=_ANSWER_S)
+    except grpc.FutureTimeoutError:
+        return False
+    finally:
+        channel.close()
+    return True
+
+
+def interpreter_for_ray(folder: Path) -> str:
+    """This interpreter by a path without spaces; a link to its environment is made in `folder` where it takes one.
+
+    Ray hands the path of a worker's interpreter to a shell without quotes.
+    """
+    if " " not in sys.executable:
+        return sys.executable
+    link = folder / hashlib.sha256(sys.prefix.encode()).hexdigest()[:12]
+    if not link.is_symlink():
+        temporary = link.with_name(f".{link.name}-{os.getpid()}-{time.monotonic_ns()}")
+        temporary.symlink_to(sys.prefix, target_is_directory=True)
+        os.replace(temporary, link)
+    return str(link / "bin" / Path(sys.executable).name)

@@ -25,6 +25,8 @@ from typing import IO
 
 import psutil
 
+from cinesynth.session import interpreter_for_ray
+
 _MARK = "CINESYNTH_HEAD"
 """The environment variable that every process of a head inherits. Its value is the head's folder."""
 
@@ -43,19 +45,6 @@ def free_ports(count: int) -> list[int]:
     finally:
         for s in sockets:
             s.close()
-
-
-def interpreter_for_ray(folder: Path) -> str:
-    """The path of this interpreter without spaces, as Ray hands it to a shell without quotes.
-
-    Where the real path has a space, this makes a link to the interpreter's environment in `folder`.
-    """
-    if " " not in sys.executable:
-        return sys.executable
-    link = folder / "environment"
-    if not link.is_symlink():
-        link.symlink_to(sys.prefix, target_is_directory=True)
-    return str(link / "bin" / Path(sys.executable).name)
 
 
 class LocalHead:

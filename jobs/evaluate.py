@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cinesynth.config import EvaluateConfig
+from cinesynth.outline import Outline
 from jobs.entry import run_job
 
 
@@ -18,6 +19,13 @@ def job(config: EvaluateConfig) -> dict[str, Any]:
     from cinesynth.metrics.evaluate import evaluate
 
     return evaluate(config)
+
+
+def outline(config: EvaluateConfig) -> Outline:
+    """What the job would do."""
+    from cinesynth.metrics.outline import outline_evaluation
+
+    return outline_evaluation(config)
 
 
 def overrides_of(argv: list[str]) -> list[str]:
@@ -58,4 +66,4 @@ def _fingerprint(argv: list[str], folders: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    run_job(EvaluateConfig, job, overrides_of(sys.argv[1:]))
+    run_job(EvaluateConfig, job, outline, overrides_of(sys.argv[1:]))

@@ -6,6 +6,7 @@
 from typing import Any
 
 from cinesynth.config import GenerateConfig
+from cinesynth.outline import Outline
 from jobs.entry import run_job
 
 
@@ -16,5 +17,12 @@ def job(config: GenerateConfig) -> dict[str, Any]:
     return generate(config)
 
 
+def outline(config: GenerateConfig) -> Outline:
+    """What the job would do."""
+    from cinesynth.generate.outline import outline_generation
+
+    return outline_generation(config)
+
+
 if __name__ == "__main__":
-    run_job(GenerateConfig, job)
+    run_job(GenerateConfig, job, outline)

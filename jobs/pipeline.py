@@ -4,6 +4,7 @@ from typing import Any
 
 from cinesynth.config import PipelineConfig
 from cinesynth.errors import ConfigError
+from cinesynth.outline import Outline
 from jobs.entry import run_job
 
 
@@ -28,5 +29,12 @@ def check_inputs(config: PipelineConfig) -> None:
         raise ConfigError(f"generate.{e}") from e
 
 
+def outline(config: PipelineConfig) -> Outline:
+    """What the job would do."""
+    from cinesynth.pipeline import outline_pipeline
+
+    return outline_pipeline(config)
+
+
 if __name__ == "__main__":
-    run_job(PipelineConfig, job, check=check_inputs)
+    run_job(PipelineConfig, job, outline, check=check_inputs)

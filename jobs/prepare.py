@@ -13,6 +13,7 @@ from typing import Any
 
 from cinesynth.config import PrepareConfig
 from cinesynth.errors import CinesynthError, ConfigError
+from cinesynth.outline import Outline
 from cinesynth.storage import Storage, public_uri, split_options
 from jobs.entry import run_job
 
@@ -32,6 +33,13 @@ def check_inputs(config: PrepareConfig) -> None:
     from cinesynth.data.prepare import check_inputs
 
     check_inputs(config)
+
+
+def outline(config: PrepareConfig) -> Outline:
+    """What the job would do."""
+    from cinesynth.data.outline import outline_prepare
+
+    return outline_prepare(config)
 
 
 def check(location: str) -> int:
@@ -69,7 +77,7 @@ def withdraw(source: str, location: str) -> int:
 def main(argv: list[str]) -> None:
     """Run the command line: the job itself, `--check` or `--withdraw`."""
     if not {"--check", "--withdraw"} & {argument.partition("=")[0] for argument in argv}:
-        run_job(PrepareConfig, job, argv, check_inputs)
+        run_job(PrepareConfig, job, outline, argv, check_inputs)
         return
     parser = argparse.ArgumentParser(prog="python -m jobs.prepare", allow_abbrev=False)
     what = parser.add_mutually_exclusive_group(required=True)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from cinesynth.config import PublishConfig
+from cinesynth.outline import Outline
 from jobs.entry import run_job
 
 
@@ -13,5 +14,12 @@ def job(config: PublishConfig) -> dict[str, Any]:
     return publish(config)
 
 
+def outline(config: PublishConfig) -> Outline:
+    """What the job would do."""
+    from cinesynth.publish import outline_publishing
+
+    return outline_publishing(config)
+
+
 if __name__ == "__main__":
-    run_job(PublishConfig, job)
+    run_job(PublishConfig, job, outline)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from cinesynth.config import TrainConfig
+from cinesynth.outline import Outline
 from jobs.entry import run_job
 
 
@@ -13,5 +14,12 @@ def job(config: TrainConfig) -> dict[str, Any]:
     return train(config)
 
 
+def outline(config: TrainConfig) -> Outline:
+    """What the job would do."""
+    from cinesynth.train.outline import outline_training
+
+    return outline_training(config)
+
+
 if __name__ == "__main__":
-    run_job(TrainConfig, job)
+    run_job(TrainConfig, job, outline)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 import time
@@ -11,7 +10,9 @@ import time
 import httpx
 
 from cinesynth.errors import CinesynthError, ConfigError
+from cinesynth.session import check_head, connect
 from cinesynth.settings import load_config
+from cinesynth.settings_help import help_text
 from serve.config import ServeConfig
 from serve.engine import GeneratorFactory, default_generator
 
@@ -64,7 +65,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m serve.run",
         description=__doc__,
-        epilog="Overrides: key=value, nested with dots, e.g. engine.max_replicas=2",
+        epilog=f"key=value, nested with dots, e.g. engine.max_replicas=2\n\n{help_text(ServeConfig)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", help="YAML file; the shipped ones are under serve/config/")
     parser.add_argument("--address", default=os.environ.get("RAY_ADDRESS"), help="HOST:PORT of the Ray head")
@@ -86,16 +88,12 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _connect(address: str | None) -> None:
-    import ray
-
     if not address or address.startswith(("http://", "https://")):
         raise ConfigError(
             f"--address {address!r}: give HOST:PORT of a running Ray head (or set RAY_ADDRESS); none is started here"
         )
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-    except (ConnectionError, RuntimeError) as e:
-        raise ConfigError(f"--address {address!r}: no Ray head answers there: {e}") from e
+    check_head(address, "--address")
+    connect(address, "--address", log_to_driver=False)
 
 
 def _block() -> None:

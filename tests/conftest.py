@@ -15,7 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
-from cluster.local import end_processes, free_ports, interpreter_for_ray
+from cinesynth.session import interpreter_for_ray
+from cluster.local import end_processes, free_ports
 
 # Set before anything imports Ray, torch or a hub library.
 os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cinesynth.config import GenerateConfig
-from cinesynth.data.dataset import ClipsDataset, pixels_file
+from cinesynth.data.dataset import ClipsDataset, WindowRow, pixels_file
 from cinesynth.errors import DatasetError
 from cinesynth.generate.worker import GenerateWorker
 from cinesynth.locate import locate_adapter, locate_dataset
@@ -24,9 +24,15 @@ from cinesynth.wan.positions import check_size
 log = logging.getLogger("cinesynth.generate")
 
 
-@records_its_end
-def generate(config: GenerateConfig) -> dict[str, Any]:
-    """Make videos; those that are already there are kept, so a stopped run continues."""
+Checked = tuple[list[tuple[Path, float]], ClipsDataset | None, dict[str, str]]
+
+
+def check_generation(config: GenerateConfig) -> Checked:
+    """Check model, adapters, sizes and dataset without Ray.
+
+    Returns the adapters (folder, scale), the dataset where windows are made again, and the hashes of what is read.
+    Raises CinesynthError.
+    """
     storage = Storage.open(config.storage)
     adapters = [(locate_adapter(storage, a.ref), a.scale) for a in config.adapters]
     inputs = {"model": model_hash(config.model)}
@@ -36,15 +42,25 @@ def generate(config: GenerateConfig) -> dict[str, Any]:
     if config.split is not None:
         dataset = locate_dataset(storage, str(config.dataset))
         inputs["dataset"] = dataset.manifest_sha256
+        for frames, height, width in sorted({(w.num_frames, w.height, w.width) for w in dataset.windows(config.split)}):
+            check_size(config.model, frames, height, width, f"dataset {config.dataset!r}")
     else:
         inputs["images"] = sha256_json([sha256_file(Path(s.image).expanduser()) for s in config.shots])
         for i, s in enumerate(config.shots):
             check_size(config.model, s.num_frames, s.height, s.width, f"shots.{i}")
+    return adapters, dataset, inputs
+
+
+@records_its_end
+def generate(config: GenerateConfig) -> dict[str, Any]:
+    """Make videos; those that are already there are kept, so a stopped run continues."""
+    adapters, dataset, inputs = check_generation(config)
+    windows = [] if dataset is None else held_out_windows(config, dataset)
     run = Run.open(config, inputs)
     if (done := run.result()) is not None and _made(run) >= done["figures"]["videos"]:
         log.info("run %s is complete; nothing to do", config.name)
         return done
-    tasks = _shot_tasks(config) if dataset is None else _window_tasks(config, dataset, run)
+    tasks = _shot_tasks(config) if dataset is None else _window_tasks(config, dataset, windows, run)
     started = time.monotonic()
     left = [t for t in tasks if not run.folder.exists(t["file"])]
     log.info("%d videos to make, %d of them there already", len(tasks), len(tasks) - len(left))
@@ -55,6 +71,8 @@ def generate(config: GenerateConfig) -> dict[str, Any]:
     outputs = {"videos": run.folder.child("videos").uri}
     if dataset is not None:
         outputs["groups"] = run.folder.child("groups.csv").uri
+        if beyond := len(dataset.windows(config.split)) - len(windows):
+            return run.finish(outputs, figures, {"max_windows": f"{beyond:,} windows of split {config.split}"})
     return run.finish(outputs, figures)
 
 
@@ -70,14 +88,21 @@ def _shot_tasks(config: GenerateConfig) -> list[dict[str, Any]]:
     ]
 
 
-def _window_tasks(config: GenerateConfig, dataset: ClipsDataset, run: Run) -> list[dict[str, Any]]:
-    """One task a window and arm. Copies the real windows and writes the groups beside them."""
+def held_out_windows(config: GenerateConfig, dataset: ClipsDataset) -> list[WindowRow]:
+    """The windows that are made again. Raises DatasetError when the split has none."""
     windows = dataset.windows(config.split)[: config.max_windows]
     if not windows:
         raise DatasetError(
             f"dataset {config.dataset!r} has no window in its {config.split} split: a domain with "
             "fewer than 3 groups is trained on whole; add footage, or raise the split's share"
         )
+    return windows
+
+
+def _window_tasks(
+    config: GenerateConfig, dataset: ClipsDataset, windows: list[WindowRow], run: Run
+) -> list[dict[str, Any]]:
+    """One task a window and arm. Copies the real windows and writes the groups beside them."""
     for window in windows:
         real = f"videos/real/{window.window_id}.mkv"
         if not run.folder.exists(real):

@@ -31,8 +31,8 @@ class Plan:
     dataset: ClipsDataset
 
 
-def plan_training(config: TrainConfig) -> Plan:
-    """Check dataset, base and parents, and open the run. Raises CinesynthError; needs no Ray."""
+def check_training(config: TrainConfig) -> tuple[ClipsDataset, dict[str, str]]:
+    """Check dataset, base and parents; returns the dataset and the hashes of what is read. Raises CinesynthError."""
     storage = Storage.open(config.storage)
     dataset = locate_dataset(storage, config.dataset)
     if dataset.manifest["encoder_hash"] != encoder_hash(config.model):
@@ -48,6 +48,12 @@ def plan_training(config: TrainConfig) -> Plan:
     inputs |= {f"parent_{i}": parent.sha256 for i, parent in enumerate(parents)}
     for frames, height, width in sorted({(w.num_frames, w.height, w.width) for w in dataset.windows()}):
         check_size(config.model, frames, height, width, f"dataset {config.dataset!r}")
+    return dataset, inputs
+
+
+def plan_training(config: TrainConfig) -> Plan:
+    """Check dataset, base and parents, and open the run. Raises CinesynthError; needs no Ray."""
+    dataset, inputs = check_training(config)
     return Plan(config, Run.open(config, inputs), dataset)
 
 

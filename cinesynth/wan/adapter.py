@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from cinesynth.errors import AdapterError
 from cinesynth.storage import sha256_file
-from cinesynth.wan.card import DIFFUSERS_FILE, PEFT_FILE, AdapterCard, Parent
+from cinesynth.wan.card import DIFFUSERS_FILE, PEFT_FILE, AdapterCard, Parent, check_adapters
 
 Targets = Literal["cross_attention", "attention", "all"]
 

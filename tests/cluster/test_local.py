@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -11,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.local import LocalHead, interpreter_for_ray
+from cluster.local import LocalHead
 from tests.conftest import Head
 
 
@@ -28,21 +26,6 @@ def test_a_head_starts_beside_another_refuses_strangers_and_stops_only_itself(ra
         assert head.address != ray_head.address
     assert not [p for p in started if psutil.pid_exists(p) and "ray" in " ".join(psutil.Process(p).cmdline())]
     assert ray.get(ray.put(1)) == 1  # the other head still works
-
-
-def test_ray_gets_an_interpreter_by_a_path_without_spaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert interpreter_for_ray(tmp_path) == sys.executable or " " in sys.executable
-    spaced = tmp_path / "a folder" / "environment"
-    spaced.parent.mkdir()
-    spaced.symlink_to(sys.prefix)
-    monkeypatch.setattr(sys, "executable", str(spaced / "bin" / "python"))
-    monkeypatch.setattr(sys, "prefix", str(spaced))
-    short = tmp_path / "short"
-    short.mkdir()
-    python = interpreter_for_ray(short)
-    assert " " not in python
-    prefix = subprocess.run([python, "-c", "import sys; print(sys.prefix)"], capture_output=True, text=True, check=True)
-    assert prefix.stdout.strip() == str(short / "environment")
 
 
 @pytest.mark.slow

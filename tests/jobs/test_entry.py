@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from cinesynth.config import PublishConfig
+from cinesynth.config import PublishConfig, TrainConfig
+from cinesynth.errors import MediaError
+from cinesynth.publish import outline_publishing
 from jobs.entry import check_storage, run_job
+from jobs.prepare import main
+
+CONFIGS = Path(__file__).parent.parent.parent / "jobs" / "configs" / "nano"
 
 
 def _never(config: PublishConfig) -> dict[str, object]:
@@ -16,7 +21,7 @@ def _never(config: PublishConfig) -> dict[str, object]:
 
 def test_a_bad_option_ends_with_code_2_and_the_reason_last(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        run_job(PublishConfig, _never, ["name=P", "adapter=a", "adapter_name=a"])
+        run_job(PublishConfig, _never, outline_publishing, ["name=P", "adapter=a", "adapter_name=a"])
     assert end.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: configuration: name = 'P': ")
 
@@ -29,10 +34,61 @@ def test_storage_in_the_copy_of_the_working_directory_is_refused(
     job.mkdir(parents=True)
     monkeypatch.chdir(job)
     with pytest.raises(SystemExit) as end:
-        run_job(PublishConfig, _never, ["name=p", "adapter=a", "adapter_name=a"])
+        run_job(PublishConfig, _never, outline_publishing, ["name=p", "adapter=a", "adapter_name=a"])
     assert end.value.code == 2
     assert "error: storage: 'storage' is relative" in capsys.readouterr().err
     for durable in ("s3://bucket/prefix", str(tmp_path), "~/cinesynth"):
         check_storage(durable)
     monkeypatch.chdir(tmp_path)
     check_storage("storage")
+
+
+def test_a_dry_run_prints_what_would_be_done_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--config", str(CONFIGS / "prepare.yaml"), "name=p", f"storage={tmp_path / 's'}", "dry_run=true"]
+    (tmp_path / "take.mp4").write_bytes(b"not a video")
+    main([*options, f"footage=[{{path: '{tmp_path}', domain: film}}]"])
+    printed = capsys.readouterr().out
+    assert "prepare p: new" in printed
+    assert "footage  1 file of domain film" in printed
+    assert "scan     1 file by content" in printed
+    assert "vae      2 of 0.5 CPUs each" in printed
+    assert not (tmp_path / "s").exists()
+
+
+def test_help_lists_the_fields_by_group_with_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run_job(TrainConfig, _never, outline_publishing, ["--help"])
+    printed = capsys.readouterr().out
+    assert "  lr: number > 0 <= 10 (default 3e-05); learning rate after the warm-up" in printed
+    assert "  dataset: text (required); name below <storage>/datasets" in printed
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "last"),
+    [
+        (KeyboardInterrupt(), 130, "stopped; the same command goes on"),
+        (SystemExit(15), 143, "stopped; the same command goes on"),
+        (SystemExit(0), 130, "stopped; the same command goes on"),
+        (MediaError("a.png is damaged"), 2, "error: a.png is damaged"),
+    ],
+)
+def test_a_job_that_is_stopped_or_refused_ends_with_one_line(
+    raised: BaseException, code: int, last: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def job(config: PublishConfig) -> dict[str, object]:
+        raise raised
+
+    with pytest.raises(SystemExit) as end:
+        run_job(PublishConfig, job, outline_publishing, ["name=p", "adapter=a", "adapter_name=a"])
+    assert end.value.code == code
+    assert capsys.readouterr().err.splitlines()[-1].startswith(last)
+
+
+def test_the_summary_says_why_something_was_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    def job(config: PublishConfig) -> dict[str, object]:
+        return {"figures": {"windows": 3}, "outputs": {}, "left_out": {"too_small": "2 (the first: a.mp4: 16x16)"}}
+
+    run_job(PublishConfig, job, outline_publishing, ["name=p", "adapter=a", "adapter_name=a"])
+    assert "  left out:\n    too_small: 2 (the first: a.mp4: 16x16)\n" in capsys.readouterr().out

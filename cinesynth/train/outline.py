@@ -1,0 +1,43 @@
+"""What a training stage would do: on which windows, for how many steps, with what."""
+
+from __future__ import annotations
+
+from cinesynth.config import TrainConfig
+from cinesynth.outline import Facts, Outline, cluster_of, sized, state_of, worker_fact
+from cinesynth.train.driver import check_training
+
+
+def outline_training(config: TrainConfig) -> Outline:
+    """Check everything that a training checks before a worker starts. Raises CinesynthError as `plan_training` does."""
+    dataset, inputs = check_training(config)
+    windows, held_out = len(dataset.windows("train")), len(dataset.windows("val"))
+    optimizer = config.optimizer
+    buckets = ", ".join(sorted(dataset.manifest["buckets"]))
+    parents: Facts = [
+        (f"parent {i}", f"{parent.ref} x {parent.scale:g} ({inputs[f'parent_{i}'][:12]})")
+        for i, parent in enumerate(config.parents)
+    ]
+    what = f"LoRA of rank {config.lora.rank} on {config.lora.targets}" if config.mode == "lora" else "all weights"
+    epochs = optimizer.steps * optimizer.batch_size / windows
+    validated = min(held_out, config.validation.max_windows)
+    return Outline(
+        title=f"train {config.name}",
+        state=state_of(config, inputs),
+        inputs=[
+            ("dataset", f"{dataset.storage.uri} ({inputs['dataset'][:12]})"),
+            ("windows", f"{windows:,} to train on, {held_out:,} held out for validation; {buckets}"),
+            ("base", f"{config.model} ({inputs['base'][:12]})"),
+            *parents,
+        ],
+        work=[
+            ("trained", f"{what}, stage {config.stage}"),
+            ("steps", f"{optimizer.steps:,} of {sized(optimizer.batch_size, 'window')}: each about {epochs:.1f} times"),
+            ("validation", f"on {sized(validated, 'window')}, every {sized(config.validation.every, 'step')}"),
+            ("checkpoints", f"every {sized(config.checkpoint_every, 'step')}"),
+        ],
+        resources=[
+            cluster_of(config),
+            worker_fact(config.workers, config.cpus_per_worker, 1.0 if config.use_gpu else 0.0),
+            ("strategy", f"{config.strategy}, {config.dtype}"),
+        ],
+    )

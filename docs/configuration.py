@@ -1,0 +1,71 @@
+"""The page docs/configuration.md, made from the configuration models: `python -m docs.configuration [--check]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from cinesynth.config import (
+    EvaluateConfig,
+    GenerateConfig,
+    PipelineConfig,
+    PrepareConfig,
+    PublishConfig,
+    TrainConfig,
+)
+from cinesynth.settings import Settings
+from cinesynth.settings_help import markdown
+from serve.config import ServeConfig
+
+PAGE = Path(__file__).with_name("configuration.md")
+HEAD = """\
+# Configuration
+
+Made from the code by `python -m docs.configuration`; `make lint` fails where it is out of date.
+
+A job takes `--config FILE` (YAML) and `key=value` overrides: nested with dots (`optimizer.lr=1e-4`), into lists by
+place (`footage.0.path=/films`), groups and lists in YAML's short form (`'lora={rank: 4}'`). A field of text takes it as
+it is written: `prompt=yes`, `name=42`, `${HOME}` are text. `null` is none. `--help` of a job lists its fields.
+
+A field marked `·` is runtime: it may change whenever a run is continued. Any other is identity, and another value
+needs another run name. Files and folders are runtime where their content is hashed. `dry_run=true` prints what a job
+would do, and ends before Ray starts.
+"""
+JOBS: dict[str, type[Settings]] = {
+    "jobs.prepare": PrepareConfig,
+    "jobs.train": TrainConfig,
+    "jobs.generate": GenerateConfig,
+    "jobs.evaluate": EvaluateConfig,
+    "jobs.publish": PublishConfig,
+    "jobs.pipeline": PipelineConfig,
+    "serve.run": ServeConfig,
+}
+PIPELINE = """\
+`name`, `storage`, `ray`, `dry_run` and `model`, and one group a step (`prepare`, `style`, `generate`, `evaluate`,
+`publish`) with the fields of its job above; what ties a step to the one before is filled in.
+"""
+
+
+def page() -> str:
+    """The page's text."""
+    parts = [HEAD]
+    for name, cls in JOBS.items():
+        # The steps of a pipeline are the jobs above.
+        text = PIPELINE if cls is PipelineConfig else markdown(cls) + "\n"
+        parts.append(f"## {name}\n\n{text}")
+    return "\n".join(parts)
+
+
+def main() -> None:
+    """Write the page, or compare it; exit code 1 where it is out of date."""
+    parser = argparse.ArgumentParser(prog="python -m docs.configuration", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail where the page is out of date")
+    if not parser.parse_args().check:
+        PAGE.write_text(page())
+    elif not PAGE.is_file() or PAGE.read_text() != page():
+        sys.exit(f"error: {PAGE} is out of date; run `python -m docs.configuration`")
+
+
+if __name__ == "__main__":
+    main()
