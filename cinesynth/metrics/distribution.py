@@ -14,6 +14,7 @@ from cinesynth.metrics import frechet, mmd
 from cinesynth.metrics.frechet import frechet_distance
 from cinesynth.metrics.metric import Item, Metric, Network, Results, Sample, interval_fields
 from cinesynth.metrics.mmd import KernelSums
+from cinesynth.metrics.networks import I3D_FEATURES, I3D_MIN_FRAMES, I3D_WEIGHTS
 from cinesynth.metrics.record import Comparison, Floor, Value
 from cinesynth.metrics.statistics import Interval, NoInterval, halves, jackknife, require_groups, strata
 from cinesynth.metrics.weights import WEIGHTS
@@ -21,9 +22,6 @@ from cinesynth.metrics.weights import WEIGHTS
 if TYPE_CHECKING:
     from cinesynth.config import EvaluateSettings
 
-I3D_WEIGHTS = "i3d-kinetics-400"
-FEATURES = 400
-MIN_FRAMES = 10
 NO_FVD_INTERVAL = "no valid interval: FVD is biased by about 1/n"
 
 
@@ -54,8 +52,8 @@ NETWORK = Network(
         "resize": "bilinear to 224x224, aspect not kept, half-pixel centres (align_corners=False), no antialiasing",
         "range": "x / 127.5 - 1",
     },
-    min_frames=MIN_FRAMES,
-    d=FEATURES,
+    min_frames=I3D_MIN_FRAMES,
+    d=I3D_FEATURES,
 )
 
 
@@ -97,7 +95,7 @@ def fvd(metric: Metric, real: Sample, arms: Sequence[Sample]) -> Results:
     for arm, distance in zip(arms, distances, strict=True):
         floor, no_floor = _floor(real, arm)
         n = min(len(real.rows), len(arm.rows))
-        small = f"N = {n} is below d = {FEATURES}: mostly bias" if n < FEATURES else ""
+        small = f"N = {n} is below d = {I3D_FEATURES}: mostly bias" if n < I3D_FEATURES else ""
         reason = "; ".join(part for part in (NO_FVD_INTERVAL, small, no_floor) if part)
         values.append(
             Value(metric=metric.name, arm=arm.name, value=distance, reason=reason, floor=floor, **_n(real, arm))
@@ -139,8 +137,8 @@ def _fvd_warnings(metric: Metric, real: Sample, arms: Sequence[Sample]) -> list[
     counts = {sample.name: len(sample.rows) for sample in (real, *arms)}
     shown = ", ".join(f"{name} {n}" for name, n in counts.items())
     found = []
-    if min(counts.values()) < FEATURES:
-        found.append(f"{metric.label} below {FEATURES} videos a set is mostly bias ({shown}); compare KVD instead")
+    if min(counts.values()) < I3D_FEATURES:
+        found.append(f"{metric.label} below {I3D_FEATURES} videos a set is mostly bias ({shown}); compare KVD instead")
     if len(set(counts.values())) > 1:
         found.append(f"sets of unequal size ({shown}): {metric.label} values of different n do not compare")
     return found

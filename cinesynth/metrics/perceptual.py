@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cinesynth.metrics.means import group_means
 from cinesynth.metrics.metric import Item, Metric, Network
+from cinesynth.metrics.networks import LPIPS_MIN_SIDE
 from cinesynth.metrics.weights import WEIGHTS
 from cinesynth.storage import sha256_file
 
@@ -54,7 +55,7 @@ NETWORK = Network(
     weights=_weights,
     preprocessing={"input": "uint8 RGB, all pixels, no resize", "range": "x / 127.5 - 1"},
     pair=True,
-    min_side=32,
+    min_side=LPIPS_MIN_SIDE,
 )
 
 _DESCRIPTION = "LPIPS v0.1 to the paired real frame: mean over frames, a group's windows, groups"

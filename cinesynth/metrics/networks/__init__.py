@@ -1,1 +1,8 @@
-"""The networks that metrics run, under torch. What describes them without torch is in the files of their metrics."""
+"""The networks that metrics run, under torch; and, here, what is known of them without torch."""
+
+I3D_WEIGHTS = "i3d-kinetics-400"
+I3D_FEATURES = 400
+I3D_MIN_FRAMES = 10
+"""With fewer, I3D's temporal pooling has nothing left."""
+LPIPS_MIN_SIDE = 32
+"""Pixels; smaller pictures do not reach the last layer of the trunks."""

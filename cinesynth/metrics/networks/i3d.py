@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from cinesynth.errors import MediaError
 from cinesynth.metrics import weights
-from cinesynth.metrics.distribution import FEATURES, I3D_WEIGHTS, MIN_FRAMES
+from cinesynth.metrics.networks import I3D_FEATURES, I3D_MIN_FRAMES, I3D_WEIGHTS
 from cinesynth.pictures import Frames
 
 _SIDE = 224
@@ -114,13 +114,13 @@ class I3D(nn.Module):
             width = block.out_channels
             if name in pools:
                 self.trunk.add_module(*pools[name])
-        self.logits = nn.Conv3d(width, FEATURES, 1)
+        self.logits = nn.Conv3d(width, I3D_FEATURES, 1)
 
     def forward(self, video_BCTHW: Tensor) -> Tensor:
         """Logits averaged over time. Raises MediaError below 10 frames, where the temporal pooling runs dry."""
         frames, height, width = video_BCTHW.shape[2:]
-        if frames < MIN_FRAMES:
-            raise MediaError(f"I3D needs at least {MIN_FRAMES} frames, not {frames}; generate or cut longer videos")
+        if frames < I3D_MIN_FRAMES:
+            raise MediaError(f"I3D needs at least {I3D_MIN_FRAMES} frames, not {frames}; generate or cut longer videos")
         if (height, width) != (_SIDE, _SIDE):
             raise MediaError(f"I3D takes {_SIDE}x{_SIDE} pixels, not {width}x{height}; use `preprocess`")
         x = self.trunk(video_BCTHW)

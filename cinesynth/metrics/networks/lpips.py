@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from cinesynth.errors import MediaError
 from cinesynth.metrics import weights
-from cinesynth.metrics.perceptual import NETWORK
+from cinesynth.metrics.networks import LPIPS_MIN_SIDE
 from cinesynth.pictures import Frames
 
 Net = Literal["alex", "vgg"]
@@ -67,8 +67,8 @@ def frame_distances(model: nn.Module, a_THWC: Frames, b_THWC: Frames) -> NDArray
     """
     if a_THWC.shape != b_THWC.shape:
         raise MediaError(f"LPIPS compares frames of one shape, not {a_THWC.shape} and {b_THWC.shape}")
-    if min(a_THWC.shape[1:3]) < NETWORK.min_side:
-        raise MediaError(f"LPIPS needs sides of at least {NETWORK.min_side}, not {a_THWC.shape[2]}x{a_THWC.shape[1]}")
+    if min(a_THWC.shape[1:3]) < LPIPS_MIN_SIDE:
+        raise MediaError(f"LPIPS needs sides of at least {LPIPS_MIN_SIDE}, not {a_THWC.shape[2]}x{a_THWC.shape[1]}")
     device = next(model.parameters()).device
     chunk = max(1, _PIXELS_AT_ONCE // (a_THWC.shape[1] * a_THWC.shape[2]))
     values = []
