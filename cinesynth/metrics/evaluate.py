@@ -79,12 +79,12 @@ def _computable(settings: EvaluateSettings, num_frames: int) -> list[Metric]:
     metrics = catalogue.chosen(settings.metrics)
     short = [m for m in metrics if m.network.min_frames > num_frames and m.name in settings.metrics]
     if short:
-        labels = " and ".join(m.label for m in short)
+        labels = " and ".join(m.label for m in short) + (" need" if len(short) > 1 else " needs")
         others = [m.name for m in metrics if m.network.min_frames <= num_frames] or [
             m.name for m in catalogue.METRICS.values() if m.primary and m.network.min_frames <= num_frames
         ]
         raise DatasetError(
-            f"{labels}: at least {max(m.network.min_frames for m in short)} frames a video, these have {num_frames}; "
+            f"{labels} at least {max(m.network.min_frames for m in short)} frames a video, these have {num_frames}; "
             f"use longer videos, or metrics=[{', '.join(others)}]"
         )
     return [

@@ -103,12 +103,7 @@ def test_the_record_survives_json_and_another_schema_is_refused(record, tmp_path
         MetricsRecord.read(path)
 
 
-def test_batch_size_does_not_change_the_numbers(folders, record):
-    settings = EvaluateSettings(batch_size=3)
-    _same(compare(folders["real"], {"base": folders["base"]}, GROUPS, settings), record)
-
-
-def test_two_ray_workers_give_the_same_numbers(folders, record, ray_head):
+def test_two_ray_workers_and_another_batch_size_give_the_same_numbers(folders, record, ray_head):
     settings = EvaluateSettings(workers=2, batch_size=2)
     _same(compare(folders["real"], {"base": folders["base"]}, GROUPS, settings, RayExecutor), record)
 
@@ -143,7 +138,7 @@ def test_unequal_sizes_leave_lpips_out_and_name_the_files(folders, tmp_path):
 
 
 def test_captions_reach_a_metric_that_reads_them(folders, monkeypatch):
-    """The share of letters that a video's frames number: what matters is which caption each video met."""
+    """A metric that counts the letters of the caption: which caption met which video shows in its value."""
     network = Network("letters", "letters", lambda _, items: np.array([[len(text)] for _, text in items]), caption=True)
     metric = Metric("letters", "letters", 1, "length of the caption", network, group_means)
     monkeypatch.setitem(catalogue.METRICS, "letters", metric)
