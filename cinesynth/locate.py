@@ -26,7 +26,7 @@ def locate_dataset(storage: Storage, dataset: str) -> ClipsDataset:
         close = difflib.get_close_matches(dataset, known, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise DatasetError(
-            f"there is no dataset {dataset!r} in {storage.uri}; {hint}There are: {', '.join(known) or 'none'}"
+            f"there is no dataset {dataset!r} in {storage.uri}; {hint}there are: {', '.join(known) or 'none'}"
         )
     return ClipsDataset.open(Storage.open(dataset))
 

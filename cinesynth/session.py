@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cinesynth.config import JobConfig
 from cinesynth.errors import ConfigError
+from cinesynth.log_filter import without_actor_notes
 from cinesynth.storage import scratch_folder
 
 _ANSWER_S = 10.0
@@ -35,19 +36,22 @@ def ray_session(config: JobConfig) -> Iterator[None]:
             "ray.address: no Ray cluster is known; submit with `ray job submit --working-dir . -- python -m "
             f"jobs.{config.kind} ...`, or set ray.address=HOST:PORT, or ray.address=local for a private one"
         )
-    already = ray.is_initialized()
-    interpreter = sys.executable
-    if not already:
-        check_head(address, "ray.address")
-        if address == "local":
-            sys.executable = interpreter_for_ray(scratch_folder("environments"))
-        connect(address, "ray.address", log_to_driver=True)
-    try:
+    if ray.is_initialized():
         yield
+        return
+    check_head(address, "ray.address")
+    interpreter = sys.executable
+    if address == "local":
+        sys.executable = interpreter_for_ray(scratch_folder("environments"))
+    try:
+        with without_actor_notes():
+            connect(address, "ray.address", log_to_driver=True)
+            try:
+                yield
+            finally:
+                ray.shutdown()
     finally:
         sys.executable = interpreter
-        if not already:
-            ray.shutdown()
 
 
 def connect(address: str, key: str, log_to_driver: bool) -> None:

@@ -41,6 +41,10 @@ JOBS: dict[str, type[Settings]] = {
     "jobs.pipeline": PipelineConfig,
     "serve.run": ServeConfig,
 }
+SERVICE = """\
+A service is no run: deploying again takes every change.
+
+"""
 PIPELINE = """\
 `name`, `storage`, `ray`, `dry_run` and `model`, and one group a step (`prepare`, `style`, `generate`, `evaluate`,
 `publish`) with the fields of its job above; what ties a step to the one before is filled in.
@@ -51,8 +55,11 @@ def page() -> str:
     """The page's text."""
     parts = [HEAD]
     for name, cls in JOBS.items():
-        # The steps of a pipeline are the jobs above.
-        text = PIPELINE if cls is PipelineConfig else markdown(cls) + "\n"
+        text = markdown(cls) + "\n"
+        if cls is PipelineConfig:  # its steps are the jobs above
+            text = PIPELINE
+        elif cls is ServeConfig:
+            text = SERVICE + text
         parts.append(f"## {name}\n\n{text}")
     return "\n".join(parts)
 

@@ -1,0 +1,89 @@
+"""What a generation refuses before Ray starts: images, sizes, adapters and datasets that cannot be used."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cinesynth.config import GenerateConfig
+from cinesynth.errors import AdapterError, ConfigError, DatasetError
+from cinesynth.generate.driver import check_generation
+from cinesynth.settings import parse_config
+from cinesynth.storage import Storage, sha256_file
+from cinesynth.train.driver import locate_dataset
+from cinesynth.wan.adapter import DIFFUSERS_FILE, PEFT_FILE, AdapterCard
+from cinesynth.wan.folder import base_hash
+
+
+def config(storage: Path, image: Path, **changes: Any) -> GenerateConfig:
+    shot = {"image": str(image), "prompt": "p", "height": 64, "width": 96, **changes.pop("shot", {})}
+    return parse_config(GenerateConfig, {"name": "g", "storage": str(storage), "shots": [shot], **changes})
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "first.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def bomb() -> bytes:
+    data = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(data, "PNG")
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda data: data[: len(data) // 2], "cannot be read as an image: .*truncated"),
+        (lambda data: b"not an image", "is not an image; give a PNG, JPEG or WebP file"),
+        (lambda data: bomb(), "has too many pixels"),
+    ],
+)
+def test_an_image_that_cannot_be_read_is_named(damage: Any, message: str, image: Path) -> None:
+    image.write_bytes(damage(image.read_bytes()))
+    with pytest.raises(ConfigError, match=rf"shots\.0\.image: '.*first\.jpg' {message}"):
+        config(image.parent, image).check_inputs()
+
+
+def test_a_size_beyond_the_position_table_is_refused_with_the_largest(tmp_path: Path, image: Path) -> None:
+    with pytest.raises(ConfigError, match=r"shots\.0: 33 frames of 1040x64 .* at most 253 frames of 1024x1024"):
+        check_generation(config(tmp_path, image, shot={"width": 1040}))
+    with pytest.raises(ConfigError, match="257 frames of 96x64"):
+        check_generation(config(tmp_path, image, shot={"num_frames": 257}))
+    check_generation(config(tmp_path, image, shot={"num_frames": 253, "width": 1024}))
+
+
+def adapter(folder: Path, base: str) -> Path:
+    """An adapter's folder as far as it is looked into before a model is loaded."""
+    folder.mkdir()
+    for name in (DIFFUSERS_FILE, PEFT_FILE, "adapter_config.json"):
+        (folder / name).write_bytes(b"weights")
+    sha256 = sha256_file(folder / DIFFUSERS_FILE)
+    card = AdapterCard(
+        **{"base_model": "other", "base_sha256": base, "stage": "style", "dataset": "d", "dataset_sha256": "dd"},
+        **{"config": {}, "step": 1, "sha256": sha256},  # type: ignore[arg-type]
+    )
+    (folder / "card.json").write_text(card.model_dump_json())
+    return folder
+
+
+def test_an_adapter_of_another_base_is_refused(tmp_path: Path, image: Path) -> None:
+    ours, other = adapter(tmp_path / "ours", base_hash("nano")), adapter(tmp_path / "other", "ff" * 32)
+    adapters, _, inputs = check_generation(config(tmp_path, image, adapters=[{"ref": str(ours), "scale": 0.5}]))
+    assert adapters == [(ours, 0.5)]
+    assert inputs["adapter_0"] == sha256_file(ours / DIFFUSERS_FILE)
+    with pytest.raises(AdapterError, match="was trained on base other"):
+        check_generation(config(tmp_path, image, adapters=[{"ref": str(ours)}, {"ref": str(other)}]))
+
+
+def test_a_typo_in_a_dataset_name_is_answered_with_the_names_there_are(tmp_path: Path) -> None:
+    (tmp_path / "datasets" / "noir-clips").mkdir(parents=True)
+    with pytest.raises(DatasetError, match=r"no dataset 'noir-clip' in .*; did you mean 'noir-clips'\?"):
+        locate_dataset(Storage.open(tmp_path), "noir-clip")
