@@ -205,12 +205,6 @@ class GenerateSettings(Settings):
             raise ValueError("give either shots (image and prompt) or split (val or test), not both and not neither")
         return self
 
-    def check_inputs(self) -> None:
-        from cinesynth.generate.first_frame import check_image
-
-        for i, shot in enumerate(self.shots):
-            check_image(shot.image, f"shots.{i}.image")
-
 
 class GenerateConfig(JobConfig, GenerateSettings):
     kind: ClassVar[str] = "generate"

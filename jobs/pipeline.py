@@ -18,15 +18,14 @@ def job(config: PipelineConfig) -> dict[str, Any]:
 def check_inputs(config: PipelineConfig) -> None:
     """Check what the first step reads, before Ray is needed."""
     from cinesynth.data.prepare import check_inputs
+    from cinesynth.pictures import check_picture
 
     try:
         check_inputs(config.prepare)
     except ConfigError as e:
         raise ConfigError(f"prepare.{e}") from e
-    try:
-        config.generate.check_inputs()
-    except ConfigError as e:
-        raise ConfigError(f"generate.{e}") from e
+    for i, shot in enumerate(config.generate.shots):
+        check_picture(shot.image, f"generate.shots.{i}.image")
 
 
 def outline(config: PipelineConfig) -> Outline:

@@ -14,6 +14,7 @@ from cinesynth.data.dataset import ClipsDataset, WindowRow, pixels_file
 from cinesynth.errors import DatasetError
 from cinesynth.generate.worker import GenerateWorker
 from cinesynth.locate import locate_adapter, locate_dataset
+from cinesynth.pictures import check_picture
 from cinesynth.runs import Run, records_its_end
 from cinesynth.session import ray_session
 from cinesynth.storage import Storage, sha256_file, sha256_json
@@ -45,9 +46,10 @@ def check_generation(config: GenerateConfig) -> Checked:
         for frames, height, width in sorted({(w.num_frames, w.height, w.width) for w in dataset.windows(config.split)}):
             check_size(config.model, frames, height, width, f"dataset {config.dataset!r}")
     else:
+        for i, shot in enumerate(config.shots):
+            check_picture(shot.image, f"shots.{i}.image")
+            check_size(config.model, shot.num_frames, shot.height, shot.width, f"shots.{i}")
         inputs["images"] = sha256_json([sha256_file(Path(s.image).expanduser()) for s in config.shots])
-        for i, s in enumerate(config.shots):
-            check_size(config.model, s.num_frames, s.height, s.width, f"shots.{i}")
     return adapters, dataset, inputs
 
 

@@ -17,10 +17,10 @@ from PIL import Image
 
 import cinesynth
 from cinesynth.config import SamplerSettings
-from cinesynth.pictures import Frames
+from cinesynth.pictures import Frames, crop_to
 from cinesynth.wan.adapter import load_adapters
 from cinesynth.wan.card import Parent
-from cinesynth.wan.condition import ConditionEncoder, crop_to, latent_statistics, model_input, pad_prompt, to_frames
+from cinesynth.wan.condition import ConditionEncoder, latent_statistics, model_input, pad_prompt, to_frames
 from cinesynth.wan.folder import base_hash, model_hash, model_shapes
 from cinesynth.wan.load import load_scheduler, load_transformer, load_vae
 

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from cinesynth.config import GenerateConfig, SamplerSettings, ShotRequest
 from cinesynth.data.dataset import ClipsDataset
 from cinesynth.data.video import write_video
-from cinesynth.errors import MediaError
 from cinesynth.generate.sampler import Conditions, GeneratedVideo, Generator
+from cinesynth.pictures import read_picture
 from cinesynth.settings import parse_config
 from cinesynth.storage import Storage, scratch_folder
 
@@ -59,13 +58,13 @@ class GenerateWorker:
 
     def _shot(self, shot: dict[str, Any]) -> GeneratedVideo:
         request = ShotRequest.model_validate(shot)
-        try:
-            image = Image.open(Path(request.image).expanduser())
-            image.load()
-        except OSError as e:
-            raise MediaError(f"{request.image} cannot be read as an image: {e}") from e
         return self.generator.generate(
-            image, request.prompt, request.num_frames, request.height, request.width, self.config.sampler
+            read_picture(request.image),
+            request.prompt,
+            request.num_frames,
+            request.height,
+            request.width,
+            self.config.sampler,
         )
 
     def _window(self, window_id: str) -> GeneratedVideo:

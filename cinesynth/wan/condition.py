@@ -161,16 +161,3 @@ def pad_prompt(embeds_LD: torch.Tensor) -> torch.Tensor:
     padded = embeds_LD.new_zeros(TEXT_TOKENS, embeds_LD.shape[1])
     padded[: len(embeds_LD)] = embeds_LD
     return padded
-
-
-def crop_to(image: Image.Image, height: int, width: int) -> Frames:
-    """Centre-crop to the target's aspect, then resize (Lanczos): RGB uint8 [H, W, 3].
-
-    The same pixels go to CLIP and to the VAE, in training as in generation.
-    """
-    image = image.convert("RGB")
-    scale = min(image.width / width, image.height / height)
-    crop_width, crop_height = round(width * scale), round(height * scale)
-    left, top = (image.width - crop_width) // 2, (image.height - crop_height) // 2
-    cropped = image.crop((left, top, left + crop_width, top + crop_height))
-    return np.asarray(cropped.resize((width, height), Image.Resampling.LANCZOS))

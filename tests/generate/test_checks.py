@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,12 @@ import pytest
 from PIL import Image
 
 from cinesynth.config import GenerateConfig
-from cinesynth.errors import AdapterError, ConfigError, DatasetError
+from cinesynth.errors import AdapterError, ConfigError, DatasetError, MediaError
 from cinesynth.generate.driver import check_generation
+from cinesynth.locate import locate_dataset
 from cinesynth.settings import parse_config
 from cinesynth.storage import Storage, sha256_file
-from cinesynth.train.driver import locate_dataset
-from cinesynth.wan.adapter import DIFFUSERS_FILE, PEFT_FILE, AdapterCard
+from cinesynth.wan.card import DIFFUSERS_FILE, PEFT_FILE, AdapterCard
 from cinesynth.wan.folder import base_hash
 
 
@@ -32,24 +31,10 @@ def image(tmp_path: Path) -> Path:
     return path
 
 
-def bomb() -> bytes:
-    data = io.BytesIO()
-    Image.new("1", (20_000, 20_000)).save(data, "PNG")
-    return data.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda data: data[: len(data) // 2], "cannot be read as an image: .*truncated"),
-        (lambda data: b"not an image", "is not an image; give a PNG, JPEG or WebP file"),
-        (lambda data: bomb(), "has too many pixels"),
-    ],
-)
-def test_an_image_that_cannot_be_read_is_named(damage: Any, message: str, image: Path) -> None:
-    image.write_bytes(damage(image.read_bytes()))
-    with pytest.raises(ConfigError, match=rf"shots\.0\.image: '.*first\.jpg' {message}"):
-        config(image.parent, image).check_inputs()
+def test_an_image_that_cannot_be_read_is_named(image: Path) -> None:
+    image.write_bytes(image.read_bytes()[:500])
+    with pytest.raises(MediaError, match=r"^shots\.0\.image: .*first\.jpg is a damaged picture"):
+        check_generation(config(image.parent, image))
 
 
 def test_a_size_beyond_the_position_table_is_refused_with_the_largest(tmp_path: Path, image: Path) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from cinesynth.generate.sampler import initial_noise
 from cinesynth.scripted.series import scripted_clip
-from cinesynth.wan.condition import ConditionEncoder, crop_to, model_input, pad_prompt
+from cinesynth.wan.condition import ConditionEncoder, model_input, pad_prompt
 from cinesynth.wan.folder import model_folder
 
 PROMPT = "A red ball rolls to the right while the camera pans left. &amp; it stops"
@@ -98,11 +98,3 @@ def test_latents_of_footage_have_about_unit_variance(encoder: ConditionEncoder) 
     latents = encoder.latents(frames)
     assert latents.shape == (16, 5, 8, 12)
     assert 0.3 < latents.std() < 3
-
-
-def test_crop_keeps_the_centre_and_the_aspect() -> None:
-    image = np.zeros((100, 300, 3), np.uint8)
-    image[:, 100:200] = 255
-    cropped = crop_to(Image.fromarray(image), 64, 64)
-    assert cropped.shape == (64, 64, 3)
-    assert cropped.min() == 255
