@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,13 @@ from cinesynth.data.prepare import prepare
 from cinesynth.data.video import read_video, write_video
 from cinesynth.scripted.series import write_scripted_clips
 from tests.data.preparing import prepare_config
+
+
+@pytest.fixture(scope="session")
+def media() -> Path:
+    if "CINESYNTH_MEDIA" not in os.environ:
+        pytest.skip("CINESYNTH_MEDIA names no folder with odd video files")
+    return Path(os.environ["CINESYNTH_MEDIA"])
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import bisect
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import pairwise
 
 from cinesynth.data.config import PrepareSettings, Size, WindowSettings
 from cinesynth.data.footage.captions import Captions
@@ -56,6 +57,9 @@ def cut_windows(
     if scan.late:
         detail = f"{scan.late} frames are left out, as their timestamps go back; write the file anew (ffmpeg)"
         rejects.append(Reject(source.uri, "damaged", detail))
+    if scan.untimed:
+        detail = f"{scan.untimed} frames are left out, as they have no timestamp; write the file anew (ffmpeg)"
+        rejects.append(Reject(source.uri, "damaged", detail))
     if not windows and not rejects:
         seconds = float((scan.shots()[-1].end_pts - scan.pts[0]) * info.time_base)
         detail = f"in_s = {source.in_s:g} lies beyond its end at {seconds:.2f} s"
@@ -66,7 +70,7 @@ def cut_windows(
 def window_spans(shot: ShotSpan, time_base: Fraction, settings: WindowSettings) -> tuple[list[tuple[int, ...]], int]:
     """Source timestamps of the frames of every window of a shot, and how many more `max_per_shot` leaves out.
 
-    Sample i of a shot lies i / fps seconds after the shot's first frame, and shows the frame that is on the screen
+    FrameScores i of a shot lies i / fps seconds after the shot's first frame, and shows the frame that is on the screen
     at that time. Half a tick, at most half a millisecond, is allowed for: containers round timestamps to ticks.
     """
     slack = min(Fraction(1, 2), Fraction(1, 2000) / time_base)
@@ -165,15 +169,12 @@ class _Shot:
         at = self.scan.pts
         inside = [s for s in self.samples if pts[0] <= at[s.frame] <= pts[-1]]
         if not inside and self.samples:
-            middle = (pts[0] + pts[-1]) / 2
-            inside = [min(self.samples, key=lambda s: abs(at[s.frame] - middle))]
+            inside = [min(self.samples, key=lambda s: abs(2 * at[s.frame] - pts[0] - pts[-1]))]
         moved = [
             now.motion
             for before, now in zip(self.samples, self.samples[1:], strict=False)
             if now.motion is not None and at[before.frame] <= pts[-1] and at[now.frame] >= pts[0]
         ]
-        first, last = (bisect.bisect_left(at, p) for p in (pts[0], pts[-1]))
-        still = self.scan.still[first + 1 : last + 1]
         scores = {"bars": self.bars, "interlaced": float(self.info.interlaced)}
         if moved:
             scores["motion"] = sum(moved) / len(moved)
@@ -181,9 +182,15 @@ class _Shot:
             scores |= {
                 name: sum(getattr(s, name) for s in inside) / len(inside) for name in ("blur", "luma", "clipped")
             }
-        if still:
-            scores["static"] = sum(still) / len(still)
+        if len(pts) > 1:
+            scores["static"] = self._static(pts)
         return {name: round(value, 4) for name, value in scores.items()}
+
+    def _static(self, pts: Sequence[int]) -> float:
+        """Share of a window's frames that show the same as the one before, of the same source frame or of another."""
+        frames = [bisect.bisect_left(self.scan.pts, p) for p in pts]
+        same = [all(self.scan.still[before + 1 : now + 1]) for before, now in pairwise(frames)]
+        return sum(same) / len(same)
 
     def _seconds(self, pts: int) -> float:
         return float((pts - self.scan.pts[0]) * self.info.time_base)

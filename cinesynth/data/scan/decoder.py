@@ -33,6 +33,8 @@ class VideoInfo:
         interlaced: the first frame consists of two fields.
         streams: number of video streams; the chosen one is FFmpeg's best, cover pictures apart.
         duration_s: as the container states it; 0 where it does not.
+        alpha: the pictures have transparent parts; their colours are shown as if they were opaque.
+        times: `stated`, or `mended` where a scan found that the stated times cannot be used.
     """
 
     width: int
@@ -50,6 +52,8 @@ class VideoInfo:
     interlaced: bool
     streams: int
     duration_s: float
+    alpha: bool = False
+    times: str = "stated"
 
 
 Change = Callable[[Frames], Frames]

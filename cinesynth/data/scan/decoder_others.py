@@ -1,6 +1,7 @@
 """Decoders by decord and torchcodec, for those who have a reason to prefer them (a GPU, an existing parity).
 
 Both know a frame by its place in display order; torchcodec's timestamp is compared with the one that was asked for.
+They order frames by the times that a file states, so where these had to be mended, PyAV reads for them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import ClassVar
 import numpy as np
 
 from cinesynth.data.scan.decoder import Change, VideoInfo, silent, unchanged
-from cinesynth.data.scan.decoder_pyav import display_order, probe
+from cinesynth.data.scan.decoder_pyav import PyAVDecoder, display_order, probe
+from cinesynth.data.scan.timing import is_mended
 from cinesynth.data.scan.watch import Beat
 from cinesynth.errors import ConfigError, MediaError
 from cinesynth.pictures import Frames
@@ -25,6 +27,8 @@ class DecordDecoder:
     def read(self, path: str, pts: Sequence[int], change: Change = unchanged, beat: Beat = silent) -> Frames:
         import decord
 
+        if is_mended(pts):
+            return PyAVDecoder().read(path, pts, change, beat)
         info = probe(path)
         # Its own timestamps are float32, and begin at 0 whatever the stream's do.
         index = _places(path, pts, "decord", beat)
@@ -57,6 +61,8 @@ class TorchcodecDecoder:
     def read(self, path: str, pts: Sequence[int], change: Change = unchanged, beat: Beat = silent) -> Frames:
         from torchcodec.decoders import VideoDecoder
 
+        if is_mended(pts):
+            return PyAVDecoder().read(path, pts, change, beat)
         # By place: by time, frames of a variable rate are found too early.
         info, index = probe(path), _places(path, pts, "torchcodec", beat)
         try:

@@ -20,6 +20,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
 from cinesynth.data.scan.decoder import Change, VideoInfo, silent, unchanged
+from cinesynth.data.scan.timing import MendedTimes, is_mended
 from cinesynth.data.scan.watch import Beat
 from cinesynth.errors import AttemptFailed, MediaError
 from cinesynth.pictures import Frames
@@ -27,6 +28,8 @@ from cinesynth.pictures import Frames
 _SD = (1280, 576)  # untagged video with a longer or a shorter side above these is taken as BT.709, as players do
 _REORDERED = 16  # frames that may lie between a picture and another one that refers to it, or its complaint
 _MARKS_DAMAGE = "h264"
+_RATE = Fraction(25)  # frames per second of a file that states none
+_STEADY = 0.02  # by which the average rate of a constant one may seem to differ: a few frames at the ends
 _MATRICES = {1: "bt709", 5: "bt601", 6: "bt601", 9: "bt2020", 10: "bt2020"}
 _TRANSFERS = {16: "pq", 18: "hlg"}
 
@@ -35,13 +38,22 @@ _TRANSFERS = {16: "pq", 18: "hlg"}
 class ScannedFrame:
     """One frame of a scan; valid until the next one is asked for."""
 
-    pts: int
+    pts: int | None
+    """When it is shown, as the file states it, in ticks; may be missing or wrong, see `timing`."""
+    dts: int | None
+    """When the packet was due for decoding that brought it out."""
     damaged: bool
-    """The decoder reported an error in it, or in a frame that it refers to; or it has another size than the first."""
+    """The decoder reported an error in it, or in a frame that it refers to."""
     key: bool
     """Nothing after it refers to anything before it."""
     interlaced: bool
     _frame: Any
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the upright picture in stored pixels."""
+        size = self._frame.width, self._frame.height
+        return size[::-1] if _quarter_turns(self._frame) % 2 else size
 
     def rgb(self, width: int) -> Frames:
         """uint8 RGB [h, w, 3], scaled down to at most `width` stored columns, upright."""
@@ -81,31 +93,26 @@ def probe(path: str) -> VideoInfo:
             interlaced=bool(frame.interlaced_frame),
             streams=sum(not _is_cover(s) for s in container.streams.video),
             duration_s=float(container.duration or 0) / av.time_base,
+            alpha=any(component.is_alpha for component in components) or stream.metadata.get("alpha_mode") == "1",
         )
 
 
-def scan(path: str, late: Callable[[int], None] = lambda pts: None) -> Iterator[ScannedFrame]:
+def scan(path: str) -> Iterator[ScannedFrame]:
     """Every frame in display order; what does not decode is passed over, and marks what follows as damaged.
 
-    A frame whose timestamp is not after that of the one before it (files that were joined byte by byte) cannot be
-    found by it: `late` is called with it instead. Damage lasts until the next key frame, or the one after it where a
-    decoder that complains late has just done so; see `spread_damage` for what lies before it. Raises MediaError when
-    the file cannot be opened.
+    Damage lasts until the next key frame, or the one after it where a decoder that complains late has just done so;
+    see `spread_damage` for what lies before it. Raises MediaError when the file cannot be opened.
     """
     with _opened(path) as (container, stream), _errors_of(stream.codec_context.codec.name) as complaints:
-        last, damaged, size, late_by = None, False, None, 0
+        damaged, late_by = False, 0
         for frame, lost in _decode(container, stream):
-            size = size or (frame.width, frame.height)
             late_by = _REORDERED if complaints() else max(0, late_by - 1)
             if frame.key_frame and not frame.is_corrupt:
                 damaged = False
             damaged = damaged or lost or bool(frame.is_corrupt) or late_by > 0
-            if last is not None and frame.pts <= last:
-                late(frame.pts)
-                continue
-            last = frame.pts
-            other = (frame.width, frame.height) != size
-            yield ScannedFrame(frame.pts, damaged or other, bool(frame.key_frame), bool(frame.interlaced_frame), frame)
+            yield ScannedFrame(
+                frame.pts, frame.dts, damaged, bool(frame.key_frame), bool(frame.interlaced_frame), frame
+            )
 
 
 @contextmanager
@@ -133,6 +140,16 @@ def _errors_of(codec: str) -> Iterator[Callable[[], bool]]:
     finally:
         av.logging.set_level(level)
         av.logging.set_skip_repeated(skipping)
+
+
+def mended_times(path: str) -> MendedTimes:
+    """What gives the frames of a file their times where the stated ones cannot be used, see `timing`."""
+    with _opened(path) as (_, stream):
+        rate, average, least = stream.guessed_rate or _RATE, stream.average_rate, stream.base_rate
+        step = max(Fraction(1), 1 / (rate * stream.time_base))
+        # `base_rate` is the one that all timestamps are multiples of, of frames or of fields.
+        regular = not average or not least or min(abs(least / average - n) for n in (1, 2)) < _STEADY
+        return MendedTimes(step, regular or step == 1)
 
 
 def spread_damage(damaged: Sequence[bool], key: Sequence[bool], codec: str) -> list[bool]:
@@ -168,11 +185,13 @@ class PyAVDecoder:
 
     def read(self, path: str, pts: Sequence[int], change: Change = unchanged, beat: Beat = silent) -> Frames:
         wanted = set(pts)
-        with _opened(path) as (container, stream):
-            found = _collect(container, stream, wanted, change, beat, seek=True)
-        if found.keys() != wanted:  # a seek that lands too late, which some containers do: from the start instead
-            with _opened(path) as (container, stream):
-                found = _collect(container, stream, wanted, change, beat, seek=False)
+        if is_mended(pts):  # such times come from counting frames, so from the start
+            times = mended_times(path)
+            found = _collect(path, wanted, change, beat, lambda frame: times.of(frame.dts), seek=False)
+        else:
+            found = _collect(path, wanted, change, beat, _stated, seek=True)
+            if found.keys() != wanted:  # a seek that lands too late, which some containers do: from the start instead
+                found = _collect(path, wanted, change, beat, _stated, seek=False)
         missing = sorted(wanted - found.keys())
         if missing:
             raise MediaError(f"{path}: no frame decodes at timestamp {missing[0]} ({len(missing)} of {len(wanted)})")
@@ -204,10 +223,7 @@ def _is_cover(stream: Any) -> bool:
 
 
 def _decode(container: Any, stream: Any) -> Iterator[tuple[Any, bool]]:
-    """Frames with a timestamp, each with whether something before it did not decode.
-
-    Where a container states no presentation time (AVI), that of decoding stands for it.
-    """
+    """All frames in display order, each with whether something before it did not decode."""
     lost = False
     for packet in container.demux(stream):
         try:
@@ -218,26 +234,31 @@ def _decode(container: Any, stream: Any) -> Iterator[tuple[Any, bool]]:
             lost = True
             continue
         for frame in frames:
-            if frame.pts is None:
-                frame.pts = frame.dts
-            if frame.pts is not None:
-                yield frame, lost
-                lost = False
+            yield frame, lost
+            lost = False
 
 
 def _collect(
-    container: Any, stream: Any, wanted: set[int], change: Change, beat: Beat, seek: bool
+    path: str, wanted: set[int], change: Change, beat: Beat, time: Callable[[Any], int | None], seek: bool
 ) -> dict[int, Frames]:
-    if seek:
-        container.seek(min(wanted), stream=stream, backward=True)
+    """Time to picture, of the wanted frames that decode; `time` says which one a frame has."""
     found: dict[int, Frames] = {}
-    for frame, _ in _decode(container, stream):
-        beat()
-        if frame.pts in wanted:
-            found.setdefault(frame.pts, change(_pixels(frame)))
-        if frame.pts >= max(wanted):
-            break
+    with _opened(path) as (container, stream):
+        if seek:
+            container.seek(min(wanted), stream=stream, backward=True)
+        for frame, _ in _decode(container, stream):
+            beat()
+            if (now := time(frame)) is None:
+                continue
+            if now in wanted and now not in found:
+                found[now] = change(_pixels(frame))
+            if now >= max(wanted):
+                break
     return found
+
+
+def _stated(frame: Any) -> int | None:
+    return frame.pts if frame.pts is not None else frame.dts
 
 
 def _assumed_hd(frame: Any) -> bool:

@@ -21,12 +21,13 @@ import pyarrow as pa
 from cinesynth.data.config import ShotSettings
 from cinesynth.data.scan import scores
 from cinesynth.data.scan.decoder import VideoInfo
-from cinesynth.data.scan.decoder_pyav import probe, scan, spread_damage
+from cinesynth.data.scan.decoder_pyav import ScannedFrame, mended_times, probe, scan, spread_damage
 from cinesynth.data.scan.shots import SCAN_WIDTH, Cut, ShotSpan, make_cut_detector, split_shots
+from cinesynth.data.scan.timing import StatedTimes, TimesUnusable
 from cinesynth.errors import MediaError
 from cinesynth.pictures import Frames
 
-SCAN_VERSION = 2  # raised whenever a change alters scans
+SCAN_VERSION = 3  # raised whenever a change alters scans
 SAMPLES_PER_S = 2
 _PICTURE_WIDTH, _BLUR_WIDTH = 1280, 512
 _BEAT_FRAMES = 25
@@ -34,7 +35,10 @@ _BEAT_FRAMES = 25
 
 @dataclass(frozen=True)
 class FrameScores:
-    """What one frame scores, two a second. `motion` is from the sample before it; None for the first."""
+    """What one frame scores, two a second.
+
+    `motion` is from the sample before it; None for the first, and where the picture is too narrow for it.
+    """
 
     frame: int
     motion: float | None
@@ -60,6 +64,7 @@ class Scan:
         bars: (top and bottom, left and right) bar of each shot, as shares.
         samples: ascending.
         late: number of frames that were left out, as their timestamps go back.
+        untimed: number of frames that were left out, as they have no timestamp.
     """
 
     info: VideoInfo
@@ -70,6 +75,7 @@ class Scan:
     bars: tuple[tuple[float, float], ...]
     samples: tuple[FrameScores, ...]
     late: int
+    untimed: int
 
     def shots(self) -> list[ShotSpan]:
         return split_shots(list(self.pts), list(self.cuts))
@@ -90,6 +96,7 @@ SCAN_SCHEMA = pa.schema(
         ("bars", pa.list_(pa.list_(pa.float32()))),
         ("samples", pa.string()),
         ("late", pa.int64()),
+        ("untimed", pa.int64()),
         ("cpu_s", pa.float64()),
     ]
 )
@@ -106,44 +113,71 @@ def timed_scan(beat: Callable[[], None], path: str, settings: ShotSettings) -> t
 def scan_file(beat: Callable[[], None], path: str, settings: ShotSettings) -> Scan:
     """Scan one file; calls `beat` every second or so of decoding. Raises MediaError when it cannot be decoded."""
     info = probe(path)
-    detector = make_cut_detector(settings)
-    pts: list[int] = []
-    damaged: list[bool] = []
-    key: list[bool] = []
-    still: list[bool] = []
-    sampler = _Sampler(info.time_base)
-    before: scores.Grey | None = None
-    late: list[int] = []
-    interlaced = False
-    for number, frame in enumerate(scan(path, late.append)):
-        small = frame.rgb(SCAN_WIDTH)
-        if before is not None and small.shape[:2] != before.shape:  # such frames count as damaged
-            small = np.asarray(cv2.resize(small, before.shape[::-1], interpolation=cv2.INTER_AREA), np.uint8)
-        now = scores.grey(small)
-        detector.feed(small)
-        pts.append(frame.pts)
-        damaged.append(frame.damaged)
-        key.append(frame.key)
-        still.append(before is not None and scores.unchanged(before, now))
-        interlaced = interlaced or frame.interlaced
-        if sampler.wants(frame.pts):
-            sampler.add(number, frame.pts, now, frame.rgb(_PICTURE_WIDTH))
-        before = now
-        if number % _BEAT_FRAMES == 0:
-            beat()
-    if not pts:
+    stated = StatedTimes()
+    try:
+        found = _Pass(info, settings).run(path, lambda frame: stated.of(frame.pts, frame.dts), beat)
+        stated.finish()
+    except TimesUnusable:
+        mended = mended_times(path)
+        return _Pass(replace(info, times="mended"), settings).run(path, lambda frame: mended.of(frame.dts), beat)
+    if not found.pts:
+        if stated.untimed:
+            raise MediaError(
+                f"{path} holds no timestamps, as raw streams do; put it into a container with its frame rate "
+                "(ffmpeg -framerate 25 -i FILE -c copy FILE.mkv)"
+            )
         raise MediaError(f"{path} holds no frame that decodes")
-    cuts = detector.finish(beat)
-    return Scan(
-        replace(info, interlaced=interlaced),
-        tuple(pts),
-        tuple(spread_damage(damaged, key, info.codec)),
-        tuple(still),
-        tuple(cuts),
-        tuple(sampler.bars(shot) for shot in split_shots(pts, cuts)),
-        tuple(sampler.samples),
-        len(late),
-    )
+    return replace(found, late=stated.late, untimed=stated.untimed)
+
+
+class _Pass:
+    """One pass over a file, from its first frame to its last."""
+
+    def __init__(self, info: VideoInfo, settings: ShotSettings) -> None:
+        self._info = info
+        self._detector = make_cut_detector(settings)
+        self._sampler = _Sampler(info.time_base)
+        self._pts: list[int] = []
+        self._damaged: list[bool] = []
+        self._key: list[bool] = []
+        self._still: list[bool] = []
+        self._before: scores.Grey | None = None
+
+    def run(self, path: str, time: Callable[[ScannedFrame], int | None], beat: Callable[[], None]) -> Scan:
+        """What is found in the frames to which `time` gives a time."""
+        interlaced = False
+        for number, frame in enumerate(scan(path)):
+            if number % _BEAT_FRAMES == 0:
+                beat()
+            if (pts := time(frame)) is not None:
+                self._add(pts, frame)
+                interlaced = interlaced or frame.interlaced
+        cuts = self._detector.finish(beat)
+        return Scan(
+            info=replace(self._info, interlaced=interlaced),
+            pts=tuple(self._pts),
+            damaged=tuple(spread_damage(self._damaged, self._key, self._info.codec)),
+            still=tuple(self._still),
+            cuts=tuple(cuts),
+            bars=tuple(self._sampler.bars(shot) for shot in split_shots(self._pts, cuts)),
+            samples=tuple(self._sampler.samples),
+            late=0,
+            untimed=0,
+        )
+
+    def _add(self, pts: int, frame: ScannedFrame) -> None:
+        small = frame.rgb(SCAN_WIDTH)
+        if self._before is not None and small.shape[:2] != self._before.shape:  # such frames count as damaged
+            small = np.asarray(cv2.resize(small, self._before.shape[::-1], interpolation=cv2.INTER_AREA), np.uint8)
+        now = scores.grey(small)
+        self._detector.feed(small)
+        if self._sampler.wants(pts):
+            self._sampler.add(len(self._pts), pts, now, frame.rgb(_PICTURE_WIDTH))
+        self._pts.append(pts)
+        self._damaged.append(frame.damaged or frame.size != (self._info.width, self._info.height))
+        self._key.append(frame.key)
+        self._still.append(self._before is not None and scores.unchanged(self._before, now))
+        self._before = now
 
 
 class _Sampler:
@@ -169,7 +203,8 @@ class _Sampler:
         motion = None
         if self._before is not None and self._before[0].shape == small.shape:
             seconds = float((pts - self._before[1]) * self._time_base)
-            motion = round(scores.motion(self._before[0], small, seconds), 5)
+            measured = scores.motion(self._before[0], small, seconds)
+            motion = round(measured, 5) if measured is not None else None
         self._before = small, pts
         large = scores.grey(picture)
         luma, clipped = scores.exposure(small)
@@ -201,11 +236,12 @@ def to_row(key: str, sha256: str, uri: str, found: Scan | str, cpu_s: float = 0.
     """A scan, or why there is none, as a row of `SCAN_SCHEMA`."""
     row: dict[str, Any] = {"key": key, "sha256": sha256, "uri": uri, "cpu_s": cpu_s, "again": False}
     if isinstance(found, str):
-        return row | {"error": found, "info": "{}", "samples": "[]", "late": 0} | {n: [] for n in _LISTS}
+        return row | {"error": found, "info": "{}", "samples": "[]", "late": 0, "untimed": 0} | {n: [] for n in _LISTS}
     info = asdict(found.info) | {name: str(getattr(found.info, name)) for name in _FRACTIONS}
     lists = {name: list(getattr(found, name)) for name in _LISTS}
     samples = json.dumps([[getattr(s, f.name) for f in fields(FrameScores)] for s in found.samples])
-    return row | {"error": "", "info": json.dumps(info), "samples": samples, "late": found.late} | lists
+    counts = {"late": found.late, "untimed": found.untimed}
+    return row | {"error": "", "info": json.dumps(info), "samples": samples} | counts | lists
 
 
 def from_row(row: dict[str, Any]) -> Scan | None:
@@ -222,6 +258,7 @@ def from_row(row: dict[str, Any]) -> Scan | None:
         tuple((round(float(v), 5), round(float(h), 5)) for v, h in row["bars"]),
         tuple(FrameScores(*values) for values in json.loads(row["samples"])),
         row["late"],
+        row["untimed"],
     )
 
 

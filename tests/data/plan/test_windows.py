@@ -58,7 +58,7 @@ def _settings(frames: int | list[int] = 5, stride: int | None = 5, limit: int | 
 
 def test_24_fps_is_resampled_to_16_by_holding_frames() -> None:
     shot = ShotSpan(0, 24, tuple(range(24)))  # one second, one tick a frame
-    # Sample i shows frame floor(1.5 i): the frame that is on the screen at i / 16 s.
+    # FrameScores i shows frame floor(1.5 i): the frame that is on the screen at i / 16 s.
     expected = [tuple(int(1.5 * i) for i in range(k, k + 5)) for k in (0, 5, 10)]
     assert window_spans(shot, Fraction(1, 24), _settings()) == (expected, 0)
 

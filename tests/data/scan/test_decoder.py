@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -24,13 +23,6 @@ from cinesynth.scripted.series import scripted_clip
 from tests.data.clips import encode_frames, flip_bytes, level, write_levels
 
 DECODER = PyAVDecoder()
-
-
-@pytest.fixture(scope="module")
-def media() -> Path:
-    if "CINESYNTH_MEDIA" not in os.environ:
-        pytest.skip("CINESYNTH_MEDIA names no folder with odd video files")
-    return Path(os.environ["CINESYNTH_MEDIA"])
 
 
 @pytest.fixture(scope="module")
