@@ -19,6 +19,7 @@ _SHEET_BYTES = 3_600_000
 _REJECT_ROWS, _SOURCE_ROWS = 60, 60
 _BARS = 6000  # of all timelines together, about 0.8 MB
 _SCORES = ("motion", "blur", "luma", "text", "aesthetic")
+_PICTURE_SCORES = ("motion", "blur", "luma", "clipped", "static")  # measured in every window, or missing for a reason
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def write_dataset_page(
         m=manifest,
         summary=_summary(manifest),
         duration=_duration,
+        gaps=_gaps(windows),
         sheet={bucket: entries for bucket, entries in by_bucket.items() if entries},
         shown=len(sheet),
         score_names=_SCORES,
@@ -95,6 +97,29 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.2f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
 
+def _unscored(windows: Sequence[WindowFacts]) -> dict[str, list[WindowFacts]]:
+    """The windows without each of the scores that all could have, where there are any."""
+    names = sorted({*_PICTURE_SCORES, *(name for w in windows for name in w.scores)})
+    lacking = {name: [w for w in windows if name not in w.scores] for name in names}
+    return {name: without for name, without in lacking.items() if without}
+
+
+def _gaps(windows: Sequence[WindowFacts]) -> list[str]:
+    """What was not measured in some of all windows, with how many."""
+    return [
+        f"{name} in {count(len(without), 'window')} of {count(len({w.source_sha256 for w in without}), 'source')}"
+        for name, without in _unscored(windows).items()
+    ]
+
+
+def _lacking(windows: Sequence[WindowFacts]) -> list[str]:
+    """What was not measured in the windows of a source."""
+    return [
+        f"{name} not measured" + (f" in {count(len(without), 'window')}" if len(without) < len(windows) else "")
+        for name, without in _unscored(windows).items()
+    ]
+
+
 def _timelines(sources: list[dict[str, Any]], windows: Sequence[WindowFacts]) -> list[Timeline]:
     finest = 2 / _BARS * len(sources)
     of_source: dict[str, list[WindowFacts]] = defaultdict(list)
@@ -116,6 +141,9 @@ def _timeline(source: dict[str, Any], windows: Sequence[WindowFacts], finest: fl
             (info["transfer"].upper(), info["transfer"] != "sdr"),
             ("full range", info["range"] == "full"),
             (f"{source['damaged_s']:.1f} s damaged", source["damaged_s"]),
+            ("transparent parts shown as opaque", info.get("alpha")),
+            ("times mended", info.get("times") == "mended"),
+            *((lacks, True) for lacks in _lacking(windows)),
         )
         if there
     ]

@@ -21,6 +21,7 @@ _BAR_LUMA = 24  # most that a black bar may show: 16, and noise
 _BAR_STEP = 12  # least by which the picture beside a bar is brighter
 _SAME_LUMA = 0.6  # mean absolute difference of two frames below which nothing moved
 _BLUR_WINDOW = 11
+_FLOW_SIDE = 32  # pixels; at 256 columns, pictures wider than 8:1 have less
 _HASH_NOISE = 10.0  # what strong compression leaves of a frequency that is not there, and a little more
 _HASH_ORDER = np.array([8 * row + (row + shift) % 8 for shift in range(8) for row in range(8)])
 
@@ -30,8 +31,13 @@ def grey(frame_HWC: Frames) -> Grey:
     return cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2GRAY)  # type: ignore[return-value]
 
 
-def motion(before: Grey, after: Grey, seconds: float) -> float:
-    """Mean length of the optical flow in view widths a second (DIS, Kroeger et al., arXiv 1603.03590)."""
+def motion(before: Grey, after: Grey, seconds: float) -> float | None:
+    """Mean length of the optical flow in view widths a second (DIS, Kroeger et al., arXiv 1603.03590).
+
+    None for a picture with a side below 32 pixels, in which the flow's patches find no room: OpenCV crashes there.
+    """
+    if min(before.shape) < _FLOW_SIDE:
+        return None
     flow = _flow().calc(np.ascontiguousarray(before), np.ascontiguousarray(after), None)
     return float(np.hypot(flow[..., 0], flow[..., 1]).mean()) / before.shape[1] / seconds
 
