@@ -40,11 +40,14 @@ def cut_windows(
         span = _Shot(source, sha256, stamp, part, bars, scan, captions, settings)
         size = choose_size(span.picture, info.pixel_aspect, w.size_pairs(), w.max_upscale)
         spans, more = window_spans(part, info.time_base, w)
-        if size is None:
+        if (why := span.other_size()) is not None:
+            rejects.append(span.reject("size_changes", why))
+        elif size is None:
             rejects.append(span.reject("too_small", _too_small(span.picture, info, w)))
         elif not spans:
-            needed = (min(w.num_frames) - 1) / w.fps
-            rejects.append(span.reject("shot_too_short", f"it is shorter than a window ({needed:.2f} s)"))
+            samples = count_samples(part, info.time_base, w.fps)
+            detail = f"it holds {samples} of the {min(w.num_frames)} frames that a window needs at {w.fps} fps"
+            rejects.append(span.reject("shot_too_short", detail))
         else:
             for pts in spans:
                 if damaged & set(pts):
@@ -73,19 +76,22 @@ def window_spans(shot: ShotSpan, time_base: Fraction, settings: WindowSettings) 
     FrameScores i of a shot lies i / fps seconds after the shot's first frame, and shows the frame that is on the screen
     at that time. Half a tick, at most half a millisecond, is allowed for: containers round timestamps to ticks.
     """
-    slack = min(Fraction(1, 2), Fraction(1, 2000) / time_base)
-    ticks = Fraction(1, settings.fps) / time_base
-    # The last sample that still falls before the shot's end.
-    samples = -int((slack - (shot.end_pts - shot.start_pts)) // ticks)
+    slack, ticks = _slack(time_base), Fraction(1, settings.fps) / time_base
     spans = [
         tuple(
             shot.pts[bisect.bisect_right(shot.pts, shot.start_pts + i * ticks + slack) - 1]
             for i in range(start, start + length)
         )
-        for start, length in place_windows(samples, settings)
+        for start, length in place_windows(count_samples(shot, time_base, settings.fps), settings)
     ]
     kept = spans[: settings.max_per_shot]
     return kept, len(spans) - len(kept)
+
+
+def count_samples(shot: ShotSpan, time_base: Fraction, fps: int) -> int:
+    """Samples of a shot at `fps`: the last one still falls before the shot's end."""
+    ticks = Fraction(1, fps) / time_base
+    return -int((_slack(time_base) - (shot.end_pts - shot.start_pts)) // ticks)
 
 
 def place_windows(samples: int, settings: WindowSettings) -> list[tuple[int, int]]:
@@ -164,6 +170,17 @@ class _Shot:
             self.source.uri, reason, f"{what} at {self._seconds(first):.2f}-{self._seconds(last):.2f} s: {detail}"
         )
 
+    def other_size(self) -> str | None:
+        """Why the shot cannot be used, where its pictures do not have the size of the file's first one."""
+        first, width, height = self.scan.size_run(self.span.pts[0])
+        if (width, height) == (self.info.width, self.info.height):
+            return None
+        at = self._seconds(self.scan.pts[first])
+        return (
+            f"the picture's size changes at {at:.2f} s, to {width}x{height}; "
+            f"only shots of the first size, {self.info.width}x{self.info.height}, are used"
+        )
+
     def _scores(self, pts: Sequence[int]) -> dict[str, float]:
         """Means over the samples inside the window, else of the nearest one of the shot; absent where there is none."""
         at = self.scan.pts
@@ -210,6 +227,11 @@ def _between(shot: ShotSpan, first_pts: int, time_base: Fraction, in_s: float, o
     end = first_pts + math.floor(Fraction(str(out_s)) / time_base) if out_s < math.inf else shot.end_pts
     pts = shot.pts[bisect.bisect_left(shot.pts, start) : bisect.bisect_left(shot.pts, end)]
     return ShotSpan(pts[0], min(shot.end_pts, end), pts) if pts else None
+
+
+def _slack(time_base: Fraction) -> Fraction:
+    """Ticks by which a timestamp may be rounded."""
+    return min(Fraction(1, 2), Fraction(1, 2000) / time_base)
 
 
 def _inside(info: VideoInfo, bars: tuple[float, float]) -> Box:

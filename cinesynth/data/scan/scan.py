@@ -22,7 +22,7 @@ from cinesynth.data.config import ShotSettings
 from cinesynth.data.scan import scores
 from cinesynth.data.scan.decoder import VideoInfo
 from cinesynth.data.scan.decoder_pyav import ScannedFrame, mended_times, probe, scan, spread_damage
-from cinesynth.data.scan.shots import SCAN_WIDTH, Cut, ShotSpan, make_cut_detector, split_shots
+from cinesynth.data.scan.shots import SCAN_WIDTH, Cut, ShotSpan, make_cut_detector, split_shots, with_cuts_at
 from cinesynth.data.scan.timing import StatedTimes, TimesUnusable
 from cinesynth.errors import MediaError
 from cinesynth.pictures import Frames
@@ -60,9 +60,10 @@ class Scan:
         pts: of every frame, ascending.
         damaged: whether a frame shows, or may show, a decoding error.
         still: whether a frame shows the same as the one before it.
-        cuts: between shots.
+        cuts: between shots; also where the picture's size changes.
         bars: (top and bottom, left and right) bar of each shot, as shares.
         samples: ascending.
+        sizes: (first frame, width, height) of each run of frames of one size, ascending.
         late: number of frames that were left out, as their timestamps go back.
         untimed: number of frames that were left out, as they have no timestamp.
     """
@@ -74,11 +75,17 @@ class Scan:
     cuts: tuple[Cut, ...]
     bars: tuple[tuple[float, float], ...]
     samples: tuple[FrameScores, ...]
+    sizes: tuple[tuple[int, int, int], ...]
     late: int
     untimed: int
 
     def shots(self) -> list[ShotSpan]:
         return split_shots(list(self.pts), list(self.cuts))
+
+    def size_run(self, pts: int) -> tuple[int, int, int]:
+        """The entry of `sizes` that the frame with a timestamp belongs to."""
+        frame = bisect.bisect_left(self.pts, pts)
+        return self.sizes[bisect.bisect_right(self.sizes, frame, key=lambda run: run[0]) - 1]
 
 
 SCAN_SCHEMA = pa.schema(
@@ -95,6 +102,7 @@ SCAN_SCHEMA = pa.schema(
         ("cuts", pa.list_(pa.list_(pa.int32()))),
         ("bars", pa.list_(pa.list_(pa.float32()))),
         ("samples", pa.string()),
+        ("sizes", pa.list_(pa.list_(pa.int32()))),
         ("late", pa.int64()),
         ("untimed", pa.int64()),
         ("cpu_s", pa.float64()),
@@ -141,6 +149,7 @@ class _Pass:
         self._damaged: list[bool] = []
         self._key: list[bool] = []
         self._still: list[bool] = []
+        self._sizes: list[tuple[int, int, int]] = []
         self._before: scores.Grey | None = None
 
     def run(self, path: str, time: Callable[[ScannedFrame], int | None], beat: Callable[[], None]) -> Scan:
@@ -152,7 +161,7 @@ class _Pass:
             if (pts := time(frame)) is not None:
                 self._add(pts, frame)
                 interlaced = interlaced or frame.interlaced
-        cuts = self._detector.finish(beat)
+        cuts = with_cuts_at([start for start, _, _ in self._sizes[1:]], self._detector.finish(beat))
         return Scan(
             info=replace(self._info, interlaced=interlaced),
             pts=tuple(self._pts),
@@ -161,20 +170,23 @@ class _Pass:
             cuts=tuple(cuts),
             bars=tuple(self._sampler.bars(shot) for shot in split_shots(self._pts, cuts)),
             samples=tuple(self._sampler.samples),
+            sizes=tuple(self._sizes),
             late=0,
             untimed=0,
         )
 
     def _add(self, pts: int, frame: ScannedFrame) -> None:
         small = frame.rgb(SCAN_WIDTH)
-        if self._before is not None and small.shape[:2] != self._before.shape:  # such frames count as damaged
+        if not self._sizes or self._sizes[-1][1:] != frame.size:
+            self._sizes.append((len(self._pts), *frame.size))
+        if self._before is not None and small.shape[:2] != self._before.shape:  # detectors take one size
             small = np.asarray(cv2.resize(small, self._before.shape[::-1], interpolation=cv2.INTER_AREA), np.uint8)
         now = scores.grey(small)
         self._detector.feed(small)
         if self._sampler.wants(pts):
             self._sampler.add(len(self._pts), pts, now, frame.rgb(_PICTURE_WIDTH))
         self._pts.append(pts)
-        self._damaged.append(frame.damaged or frame.size != (self._info.width, self._info.height))
+        self._damaged.append(frame.damaged)
         self._key.append(frame.key)
         self._still.append(self._before is not None and scores.unchanged(self._before, now))
         self._before = now
@@ -257,10 +269,11 @@ def from_row(row: dict[str, Any]) -> Scan | None:
         tuple((int(a), int(b)) for a, b in row["cuts"]),
         tuple((round(float(v), 5), round(float(h), 5)) for v, h in row["bars"]),
         tuple(FrameScores(*values) for values in json.loads(row["samples"])),
+        tuple((int(a), int(b), int(c)) for a, b, c in row["sizes"]),
         row["late"],
         row["untimed"],
     )
 
 
-_LISTS = ("pts", "damaged", "still", "cuts", "bars")
+_LISTS = ("pts", "damaged", "still", "cuts", "bars", "sizes")
 _FRACTIONS = ("pixel_aspect", "time_base")

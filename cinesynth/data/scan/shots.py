@@ -160,6 +160,12 @@ class TransNetDetector:
         return chances
 
 
+def with_cuts_at(frames: list[int], cuts: list[Cut]) -> list[Cut]:
+    """The cuts, and one before each of the frames that none of them lies at."""
+    missing = [frame for frame in frames if not any(end <= frame <= start for end, start in cuts)]
+    return sorted([*cuts, *((frame, frame) for frame in missing)])
+
+
 def split_shots(pts: list[int], cuts: list[Cut]) -> list[ShotSpan]:
     """Shots between cuts. The last frame of all lasts as long as the median frame."""
     if not pts:

@@ -102,7 +102,7 @@ def test_no_window_crosses_a_cut_and_short_shots_are_reported(tmp_path: Path) ->
     config = config_of(path, window={"num_frames": 9, "stride": 3})
     windows, rejects = cut(path, config)
     assert [(r.reason, r.detail) for r in rejects] == [
-        ("shot_too_short", "shot at 1.25-1.50 s: it is shorter than a window (0.50 s)")
+        ("shot_too_short", "shot at 1.25-1.50 s: it holds 4 of the 9 frames that a window needs at 16 fps")
     ]
     assert len({w.shot_id for w in windows}) == 2
     for window in windows:
@@ -186,6 +186,29 @@ def test_frames_whose_timestamps_go_back_are_counted(tmp_path: Path) -> None:
     assert "30 frames are left out, as their timestamps go back" in late.detail
 
 
+def test_where_the_size_changes_the_part_before_is_used(media: Path) -> None:
+    path = media / "field" / "size_change" / "grows.ts"
+    windows, rejects = cut(path, config_of(path))
+    whole = scan_file(lambda: None, str(path), config_of(path).shots)
+    (_, width, height), (change, *larger) = whole.sizes
+    assert change in [start for _, start in whole.cuts]
+    assert not any(whole.damaged), "another size is no damage"
+    assert windows
+    assert max(w.frame_pts[-1] for w in windows) < whole.pts[change]
+    assert [r.reason for r in rejects] == ["size_changes", "damaged"], "two frames there go back in time"
+    at = float((whole.pts[change] - whole.pts[0]) * whole.info.time_base)
+    expected = f"the picture's size changes at {at:.2f} s, to {larger[0]}x{larger[1]}; only shots of the first size"
+    assert f"{expected}, {width}x{height}, are used" in rejects[0].detail
+
+
+def test_a_ribbon_has_no_motion_and_its_other_scores(media: Path) -> None:
+    path = media / "field" / "ribbon" / "ticker_1920x80.mp4"
+    windows, rejects = cut(path, config_of(path))
+    assert windows
+    assert not rejects
+    assert all("motion" not in w.scores and {"blur", "luma", "static"} < w.scores.keys() for w in windows)
+
+
 def test_names_depend_on_content_and_span_alone(tmp_path: Path) -> None:
     path = write_levels(tmp_path / "clip.mkv", range(0, 2000, 40))
     (tmp_path / "elsewhere").mkdir()
@@ -220,10 +243,21 @@ def test_scores_are_of_the_windows_own_frames(tmp_path: Path) -> None:
     windows, _ = cut(path, config_of(path, window={"num_frames": 17, "stride": 16}, **WHOLE))
     static = [w.scores["static"] for w in windows]
     assert static[0] == 1
-    assert static[-1] == 0
+    assert static[1:] == [1, 0, 0.0625], "the last sample falls into the last frame's time a second time"
     assert windows[0].scores["motion"] < 0.001
     assert windows[-1].scores["motion"] > 0.05
     assert {"blur", "luma", "clipped", "bars", "interlaced", "upscale"} < windows[0].scores.keys()
+
+
+@pytest.mark.parametrize(
+    ("gap", "frames", "static"),
+    [(1500, 3, [1.0]), (125, 24, [0.5])],  # three slides in four seconds; 8 fps, of which each frame shows twice
+)
+def test_stillness_is_that_of_the_windows_frames(gap: int, frames: int, static: list[float], tmp_path: Path) -> None:
+    path = write_levels(tmp_path / "slides.mkv", range(0, gap * frames, gap))
+    windows, _ = cut(path, config_of(path, window={"num_frames": 17, "stride": 24}, **WHOLE))
+    assert windows
+    assert [w.scores["static"] for w in windows][: len(static)] == static
 
 
 def test_a_scan_is_stored_and_read_back_whole() -> None:

@@ -284,7 +284,7 @@ def test_damage_reaches_back_over_the_frames_that_may_refer_to_it() -> None:
 
 
 @pytest.mark.parametrize("size", [(48, 96), (64, 80)])
-def test_a_picture_of_another_size_counts_as_damaged(size: tuple[int, int], tmp_path: Path) -> None:
+def test_a_picture_of_another_size_begins_a_shot(size: tuple[int, int], tmp_path: Path) -> None:
     """A broadcast that changes its aspect: two transport streams, one behind the other."""
     parts = []
     for number, (height, width) in enumerate(((64, 96), size)):
@@ -294,9 +294,17 @@ def test_a_picture_of_another_size_counts_as_damaged(size: tuple[int, int], tmp_
     path = tmp_path / "both.ts"
     path.write_bytes(b"".join(parts))
     found = scan_file(lambda: None, str(path), ShotSettings(detector="none"))
-    assert len(found.pts) == 60
-    assert found.damaged[:14] == (False,) * 14
-    assert found.damaged[30:] == (True,) * 30
+    assert found.sizes == ((0, 96, 64), (30, size[1], size[0]))
+    assert found.cuts == ((30, 30),)
+    assert not any(found.damaged)
+
+
+def test_transparent_parts_are_known_and_shown_as_if_they_were_opaque(tmp_path: Path) -> None:
+    picture = np.full((64, 64, 4), (0, 0, 255, 0), np.uint8)
+    frames = [av.VideoFrame.from_ndarray(picture, format="bgra")] * 3
+    path = str(encode_frames(tmp_path / "alpha.mkv", frames, codec="ffv1", pixel_format="bgra", options={"g": "1"}))
+    assert probe(path).alpha
+    assert tuple(DECODER.read(path, [0])[0, 0, 0]) == (255, 0, 0)
 
 
 def test_a_file_that_cannot_be_read_is_no_damaged_file(tmp_path: Path) -> None:

@@ -15,6 +15,14 @@ def picture() -> np.ndarray:
     return cv2.resize(scores.grey(load_photograph("coffee")), (256, 160), interpolation=cv2.INTER_AREA)
 
 
+@pytest.mark.parametrize("shape", [(11, 256), (31, 96), (8, 8), (300, 20)])
+def test_motion_is_not_measured_in_pictures_too_narrow_for_it(shape: tuple[int, int]) -> None:
+    """In most of these, OpenCV's optical flow ends the process."""
+    narrow = np.random.default_rng(0).integers(0, 255, shape).astype(np.uint8)
+    assert scores.motion(narrow, narrow, 0.5) is None
+    assert scores.motion(np.zeros((32, 256), np.uint8), np.zeros((32, 256), np.uint8), 0.5) == 0
+
+
 @pytest.mark.parametrize("shift", [2, 6])
 def test_motion_is_in_view_widths_a_second(shift: int, picture: np.ndarray) -> None:
     large = cv2.resize(picture, (320, 200))

@@ -13,7 +13,7 @@ import pytest
 from cinesynth.data.config import ShotSettings
 from cinesynth.data.footage.packages import sample_footage
 from cinesynth.data.scan.decoder_pyav import scan
-from cinesynth.data.scan.shots import SCAN_WIDTH, Cut, make_cut_detector, split_shots
+from cinesynth.data.scan.shots import SCAN_WIDTH, Cut, make_cut_detector, split_shots, with_cuts_at
 from cinesynth.errors import ConfigError
 from cinesynth.scripted.rendering import render_shot
 from cinesynth.scripted.screenplay import draw_screenplay
@@ -122,3 +122,7 @@ def test_shots_partition_the_timestamps() -> None:
         (35, 55, (35, 45)),
     ]
     assert split_shots([], []) == []
+
+
+def test_a_cut_is_added_only_where_none_lies() -> None:
+    assert with_cuts_at([3, 10, 20], [(10, 10), (18, 22)]) == [(3, 3), (10, 10), (18, 22)]
