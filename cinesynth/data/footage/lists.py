@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,34 +14,73 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from cinesynth.data.config import FootageSource
-from cinesynth.data.footage.captions import MAX_CAPTION
+from cinesynth.data.footage.captions import MAX_CAPTION, decode_text, text_or_number
+from cinesynth.data.footage.formats import is_video_name
 from cinesynth.data.footage.packages import resolve_footage
 from cinesynth.data.footage.sources import Source, is_remote, is_unicode
 from cinesynth.errors import ConfigError
 
 LIST_SUFFIXES = (".csv", ".jsonl", ".parquet")
 LIST_COLUMNS = ("path", "caption", "domain", "group", "in_s", "out_s")
+LISTS_ARE = f"lists are {', '.join(LIST_SUFFIXES[:-1])} or {LIST_SUFFIXES[-1]}"
 
 
 def read_list(path: Path, default: FootageSource) -> Iterator[Source]:
     """Sources of a .csv, .jsonl or .parquet list; its rows override what `default` says.
 
-    Raises ConfigError, naming file, row and value, for what cannot be meant.
+    Raises ConfigError, naming file, row and value, for what cannot be meant. A row of .csv and .parquet is counted
+    from the first one of data, a row of .jsonl is a line.
     """
-    for number, row in enumerate(_list_rows(path), start=1):
-        yield _listed(row, f"{path}, row {number}", path.parent, default)
-
-
-def _list_rows(path: Path) -> list[dict[str, Any]]:
+    rows = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}[path.suffix.lower()]
     try:
-        if path.suffix.lower() == ".parquet":
-            return pq.read_table(path).to_pylist()
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix.lower() == ".csv":
-            return list(csv.DictReader(io.StringIO(text)))
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
+        for number, row in rows(path):
+            yield _listed(row, f"{path}, row {number}", path.parent, default)
     except (OSError, ValueError, csv.Error) as e:
         raise ConfigError(f"footage: {path} cannot be read as a list: {e}") from e
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    yield from enumerate(pq.read_table(path).to_pylist(), start=1)
+
+
+def _jsonl_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    # Only a line feed ends a record: JSON text may hold the other characters that Unicode takes for ends of lines.
+    for number, line in enumerate(decode_text(path.read_bytes()).split("\n"), start=1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except ValueError as e:
+                raise ConfigError(f"{path}, row {number}: {_shown(line)} is not one JSON object: {e}") from e
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    reader = csv.DictReader(io.StringIO(decode_text(path.read_bytes()), newline=""), strict=True)
+    columns = list(reader.fieldnames or ())
+    if twice := sorted({name for name in columns if columns.count(name) > 1}):
+        raise ConfigError(f"{path}: column {twice[0]!r} is there twice")
+    if len(columns) == 1 and ";" in columns[0]:
+        raise ConfigError(f"{path}: the header {columns[0]!r} has no comma; separate columns with commas")
+    number = 0
+    while True:
+        number += 1
+        line = reader.line_num + 1
+        try:
+            row = next(reader, None)
+        except csv.Error as e:
+            what = "its quote is not closed" if "unexpected end" in str(e) else str(e)
+            raise ConfigError(f"{path}, row {number} (line {line}): {what}") from e
+        if row is None:
+            return
+        _check_quotes(row, f"{path}, row {number} (line {line})")
+        yield number, row
+
+
+def _check_quotes(row: dict[str, Any], where: str) -> None:
+    """Raise ConfigError for a value that has swallowed the rows behind it: a later quote may close an open one."""
+    for name, value in row.items():
+        for line in value.splitlines()[1:] if isinstance(value, str) else ():
+            if "," in line and any(is_video_name(part.strip(' "')) for part in line.split(",")):
+                raise ConfigError(f"{where}: {name} = {_shown(value)} holds another row; close its quote")
 
 
 def _listed(row: Any, where: str, folder: Path, default: FootageSource) -> Source:
@@ -51,10 +91,10 @@ def _listed(row: Any, where: str, folder: Path, default: FootageSource) -> Sourc
     unknown = sorted(str(name) for name in row.keys() - set(LIST_COLUMNS))
     if unknown:
         raise ConfigError(f"{where}: unknown column {unknown[0]!r}; allowed: {', '.join(LIST_COLUMNS)}")
-    value = {name: row.get(name) for name in LIST_COLUMNS}
+    value = {name: row.get(name) for name in LIST_COLUMNS} | {"group": text_or_number(row.get("group"))}
     for name in ("path", "caption", "domain", "group"):
         text = value[name]
-        if text is not None and not (isinstance(text, str) and is_unicode(text)):
+        if text is not None and not (isinstance(text, str) and is_unicode(text) and "\0" not in text):
             raise ConfigError(f"{where}: {name} = {text!r} is not text")
     path = (value["path"] or "").strip()
     if not path:
@@ -70,8 +110,14 @@ def _listed(row: Any, where: str, folder: Path, default: FootageSource) -> Sourc
         FootageSource(path=path, domain=domain)
     except ValueError as e:
         raise ConfigError(f"{where}: domain = {domain!r}: lower-case letters, digits, '.', '_' and '-' only") from e
-    uri = path if is_remote(path) else str((folder / resolve_footage(path)).absolute())
-    return Source(uri, domain, caption, (value["group"] or "").strip() or None, in_s, out_s)
+    uri = path if is_remote(path) else _without_detours(str((folder / resolve_footage(path)).absolute()))
+    return Source(uri, domain, caption, (value["group"] or "").strip() or None, in_s, out_s, row=where)
+
+
+def _without_detours(path: str) -> str:
+    """A path without `..`, as a folder that is searched names the same file."""
+    short = os.path.normpath(path)
+    return short if short != path and os.path.realpath(short) == os.path.realpath(path) else path
 
 
 def _seconds(value: Any, name: str, where: str, default: float) -> float:
@@ -84,3 +130,7 @@ def _seconds(value: Any, name: str, where: str, default: float) -> float:
     if not 0 <= number < math.inf:
         raise ConfigError(f"{where}: {name} = {value!r} is not a number of seconds from the file's start")
     return number
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")

@@ -1,96 +1,221 @@
 """Find footage: folders, files, globs, lists and bucket prefixes, as one list of sources.
 
-Names mean nothing here: what a file is, is decided by its content. What cannot be a source is a reject, never the end.
+Every file of a folder is accounted for: it is a source, holds the captions of one, or is a reject; hidden files and
+folders alone are passed over. Nothing is opened here: what a name leaves open, `holds_video` decides later. What cannot
+be a source is a reject, never the end.
 """
 
 from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cinesynth.data.config import VIDEO_SUFFIXES, FootageSource
+import pyarrow.fs as pafs
+
+from cinesynth.data.config import FootageSource
+from cinesynth.data.footage.captions import CAPTION_SUFFIXES, caption_files, caption_files_of, split_location
+from cinesynth.data.footage.folders import walk_folder, what_is_wrong
+from cinesynth.data.footage.formats import named_otherwise, suffix_of
 from cinesynth.data.footage.lists import LIST_SUFFIXES, read_list
 from cinesynth.data.footage.packages import resolve_footage
-from cinesynth.data.footage.sources import Source, is_remote, is_unicode, printable
+from cinesynth.data.footage.sources import Source, below, is_remote, is_unicode, printable
 from cinesynth.data.records import Reject
-from cinesynth.errors import ConfigError
+from cinesynth.errors import ConfigError, StorageError
 from cinesynth.storage import Storage, public_uri
 
+_LISTED_AT_ONCE = 16  # folders of buckets
+_ANY_DOMAIN = FootageSource.model_fields["domain"].default
 
-def find_sources(footage: Sequence[FootageSource]) -> tuple[list[Source], list[Reject]]:
+
+@dataclass
+class _Found:
+    """What was found so far."""
+
+    sources: dict[tuple[str, float, float], Source] = field(default_factory=dict)
+    rejects: dict[Reject, None] = field(default_factory=dict)  # each once, in order
+
+    def reject(self, location: str, reason: str, detail: str) -> None:
+        self.rejects.setdefault(Reject(public_uri(location), reason, detail))
+
+    def add(self, source: Source) -> None:
+        """Take a source, unless the same part of the file is there: then a list's row goes before anything else."""
+        key = source.location, source.in_s, source.out_s
+        before = self.sources.get(key)
+        if not is_unicode(source.location):
+            self.reject(source.location, "unreadable", f"the name of {source.uri} is not UTF-8; rename it")
+        elif before is None:
+            self.sources[key] = source
+        elif bool(source.row) != bool(before.row):
+            self.sources[key] = _both(source, before) if source.row else _both(before, source)
+        elif source.row != before.row:
+            self.reject(source.location, "duplicate", f"{source.row} names the same part as {before.row}")
+        elif source != before:
+            detail = "it is named a second time, with another domain or caption; the first one counts"
+            self.reject(source.location, "duplicate", detail)
+
+    def accounted(self) -> tuple[list[Source], list[Reject]]:
+        """All sources, and the rejects of what is neither a source nor holds captions of one."""
+        sources = list(self.sources.values())
+        used = {source.uri for source in sources}
+        for source in sources:
+            folder = split_location(source.location)[0]
+            used |= {public_uri(below(folder, name)) for name in source.caption_files or ()}
+        left = [r for r in self.rejects if r.reason not in ("not_video", "unused") or r.source not in used]
+        return sources, [replace(r, source=printable(r.source), detail=printable(r.detail)) for r in left]
+
+
+def _both(row: Source, other: Source) -> Source:
+    """What a list's row says of a file, and where it says nothing what the folder's source says."""
+    domain = other.domain if row.domain == _ANY_DOMAIN else row.domain
+    files = row.caption_files if other.caption_files is None else other.caption_files
+    return replace(row, domain=domain, caption=row.caption or other.caption, caption_files=files)
+
+
+def find_sources(footage: Sequence[FootageSource], besides: Sequence[str] = ()) -> tuple[list[Source], list[Reject]]:
     """All sources in order, the same part of a file once, and what cannot be one.
 
-    Folders are searched recursively (symlinked folders are not entered, hidden files are passed over), names in
-    sorted order. Raises ConfigError for a list that cannot be read.
+    Folders are searched recursively, linked ones too, names in sorted order. Raises ConfigError for a list that cannot
+    be read, and for a bucket that cannot be listed.
+
+    Args:
+        footage: of the configuration.
+        besides: folders or prefixes that are passed over: what jobs write is no footage.
     """
-    found: dict[tuple[str, float, float], Source] = {}
-    rejects: list[Reject] = []
+    found = _Found()
     for source in footage:
-        for item in _expand(source, rejects):
-            if is_unicode(item.location):
-                found.setdefault((item.location, item.in_s, item.out_s), item)
-            else:
-                rejects.append(Reject(item.uri, "unreadable", f"the name of {item.uri} is not UTF-8; rename it"))
-    shown = [replace(r, source=printable(r.source), detail=printable(r.detail)) for r in rejects]
-    return list(found.values()), shown
-
-
-def _expand(source: FootageSource, rejects: list[Reject]) -> Iterator[Source]:
-    if is_remote(source.path):
-        yield from _remote(source)
-        return
-    root = resolve_footage(source.path).absolute()
-    if root.suffix.lower() in LIST_SUFFIXES and root.is_file():
-        yield from read_list(root, source)
-        return
-    roots = [root]
-    if glob.has_magic(str(root)) and not root.exists():
-        roots = [path for path in matches(root) if path.is_dir() or path.suffix.lower() in VIDEO_SUFFIXES]
-    for path in roots:
-        for file in _videos_below(path, rejects) if path.is_dir() else [path]:
-            try:
-                what = "" if file.is_file() else "is a broken link" if file.is_symlink() else "is not a regular file"
-            except OSError as e:  # a folder that may be listed, but not entered
-                what = f"cannot be read: {e}"
-            if what:
-                rejects.append(Reject(str(file), "unreadable", f"{file} {what}"))
-            else:
-                yield Source(str(file), source.domain, source.caption)
+        if is_remote(source.path):
+            _remote(source, besides, found)
+        else:
+            _local(source, besides, found)
+    _find_caption_files(found)
+    return found.accounted()
 
 
 def matches(pattern: Path) -> list[Path]:
-    """What an absolute glob matches, in sorted order, hidden files apart; `**` enters no symlinked folder."""
-    found = Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor)))
-    return sorted(path for path in found if not path.name.startswith("."))
+    """What an absolute glob matches, in sorted order, hidden files and folders apart unless it names them.
+
+    `**` enters no linked folder.
+    """
+    matched = Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor)))
+    named = set(pattern.parts)
+    return sorted(path for path in matched if not any(p.startswith(".") and p not in named for p in path.parts))
 
 
-def _videos_below(root: Path, rejects: list[Reject]) -> list[Path]:
-    def denied(error: OSError) -> None:
-        rejects.append(Reject(str(error.filename), "unreadable", str(error)))
+def _local(source: FootageSource, besides: Sequence[str], found: _Found) -> None:
+    root = resolve_footage(source.path).absolute()
+    if root.suffix.lower() in LIST_SUFFIXES and os.path.isfile(root):
+        for row in read_list(root, source):
+            found.add(row)
+        return
+    roots = matches(root) if glob.has_magic(str(root)) and not os.path.lexists(root) else [root]
+    sources: list[Source] = []
+    files: dict[str, list[str]] = defaultdict(list)
+    for path in roots:
+        if os.path.isdir(path):
+            inside, odd = walk_folder(str(path), besides)
+            for thing in odd:
+                found.reject(thing.path, thing.reason, thing.detail)
+            for folder, names in inside.items():
+                sources += _take(folder, names, names, source, found)
+        elif what := what_is_wrong(str(path)):
+            found.reject(str(path), "unreadable", f"{path} {what}")
+        elif path == root:  # it was named: whatever it is called, its content decides
+            sources.append(Source(str(path), source.domain, source.caption))
+        else:
+            files[str(path.parent)].append(path.name)
+    for folder, names in files.items():
+        sources += _take(folder, names, os.listdir(folder), source, found)
+    for item in sorted(sources, key=lambda item: item.location.split("/")):
+        found.add(item)
 
-    paths = []
-    for folder, _, names in os.walk(root, onerror=denied):
-        wanted = (n for n in names if n.lower().endswith(VIDEO_SUFFIXES) and not n.startswith("."))
-        paths += [Path(folder) / name for name in wanted]
-    return sorted(paths)
 
-
-def _remote(source: FootageSource) -> Iterator[Source]:
+def _remote(source: FootageSource, besides: Sequence[str], found: _Found) -> None:
     location = Storage.open(source.path)
     if location.path.lower().endswith(LIST_SUFFIXES):
         raise ConfigError(
             f"footage: {public_uri(source.path)}: a list is read from a local path; its rows may name objects"
         )
-    if location.path.lower().endswith(VIDEO_SUFFIXES):
-        yield Source(source.path, source.domain, source.caption)
-        return
     try:
         names = location.list("", recursive=True)
+        if not names and location.filesystem.get_file_info(location.path).type == pafs.FileType.File:
+            found.add(Source(source.path, source.domain, source.caption))
+            return
     except OSError as e:
         raise ConfigError(f"footage: {public_uri(source.path)} cannot be listed: {e}") from e
+    inside: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        if name.lower().endswith(VIDEO_SUFFIXES) and not name.rsplit("/", 1)[-1].startswith("."):
-            yield Source(Storage.below(source.path, name), source.domain, source.caption)
+        folder, _, last = name.rpartition("/")
+        own = any(f"{location.uri}/{name}".startswith(f"{written}/") for written in besides)
+        if not own and not any(part.startswith(".") for part in name.split("/")):
+            inside[folder].append(last)
+    sources: list[Source] = []
+    for folder, names in inside.items():
+        where = Storage.below(source.path, folder) if folder else source.path
+        sources += _take(where, names, names, source, found)
+    for item in sorted(sources, key=lambda item: item.location):
+        found.add(item)
+
+
+def _take(
+    folder: str, names: Sequence[str], beside: Sequence[str], source: FootageSource, found: _Found
+) -> list[Source]:
+    """The sources among `names`, by what they are called; the others become rejects.
+
+    Args:
+        folder: that holds the files.
+        names: of the files in question.
+        beside: of all files of the folder, where captions are looked for.
+        source: that names the folder.
+        found: takes the rejects.
+    """
+    captions = caption_files(beside)
+    used: set[str] = set()
+    sources = []
+    for name in names:
+        if not named_otherwise(name):
+            files = caption_files_of(name, captions)
+            used.update(files)
+            sources.append(Source(below(folder, name), source.domain, source.caption, caption_files=files))
+    for name in names:
+        kind, suffix = named_otherwise(name), suffix_of(name)
+        if not kind or name in used:
+            continue
+        if suffix in CAPTION_SUFFIXES:
+            detail = "no video takes its caption from it: none is named like it, or another file goes before it"
+            found.reject(below(folder, name), "unused", detail)
+        elif suffix in LIST_SUFFIXES:
+            found.reject(below(folder, name), "not_video", "a list in a folder is not read; name it in `footage`")
+        else:
+            found.reject(below(folder, name), "not_video", f"it is {kind}, as its name says ({suffix})")
+    return sources
+
+
+def _find_caption_files(found: _Found) -> None:
+    """Look for the captions of what was named by itself; each folder is listed once."""
+    missing = {key: source for key, source in found.sources.items() if source.caption_files is None}
+    folders = sorted({split_location(source.location)[0] for source in missing.values()})
+    with ThreadPoolExecutor(_LISTED_AT_ONCE) as pool:
+        listed = dict(zip(folders, pool.map(_captions_in, folders), strict=True))
+    for key, source in missing.items():
+        folder, name = split_location(source.location)
+        beside = listed[folder]
+        if isinstance(beside, str):
+            del found.sources[key]
+            found.reject(source.location, "unreadable", f"captions beside {source.uri} cannot be looked for: {beside}")
+        else:
+            found.sources[key] = replace(source, caption_files=caption_files_of(name, beside))
+
+
+def _captions_in(folder: str) -> dict[str, list[str]] | str:
+    """The caption files of a folder, or why it cannot be listed. One that is not there holds none."""
+    try:
+        return caption_files(Storage.open(folder).list() if is_remote(folder) else os.listdir(folder))
+    except FileNotFoundError:
+        return {}
+    except (OSError, StorageError) as e:
+        return str(e)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cinesynth.data.records import Stamp
 from cinesynth.errors import MediaError, StorageError
@@ -22,6 +22,8 @@ class Source:
         caption: default for what has no sidecar; None: the dataset's.
         group: what must not be divided between splits; None: the file.
         in_s, out_s: seconds from the file's first frame; what lies between is used.
+        caption_files: names of the files beside it that hold its captions; None: they were not looked for.
+        row: of the list that names it, such as `list.csv, row 3`; empty where a folder, glob or prefix holds it.
     """
 
     location: str
@@ -30,6 +32,9 @@ class Source:
     group: str | None = None
     in_s: float = 0.0
     out_s: float = math.inf
+    # The identity of a run's footage is made of the representation; these two are left out of it.
+    caption_files: tuple[str, ...] | None = field(default=None, repr=False, compare=False)
+    row: str = field(default="", repr=False, compare=False)
 
     @property
     def uri(self) -> str:
@@ -69,6 +74,11 @@ def source_key(source: Source, sha256: str) -> str:
 
 def is_remote(location: str) -> bool:
     return "://" in location
+
+
+def below(folder: str, name: str) -> str:
+    """The location of a file in a folder or prefix."""
+    return Storage.below(folder, name) if is_remote(folder) else f"{folder.rstrip('/')}/{name}"
 
 
 def is_unicode(text: str) -> bool:

@@ -43,7 +43,11 @@ def test_folders_are_searched_recursively_in_order_and_a_file_counts_once(folder
     (folder / "b" / "itself.mp4").symlink_to(folder / "b" / "itself.mp4")
     assert _find(folder / "b" / "1.mov", folder) == [str(folder / name) for name in ("b/1.mov", "a.mkv", "b/2.MP4")]
     _, rejects = find_sources([FootageSource(path=str(folder))])
-    assert [(Path(r.source).name, r.reason) for r in rejects] == [("itself.mp4", "unreadable")]
+    assert [(Path(r.source).name, r.reason) for r in rejects] == [
+        ("itself.mp4", "unreadable"),
+        ("loop", "duplicate"),
+        ("notes.txt", "unused"),
+    ]
 
 
 def test_a_name_that_is_not_utf_8_is_a_reject(tmp_path: Path) -> None:
@@ -108,7 +112,7 @@ def test_a_list_gives_paths_captions_domains_groups_and_points(suffix: str, fold
         {"path": "s3://bucket/x.mp4", "caption": None, "domain": None, "group": None, "in_s": None, "out_s": None},
     ]
     source = FootageSource(path=str(_list(folder / f"list{suffix}", rows)), domain="given", caption="default")
-    assert find_sources([source])[0] == [
+    assert list(read_list(Path(source.path), source)) == [
         Source(str(folder / "a.mkv"), "film", "a dog, running", "scene 1", 1.5, 3.0),
         Source("s3://bucket/x.mp4", "given", "default", None, 0.0, math.inf),
     ]
