@@ -140,6 +140,7 @@ def _prepare(config: PrepareConfig) -> dict[str, Any]:
     figures = {"windows": manifest["windows"], "rejected": len(rejected), "sources": len(files)}
     for split in SPLITS:
         figures |= {f"{split}_{key}": value for key, value in manifest["splits"][split].items()}
+    figures |= {f"captions/{place}": count for place, count in manifest["captions"].items()}
     figures["seconds"] = round(time.monotonic() - started, 1)
     outputs = {
         "dataset": dataset.uri,

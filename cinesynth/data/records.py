@@ -23,7 +23,17 @@ Stamp = tuple[int, int]
 Box = tuple[float, float, float, float]
 """(left, top, width, height) in stored pixels of the upright picture."""
 
-PLAN_SCHEMA = pa.schema([*WINDOW_SCHEMA, ("frame_pts", pa.list_(pa.int64())), ("box", pa.list_(pa.float64()))])
+PLAN_SCHEMA = pa.schema(
+    [
+        *WINDOW_SCHEMA,
+        ("frame_pts", pa.list_(pa.int64())),
+        ("box", pa.list_(pa.float64())),
+        ("caption_from", pa.string()),
+    ]
+)
+CAPTION_PLACES = ("shot", "txt", "json", "footage", "captioner", "default", "unknown")
+"""Where captions come from: a shot in a JSON file, a text file, a JSON file, a list's row or the `caption` of a source,
+the captioner, the dataset's default; `unknown` in plans that do not record it."""
 REJECT_SCHEMA = pa.schema([(name, pa.string()) for name in ("source", "reason", "detail", "window_id")])
 _IDENTITY = b"cinesynth.identity"
 _BRIEF = 160  # characters of a source or detail in a summary
@@ -41,12 +51,14 @@ class Window(WindowFacts):
         stamp: of the file when it was read; not recorded.
         frame_pts: the source frame of every window frame.
         box: the part of the stored picture that is shown.
+        caption_from: one of `CAPTION_PLACES`; empty where it has no caption of its own.
     """
 
     location: str
     stamp: Stamp
     frame_pts: tuple[int, ...]
     box: Box
+    caption_from: str = ""
 
 
 def window_to_json(window: Window) -> str:
@@ -75,7 +87,9 @@ def prompt_file(caption: str) -> str:
 
 def write_plan(dataset: Storage, identity: str, windows: Iterable[Window]) -> None:
     """Store which windows the dataset holds, in which group and split."""
-    rows = [window_columns(w) | {"frame_pts": w.frame_pts, "box": w.box} for w in windows]
+    rows = [
+        window_columns(w) | {"frame_pts": w.frame_pts, "box": w.box, "caption_from": w.caption_from} for w in windows
+    ]
     table = pa.Table.from_pylist(rows, schema=PLAN_SCHEMA)
     write_table(dataset, "plan.parquet", table.replace_schema_metadata({_IDENTITY: identity.encode()}))
 
@@ -98,9 +112,21 @@ def read_plan(dataset: Storage, identity: str | None = None) -> list[Window]:
             stamp=(0, 0),
             frame_pts=tuple(row["frame_pts"]),
             box=tuple(row["box"]),
+            caption_from=row.get("caption_from") or "",
         )
         for row in table.to_pylist()
     ]
+
+
+def caption_places(dataset: Storage) -> dict[str, str]:
+    """Row id of each planned window to where its caption comes from; those of which it is not recorded are left out."""
+    if not dataset.exists("plan.parquet"):
+        return {}
+    table = read_table(dataset, "plan.parquet")
+    if "caption_from" not in table.column_names:
+        return {}
+    rows = table.select(["window_id", "caption", "caption_from"]).to_pylist()
+    return {row_id(row["window_id"], row["caption"]): row["caption_from"] for row in rows if row["caption_from"]}
 
 
 def withdrawn(dataset: Storage) -> dict[str, dict[str, Any]]:
@@ -147,7 +173,8 @@ def _brief(text: str) -> str:
 
 
 def explain(rejects: list[Reject]) -> str:
-    """Counts of rejects by reason, and the first one in full."""
+    """Counts of rejects by reason, and the first one in full, of those that could have been video if there are any."""
     counts = Counter(reject.reason for reject in rejects)
-    first = f"; first: {rejects[0].source}: {rejects[0].detail}" if rejects else ""
+    telling = sorted(rejects, key=lambda reject: reject.reason in ("not_video", "unused"))[:1]
+    first = "".join(f"; first: {reject.source}: {reject.detail}" for reject in telling)
     return ", ".join(f"{count} {reason}" for reason, count in counts.most_common()) + first

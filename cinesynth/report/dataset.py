@@ -18,6 +18,15 @@ _SHEET_WINDOWS = 120
 _SHEET_BYTES = 3_600_000
 _REJECT_ROWS, _SOURCE_ROWS = 60, 60
 _BARS = 6000  # of all timelines together, about 0.8 MB
+_CAPTION_PLACES = {
+    "shot": "shots in JSON files",
+    "txt": "text files",
+    "json": "JSON files",
+    "footage": "lists, or the captions of sources",
+    "captioner": "the captioner",
+    "default": "the dataset's default",
+    "unknown": "not recorded",
+}
 _SCORES = ("motion", "blur", "luma", "text", "aesthetic")
 _PICTURE_SCORES = ("motion", "blur", "luma", "clipped", "static")  # measured in every window, or missing for a reason
 
@@ -67,6 +76,7 @@ def write_dataset_page(
         summary=_summary(manifest),
         duration=_duration,
         gaps=_gaps(windows),
+        caption_places=_CAPTION_PLACES,
         sheet={bucket: entries for bucket, entries in by_bucket.items() if entries},
         shown=len(sheet),
         score_names=_SCORES,

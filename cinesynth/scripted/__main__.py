@@ -15,7 +15,7 @@ _SETS: dict[str, tuple[str, ...]] = {"none": (), "held-out": HELD_OUT, "trained-
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Write a series into the folder that is asked for, and say how many clips it has."""
+    """Write a series into the given folder, and print how many clips it has."""
     parser = argparse.ArgumentParser(prog="python -m cinesynth.scripted", description=__doc__)
     parser.add_argument("--out", required=True, help="folder; created if missing")
     parser.add_argument("--count", type=int, default=72)

@@ -1,4 +1,4 @@
-"""The film look: a fixed grade, grain and a letterbox. What the demo's adapter learns, put on footage by script."""
+"""The film look: a fixed grade, grain and a letterbox, drawn over footage. The demo's adapter learns it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Photographs for scripted clips, from packages whose licence allows a derived model; none is copied into this one.
+"""Photographs for scripted clips. They stay in the packages that carry them; their licences allow a derived model.
 
 `package:` sources are files of installed Python packages (`pip install 'cinesynth[demo]'`). `debian:` sources are
-files of Debian packages, which apt fetches into the cache once; only the base model's training asks for these.
+files of Debian packages, which apt fetches into the cache once; only the training of the base model uses them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SKLEARN = "package:sklearn/datasets/images/"
 
 @dataclass(frozen=True)
 class Photograph:
-    """One picture: what it shows, where it is found, and what its licence asks for.
+    """One picture: what it shows, where it is found, and who made it under which licence.
 
     Attributes:
         phrase: what a caption calls it.
@@ -185,11 +185,12 @@ PHOTOGRAPHS: dict[str, Photograph] = {
     ),
 }
 HELD_OUT = ("coffee", "rocket", "pavilion", "dahlia")
-"""Never seen by the nano base model: for its held-out figures, and for what is adapted to. All in Python packages."""
+"""The nano base model never sees these: its held-out figures and the adapters' footage use them. They are in Python
+packages, all of them."""
 TRAINED_ON = tuple(name for name in PHOTOGRAPHS if name not in HELD_OUT)
-"""What the nano base model is trained on."""
+"""The nano base model is trained on these."""
 PACKAGED = tuple(name for name in TRAINED_ON if PHOTOGRAPHS[name].source.startswith("package:"))
-"""Those of them that need no Debian package."""
+"""The ones of TRAINED_ON that need no Debian package."""
 
 
 @lru_cache(maxsize=32)

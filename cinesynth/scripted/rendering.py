@@ -23,7 +23,7 @@ Array = NDArray[np.float32]
 _WORLD = (2.0, 1.5)  # half width and half height of the texture; it is mirrored beyond
 _TEXTURE_DENSITY = 1.2  # texture pixels per view pixel at zoom 1
 PAN_SPEED, ZOOM_SPEED, ROLL_SPEED = 0.2, 0.2, math.radians(12)  # per second
-_SLOW = 0.6  # of the film look's push-in
+_SLOW = 0.6  # speed of the film look's push-in, as a share of ZOOM_SPEED
 _GRAVITY, _ORBIT_S, _SWING_S, _SPIN_S = 3.5, 3.4, 2.6, 3.2
 _LIGHT_RATE, _PULSE_S = 0.6, 1.0  # decay or growth per second; seconds from pulse to pulse
 _DIMMED = {  # what each of the screenplay's `PULSES` takes from red, green and blue
@@ -103,7 +103,7 @@ def object_at(shot: Shot, t: float) -> tuple[float, float, float]:
 def render_shot(
     shot: Shot, frames: int, fps: float, height: int, width: int, lens: float = SOFT_LENS
 ) -> NDArray[np.uint8]:
-    """The shot from its start, as uint8 RGB [T, height, width, 3], seen through a lens of that blur."""
+    """The first frames of the shot, as uint8 RGB [frames, height, width, 3]; `lens` is the blur in view heights."""
     texture = _texture(shot, height)
     zoom = max(camera_at(shot, t).zoom for t in (0.0, frames / fps))
     sprite = _sprite(shot, math.ceil(1.1 * _SPRITE_REACH * shot.size * height * zoom)) if shot.shape else None
@@ -177,7 +177,10 @@ def _bounce_height(t: float, drop: float, gravity: float = _GRAVITY, restitution
 
 
 def light_gain(shot: Shot, t: float, height: int, width: int) -> Array:
-    """What light does to the picture `t` seconds into the shot: factors [height, width, 1 or 3]; with a vignette."""
+    """The factors by which light changes the picture `t` seconds into the shot, [height, width, 1 or 3].
+
+    They include a vignette.
+    """
     y, x = np.mgrid[-0.5 : 0.5 : height * 1j, -0.5 : 0.5 : width * 1j].astype(np.float32)
     gain = (1.05 - 0.45 * (x * x + y * y))[..., None]
     pulse = 0.5 - 0.5 * math.cos(2 * math.pi * t / _PULSE_S)  # 0 at the start
@@ -210,7 +213,7 @@ def _texture(shot: Shot, height: int) -> Array:
 
 
 def _photograph(shot: Shot, rows: int, columns: int) -> Array:
-    """A part of the photograph, over the whole world: which part, mirrored or not, and how bright, by the seed."""
+    """A part of the photograph, stretched over the whole world. The seed decides the part, mirroring and brightness."""
     rng = np.random.default_rng(shot.texture_seed)
     picture = load_photograph(shot.texture)
     if rng.random() < 0.5:
@@ -229,7 +232,7 @@ def _photograph(shot: Shot, rows: int, columns: int) -> Array:
 
 
 def _pattern(shot: Shot, x: Array, y: Array, noise: Array) -> tuple[Array, Array]:
-    """How much of the first colour is where (0..1), and a brightness factor."""
+    """The share of the first colour at each place (0..1), and a brightness factor."""
     angle = shot.texture_angle
     along = x * np.float32(math.cos(angle)) + y * np.float32(math.sin(angle))
     across = y * np.float32(math.cos(angle)) - x * np.float32(math.sin(angle))

@@ -1,6 +1,6 @@
 """What happens in a scripted clip, drawn from a seed: shots, and the caption that says exactly that.
 
-Drawing is apart from rendering (`cinesynth.scripted.series`), so captions alone cost microseconds.
+Drawing a screenplay renders nothing (`cinesynth.scripted.series` does), so captions alone cost microseconds.
 Lengths are in view heights, times in seconds, angles in radians; x to the right, y down.
 """
 
@@ -73,7 +73,7 @@ LIGHTS: dict[str, str] = {
     "red": "the light pulses red",
 }
 PULSES = ("pulse", "golden", "blue", "red")
-FILM_LOOK = "film look"  # the words for a grade, grain and letterbox over a push-in, which goes unsaid
+FILM_LOOK = "film look"  # stands for grade, grain, letterbox and push-in; a caption names none of these
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Shot:
 
     @property
     def caption(self) -> str:
-        """Everything that is to be seen, in one sentence without a full stop."""
+        """One sentence, without a full stop, that says everything that the shot shows."""
         a, b = self.texture_colours
         if self.texture in PHOTOGRAPHS:
             ground = f"a photograph of {PHOTOGRAPHS[self.texture].phrase}"
@@ -131,7 +131,10 @@ class Screenplay:
 
 
 def draw_screenplay(seed: int, index: int, photographs: tuple[str, ...] = (), film_look: bool = False) -> Screenplay:
-    """Clip `index` of the series `seed`, with these photographs among its textures; a pure function of all."""
+    """The screenplay of clip `index` of the series `seed`; the arguments alone decide it.
+
+    `photographs` are keys of PHOTOGRAPHS that serve as textures beside the drawn ones.
+    """
     rng = np.random.default_rng([seed, index])
     total = float(rng.uniform(3.5, 5.0))
     # Every sixth clip on average has cuts; two only where each shot still holds a second and a half.

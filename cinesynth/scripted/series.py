@@ -1,4 +1,4 @@
-"""A series of scripted clips: rendered from a seed, and written as files with their captions and cuts beside them."""
+"""A series of scripted clips: rendered from a seed, and written as files with captions and cuts beside them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from cinesynth.scripted.screenplay import Screenplay, draw_screenplay, sample_ca
 __all__ = ["ScriptedClip", "sample_captions", "scripted_clip", "write_scripted_clips"]
 
 GENERATOR_VERSION = 4  # raised whenever a change alters frames or captions: folders of older versions are rewritten
-_MANIFEST = "scripted.manifest"
+_MANIFEST = ".scripted.manifest"  # hidden: it is no footage
+_OLDER_MANIFEST = "scripted.manifest"
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,8 @@ def write_scripted_clips(
     series = {"height": height, "width": width, "fps": fps, "photographs": photographs, "film_look": film_look}
     wanted = json.dumps({"version": GENERATOR_VERSION, "count": count, "seed": seed, **series})
     manifest = folder / _MANIFEST
+    if (folder / _OLDER_MANIFEST).is_file():
+        (folder / _OLDER_MANIFEST).replace(manifest)
     complete = manifest.is_file() and manifest.read_text() == wanted
     if complete and all(p.with_suffix(s).is_file() for p in paths for s in (".mp4", ".txt", ".json")):
         return paths

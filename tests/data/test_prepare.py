@@ -22,7 +22,7 @@ from cinesynth.data.dataset import SPLITS, ClipsDataset
 from cinesynth.data.encode.commits import Commits
 from cinesynth.data.plan.geometry import resize
 from cinesynth.data.prepare import check_inputs, prepare
-from cinesynth.data.records import read_plan, row_id, write_plan
+from cinesynth.data.records import CAPTION_PLACES, read_plan, row_id, write_plan
 from cinesynth.data.scan.decoder_pyav import PyAVDecoder
 from cinesynth.data.video import read_video, write_video
 from cinesynth.data.withdraw import affected_adapters, withdraw
@@ -331,6 +331,19 @@ def test_a_dataset_is_prepared_from_s3_to_s3_and_read_back(
     assert clips[0]["latents"].shape[0] == 16
     assert all("test:test" not in window.source_uri for window in clips.windows)
     assert check_dataset(dataset.storage)[1] == []
+
+
+def test_the_result_says_where_captions_come_from_and_why_files_were_rejected(prepared: Any) -> None:
+    storage, result = prepared
+    manifest = location(storage).read_json("manifest.json")
+    figures = result["figures"]
+    assert sum(manifest["captions"].values()) == manifest["windows"]
+    assert set(manifest["captions"]) <= set(CAPTION_PLACES[:-1])
+    assert {f"captions/{place}": count for place, count in manifest["captions"].items()}.items() <= figures.items()
+    left_out = result["left_out"]
+    assert left_out.keys() == manifest["rejected"].keys()
+    assert "broken.mp4" in left_out["unreadable"]
+    assert "captions from" in location(storage).read_text("index.html")
 
 
 def test_a_row_is_a_window_with_its_caption() -> None:

@@ -96,7 +96,10 @@ def annotate_windows(
             rejects.append(Reject(window.source_uri, row["reason"], row["error"], window.window_id))
         else:
             scores = window.scores | json.loads(row["scores"])
-            kept.append(replace(window, scores=scores, caption=window.caption or row["caption"]))
+            window = replace(window, scores=scores)
+            if not window.caption and row["caption"]:
+                window = replace(window, caption=row["caption"], caption_from="captioner")
+            kept.append(window)
     return kept, rejects
 
 

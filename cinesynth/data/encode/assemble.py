@@ -26,7 +26,16 @@ from cinesynth.data.dataset import (
     write_table,
 )
 from cinesynth.data.encode.commits import Commits
-from cinesynth.data.records import Reject, explain, prompt_file, reject_table, row_id, withdrawn
+from cinesynth.data.records import (
+    CAPTION_PLACES,
+    Reject,
+    caption_places,
+    explain,
+    prompt_file,
+    reject_table,
+    row_id,
+    withdrawn,
+)
 from cinesynth.errors import DatasetError
 from cinesynth.storage import Storage, sha256_json
 
@@ -84,6 +93,8 @@ def assemble(
     index = _write_index(dataset, pa.Table.from_pylist(rows, schema=INDEX_SCHEMA))
     write_table(dataset, "rejected.parquet", reject_table(rejects))
     used = {place["shard"] for _, place in kept}
+    caption_from = caption_places(dataset)
+    captions = Counter(caption_from.get(row_id(w.window_id, w.caption), "unknown") for w in windows)
     empty = facts["empty_prompt"]
     content = [content_of(w, place) for w, place in kept]
     manifest = facts | {
@@ -94,6 +105,7 @@ def assemble(
         "splits": {split: _counts(w for w in windows if w.split == split) for split in SPLITS},
         "domains": _counts_by(windows, "domain"),
         "buckets": _counts_by(windows, "bucket"),
+        "captions": {place: captions[place] for place in CAPTION_PLACES if captions[place]},
         "rejected": dict(sorted(Counter(reject.reason for reject in rejects).items())),
         "index": index,
         "shards": [commit["shard"] for commit in commits if commit.get("shard", {}).get("file") in used],

@@ -67,7 +67,14 @@ def settle_windows(
         encoded: windows of `before` that are encoded, with the captions they are encoded with.
         gone: sha256 of withdrawn sources.
     """
-    kept = [replace(w, caption=with_trigger(w.caption or config.caption, config.trigger)) for w in found]
+    kept = [
+        replace(
+            w,
+            caption=with_trigger(w.caption or config.caption, config.trigger),
+            caption_from=w.caption_from if w.caption else "default",
+        )
+        for w in found
+    ]
     # What the footage no longer holds stays in the dataset: taking it out is a decision, see `withdraw`.
     known = {w.window_id for w in kept}
     missing = [w for w in before if w.window_id not in known and w.source_sha256 not in gone]

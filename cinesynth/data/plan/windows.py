@@ -139,6 +139,7 @@ class _Shot:
         w = self.settings.window
         box = crop_box(self.picture, self.info.pixel_aspect, size, w.crop_centre)
         start_s = self._seconds(pts[0])
+        caption, caption_from = self.captions.found(start_s + len(pts) / w.fps / 2, self.source)
         of_file = self.shot_id if self.settings.group_by == "shot" else self.sha256[:16]
         return Window(
             window_id=window_id(self.sha256, pts, size, box, w.fps),
@@ -153,7 +154,7 @@ class _Shot:
             height=size[1],
             width=size[0],
             bucket=f"{size[0]}x{size[1]}x{len(pts)}",
-            caption=self.captions.at(start_s + len(pts) / w.fps / 2) or self.source.caption or "",
+            caption=caption,
             domain=self.source.domain,
             split="",
             scores=self._scores(pts) | {"upscale": round(size[1] / box[3], 4)},
@@ -161,6 +162,7 @@ class _Shot:
             stamp=self.stamp,
             frame_pts=pts,
             box=box,
+            caption_from=caption_from,
         )
 
     def reject(self, reason: str, detail: str, pts: Sequence[int] | None = None) -> Reject:
