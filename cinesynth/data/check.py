@@ -1,7 +1,7 @@
-"""`python -m jobs.prepare --check DATASET`: is everything that a dataset's manifest promises there, and what it says?
+"""`python -m jobs.prepare --check DATASET`: compare a dataset with its manifest.
 
-Reads every byte: checksums of index, shards and embeddings; shapes, finiteness and hashes of every row; splits that
-divide no group; pixels of every held-out window.
+The check reads every byte: checksums of index, shards and embeddings; shapes, finiteness and hashes of every row;
+splits, which must not divide a group; pixels of every held-out window.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from cinesynth.errors import CinesynthError
 from cinesynth.storage import Storage
 
 Shapes = dict[tuple[str, str], list[int]]
-"""(bucket, tensor) to the shape that the first window of the bucket has."""
+"""(bucket, tensor) to the shape in the first window of the bucket."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is not as it should be."""
+    """One fault of a dataset: where it is, and what is wrong."""
 
     where: str
     what: str
 
 
 def check_dataset(location: Storage) -> tuple[dict[str, int], list[Finding]]:
-    """(what was checked, by kind; what is wrong) of the dataset at a location.
+    """Check the dataset at a location. Returns how many things of each kind were checked, and the faults.
 
-    Raises DatasetError when there is none, or it is not complete.
+    Raises DatasetError when there is no dataset, or when it is not complete.
     """
     dataset = ClipsDataset.open(location)
     counts: dict[str, int] = defaultdict(int)

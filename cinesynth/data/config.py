@@ -75,9 +75,9 @@ def _lengths(value: object) -> object:
 
 
 class WindowSettings(Settings):
-    """The windows that are cut out of each shot, and the buckets (size and length) that they are brought to.
+    """The windows of each shot, and their buckets (size and length).
 
-    A shot is filled from its start with the longest windows that fit, its rest with the next shorter ones.
+    A shot is filled from its start with the longest windows that fit, and its rest with the next shorter ones.
     """
 
     num_frames: Annotated[list[WindowFrames], BeforeValidator(_lengths)] = Field(
@@ -112,7 +112,7 @@ class ShotSettings(Settings):
 
 
 class Range(Settings):
-    """What a score must lie in; both ends are allowed values."""
+    """The values that a score may have, both ends included."""
 
     min: Finite | None = Field(None, description="lowest that is kept; default: no bound")
     max: Finite | None = Field(None, description="highest that is kept; default: no bound")
@@ -190,14 +190,14 @@ class PrepareResources(Settings):
     models: StageResources = Field(StageResources(), description="text overlay, aesthetic score and captions")
 
 
-_DECODERS = 8  # at most so many keep one VAE worker busy
+_DECODERS = 8  # so many keep one VAE worker busy
 
 
 def fitted(resources: PrepareResources, cluster: Mapping[str, float]) -> PrepareResources:
-    """The resources with CPUs that the cluster has: what waits for more than there is waits for ever.
+    """The resources, with no more CPUs than the cluster has: a stage that asks for more would wait for ever.
 
     Encoding needs the workers of `vae`, `clip` and `decode` at the same time; `text` and `models` run by themselves.
-    GPUs cannot be made less; a cluster that grows may get them yet.
+    GPUs are not lowered: a cluster that grows may still get them.
     """
     changed: dict[str, Any] = {}
     cpus = cluster.get("CPU", 0.0)

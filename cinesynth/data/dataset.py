@@ -7,7 +7,7 @@
         prompts/*.parquet      embeddings of the distinct captions, the empty one for caption dropout among them
         pixels/<window_id>.mkv lossless frames of val and test windows
         sources.parquet        one row a file: what it is, its shots, its length
-        rejected.parquet       what was left out, and why: source, reason, detail, window_id
+        rejected.parquet       one row for each thing that was left out: source, reason, detail, window_id
         history/*.json         the manifests there were, one a content
         index.html             windows by bucket, cuts by source, what was rejected
         files.parquet scans/ annotations/ plan.parquet commits/     what `prepare` goes on from
@@ -43,7 +43,7 @@ TENSORS = ("latents", "condition_latents", "image_embeds", "prompt_embeds")
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 HELD_OUT: tuple[Split, ...] = ("val", "test")
-"""The splits whose pixels are kept."""
+"""The splits whose pixels are kept, for evaluation."""
 _ROW_GROUP_BYTES = 1 << 20
 
 _SHAPE = pa.list_(pa.int32())
@@ -84,7 +84,7 @@ INDEX_SCHEMA = pa.schema([*WINDOW_SCHEMA, ("shard", pa.string()), ("row", pa.int
 
 @dataclass(frozen=True)
 class WindowFacts:
-    """What is known of a window, whether it is encoded or not. A score that could not be measured is not there."""
+    """The facts of a window, whether it is encoded or not. `scores` lacks those that could not be measured."""
 
     window_id: str
     source_uri: str
@@ -106,7 +106,7 @@ class WindowFacts:
 
 @dataclass(frozen=True)
 class WindowRow(WindowFacts):
-    """One window of a dataset, without its tensors. `shard` and `row` say where those lie."""
+    """One window of a dataset, without its tensors, which lie in row `row` of the file `shard`."""
 
     shard: str
     row: int
@@ -176,7 +176,7 @@ def table_bytes(table: pa.Table) -> bytes:
 
 
 def read_table(dataset: Storage, name: str) -> pa.Table:
-    """Read a small table whole. Raises DatasetError when it is no Parquet file any more."""
+    """Read a small table whole. Raises DatasetError when it is damaged."""
     data = dataset.read_bytes(name)
     try:
         return pq.read_table(pa.BufferReader(data))
@@ -205,8 +205,8 @@ class ClipsDataset:
     Attributes:
         storage: where it lies.
         manifest: the parsed `manifest.json`.
-        manifest_sha256: identity of the content: windows, captions, splits and tensors. How they are spread over
-            shards, and file names, do not enter, so a dataset that was interrupted and continued has the same.
+        manifest_sha256: identity of the content: windows, captions, splits and tensors. File names, and the order of
+            rows in shards, do not enter it: a dataset that was interrupted and continued has the same identity.
     """
 
     def __init__(self, storage: Storage, manifest: dict[str, Any]) -> None:

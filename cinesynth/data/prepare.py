@@ -7,8 +7,8 @@
     encode     windows of no commit -> decode, VAE, CLIP -> shards -> commits
     assemble   index, page, manifest, result
 
-The same command continues wherever it was killed, and takes in added footage. The outcome depends neither on the
-number of workers nor on interruptions.
+The same command continues where it was killed, and takes in added footage. Neither the number of workers nor an
+interruption changes the outcome.
 """
 
 from __future__ import annotations
@@ -234,9 +234,9 @@ def _encode(
     windows: list[Window],
     commits: Commits,
 ) -> list[Reject]:
-    """Encode and commit the windows that no commit settles; returns the rejects of the planned ones.
+    """Encode and commit the windows that no commit settles. Returns the rejects among them.
 
-    A node or worker that dies costs what it held: that is encoded again, for as long as anything gets done.
+    Windows that a dying node or worker held are encoded again, as long as each attempt gets something done.
     """
     import ray
 
@@ -295,7 +295,7 @@ def _remove_uncommitted(dataset: Storage, commits: Commits) -> None:
 
 
 def _encoded(dataset: Storage, planned: list[Window], commits: Commits) -> dict[str, str]:
-    """Windows that are encoded as planned, or published with another caption: their ids, with that caption."""
+    """Id to caption of the windows that are encoded as planned, or published with another caption."""
     published = {}
     if dataset.exists("manifest.json"):
         published = {w.window_id: w.caption for w in ClipsDataset.open(dataset).windows()}

@@ -16,14 +16,14 @@ _STORE_S = 20.0
 
 
 class Progress:
-    """Counts what is done of a stage.
+    """Counts the finished items of a stage.
 
     Args:
         stage: `hash`, `scan`, `annotate` or `encode`.
         run: name of the run, a tag of the gauges.
-        total: how much there is to do.
-        unit: what is counted.
-        done: of an earlier attempt.
+        total: number of items.
+        unit: name of the items, such as `files`.
+        done: number of items that earlier attempts finished.
     """
 
     def __init__(self, stage: str, run: str, total: int, unit: str, done: int = 0) -> None:
@@ -49,7 +49,7 @@ class Progress:
         self._set(0.0)
 
     def add(self, done: int, errors: int = 0) -> None:
-        """Count finished items, and how many of them were rejected."""
+        """Count items that were finished, and how many of them were rejected."""
         self._done += done
         self._errors += errors
         now = time.monotonic()
@@ -71,7 +71,10 @@ class Progress:
 
 
 def in_parts(rows: Any, progress: Progress) -> Iterator[pa.Table]:
-    """A graph's results (with a column `error`) as they come, put together for as long as `_STORE_S`."""
+    """The result tables of a graph as they come, joined so that there is one about every `_STORE_S` seconds.
+
+    They have a column `error`, which is empty where an item is fine.
+    """
     waiting: list[pa.Table] = []
     since = time.monotonic()
     for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):

@@ -1,6 +1,6 @@
-"""What the rooms of `data` hand to each other: windows, rejects, the plan, and the names of rows and files.
+"""Records that the steps of `data` hand to each other: windows, rejects, the plan, and the names of rows and files.
 
-The plan (`plan.parquet`) says which windows a dataset holds, in which group and split.
+The plan (`plan.parquet`) lists the windows of a dataset with their groups and splits.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cinesynth.errors import DatasetError
 from cinesynth.storage import Storage, sha256_json
 
 Stamp = tuple[int, int]
-"""Size in bytes, and time of the last change in ns: where both are as before, so is the content."""
+"""Size in bytes and time of the last change in ns. A file whose stamp is unchanged is not read again."""
 Box = tuple[float, float, float, float]
 """(left, top, width, height) in stored pixels of the upright picture."""
 
@@ -47,10 +47,10 @@ class Window(WindowFacts):
     """One window of one file, before encoding.
 
     Attributes:
-        location: of the file, with what opens it; not recorded.
-        stamp: of the file when it was read; not recorded.
-        frame_pts: the source frame of every window frame.
-        box: the part of the stored picture that is shown.
+        location: of the file, with the options that open it; not stored with the dataset.
+        stamp: of the file when it was read; not stored.
+        frame_pts: timestamp of the source frame that each window frame shows.
+        box: the part of the stored picture that the window shows.
         caption_from: one of `CAPTION_PLACES`; empty where it has no caption of its own.
     """
 
@@ -62,7 +62,7 @@ class Window(WindowFacts):
 
 
 def window_to_json(window: Window) -> str:
-    """A window as a column of a block holds it."""
+    """A window as text, for a column of a block."""
     return json.dumps(asdict(window))
 
 
@@ -73,12 +73,12 @@ def window_from_json(text: str) -> Window:
 
 
 def row_id(window_id: str, caption: str) -> str:
-    """Identity of an encoded row: a window whose caption changes is encoded again."""
+    """Identity of an encoded row. It changes with the caption, so that a window with a new caption is encoded again."""
     return sha256_json([window_id, caption])
 
 
 def prompt_file(caption: str) -> str:
-    """The object that holds the embedding of a caption."""
+    """Name of the object that holds the embedding of a caption."""
     return f"prompts/{hashlib.sha256(caption.encode()).hexdigest()}.parquet"
 
 
@@ -86,7 +86,7 @@ def prompt_file(caption: str) -> str:
 
 
 def write_plan(dataset: Storage, identity: str, windows: Iterable[Window]) -> None:
-    """Store which windows the dataset holds, in which group and split."""
+    """Store the windows of the dataset, with their groups and splits."""
     rows = [
         window_columns(w) | {"frame_pts": w.frame_pts, "box": w.box, "caption_from": w.caption_from} for w in windows
     ]
@@ -95,7 +95,7 @@ def write_plan(dataset: Storage, identity: str, windows: Iterable[Window]) -> No
 
 
 def read_plan(dataset: Storage, identity: str | None = None) -> list[Window]:
-    """The stored plan; empty where there is none. Nothing can be decoded of it: locations are those that were recorded.
+    """The stored plan; empty when there is none. Its windows cannot be decoded: they lack what opens their files.
 
     Raises DatasetError when `identity` is given and the plan has another.
     """
@@ -130,7 +130,7 @@ def caption_places(dataset: Storage) -> dict[str, str]:
 
 
 def withdrawn(dataset: Storage) -> dict[str, dict[str, Any]]:
-    """sha256 of each withdrawn source to what was recorded of it."""
+    """sha256 of each withdrawn source to the record of its withdrawal."""
     return {entry["sha256"]: entry for name in dataset.list("withdrawn") for entry in [dataset.read_json(name)]}
 
 
@@ -139,7 +139,7 @@ def withdrawn(dataset: Storage) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Reject:
-    """Something that is not in the dataset, and why. `window_id` is empty when it is more than one window."""
+    """A file, shot or window that is not in the dataset, and why. `window_id` is set for a single window only."""
 
     source: str
     reason: str

@@ -1,4 +1,4 @@
-"""Stages of the Ray Data graphs: how work is cut into blocks, and who works on it."""
+"""Stages of the Ray Data graphs: the blocks that work is divided into, and the actors and tasks that take them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BLOCK_FILES, _BLOCKS_PER_CPU, _BLOCKS = 64, 8, 10_000
 
 
 def actor_stage(resources: StageResources) -> dict[str, Any]:
-    """Arguments of `map_batches` for a stage of actors that takes whole blocks."""
+    """Arguments of `map_batches` for a stage of actors that take whole blocks."""
     import ray
 
     return {
@@ -32,7 +32,7 @@ def device_of(resources: StageResources) -> str:
 
 
 def to_blocks(windows: Iterable[Window]) -> list[pa.Table]:
-    """Windows as blocks for Ray Data, each of one bucket and mostly of one file."""
+    """Windows as blocks for Ray Data. A block holds windows of one bucket, and mostly of one file."""
     blocks: list[list[Window]] = []
     for window in sorted(windows, key=block_order):
         if not blocks or len(blocks[-1]) == _BLOCK_WINDOWS or blocks[-1][0].bucket != window.bucket:
@@ -52,7 +52,7 @@ def map_files(
     function: Callable[[dict[str, str]], dict[str, Any]],
     schema: pa.Schema,
 ) -> Any:
-    """The Ray Data graph that turns each file's row into one of `schema`, on all CPUs; see `file_blocks`."""
+    """The Ray Data graph that applies `function` to each file's row on all CPUs. The results have `schema`."""
     import ray
 
     def mapped(batch: pa.Table) -> pa.Table:
@@ -63,15 +63,15 @@ def map_files(
 
 
 def file_blocks(rows: Sequence[dict[str, str]], costs: Sequence[float], cpus: float) -> list[pa.Table]:
-    """Rows of files as blocks for Ray Data, in order; what is done of a block is lost when its worker dies.
+    """Rows of files as blocks for Ray Data, in order. The results of a block are lost when its worker dies.
 
-    Ray Data lets a core wait about 0.1 s between two tasks, so small files share a block, as long as every core gets
-    several. More than some ten thousand blocks would slow it down.
+    A core waits about 0.1 s between two tasks of Ray Data, so small files share a block, as long as every core gets
+    several blocks. More than some ten thousand blocks would slow Ray Data down.
 
     Args:
         rows: one for each file.
-        costs: what each file costs, as a share of what a block may cost.
-        cpus: of the cluster.
+        costs: of each file, as a share of the cost that a block may have.
+        cpus: number of CPUs of the cluster.
     """
     most = max(1, min(_BLOCK_FILES, len(rows) / (_BLOCKS_PER_CPU * max(1, cpus))))
     limit = max(1.0, sum(costs) / _BLOCKS)

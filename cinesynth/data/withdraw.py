@@ -1,10 +1,10 @@
-"""Take a source out of a dataset again, and name the adapters that were trained on it.
+"""Withdraw a source from a dataset, and list the adapters that were trained on it.
 
     python -m jobs.prepare --withdraw SOURCE --dataset /data/cinesynth/datasets/clips
 
-A withdrawal is a small object that stays: the source's windows leave the index at once, its kept pixels are deleted,
-and no later run of prepare takes it in again. Shards are immutable: its rows stay in them, reachable by nothing.
-Given again, it does what is left of it, and names the adapters again.
+A withdrawal is a small object that stays. The source's windows leave the index at once, its kept pixels are deleted,
+and no later run of prepare takes the source in again. Shards are immutable: they keep its rows, but nothing refers to
+them. Giving the command again finishes an interrupted withdrawal, and lists the adapters again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _REASON = "withdrawn"
 
 @dataclass(frozen=True)
 class Affected:
-    """An adapter whose training has seen a withdrawn source, by itself or through an adapter that it builds on."""
+    """An adapter that was trained on a withdrawn source, or that builds on such an adapter."""
 
     where: str
     sha256: str

@@ -1,7 +1,7 @@
 """Scores and captions that need a model: text overlay, aesthetic score, a captioner. All are optional.
 
-One actor stage: it decodes a few pictures of a window and shows them to whatever the configuration asks for. Weights
-that are not there leave the score out; the page says so.
+One stage of actors decodes a few pictures of each window and shows them to the models that the configuration names. A
+score without weights is not measured; the page says so.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ ANNOTATED = pa.schema(
 
 
 class PictureScore(Protocol):
-    """A model that gives pictures a number."""
+    """A model that turns pictures into a number."""
 
     def __call__(self, frames_THWC: Frames) -> float: ...
 
 
 def annotation_key(settings: PrepareSettings) -> str:
-    """Identity of what `Annotate` would find; empty where nothing is asked for."""
+    """Identity of the models and settings of `Annotate`; empty when the configuration asks for none."""
     asked = _asked(settings)
     return sha256_json(asked)[:16] if any(asked.values()) else ""
 
 
 def annotation_row(window: Window) -> str:
-    """Name of what is found of a window: a caption is made only where it has none of its own."""
+    """Name under which a window's annotation is stored. The mark tells windows that need a caption from the others."""
     return window.window_id if window.caption else f"{window.window_id}?"
 
 
@@ -63,7 +63,7 @@ def unavailable(settings: PrepareSettings) -> dict[str, str]:
 def annotate_windows(
     config: PrepareConfig, dataset: Storage, windows: list[Window]
 ) -> tuple[list[Window], list[Reject]]:
-    """Windows with the scores and captions that models give, made where they are not stored."""
+    """Windows with the scores and captions of the models. Stored ones are used; missing ones are made."""
     import ray
 
     key = annotation_key(config)
@@ -104,7 +104,7 @@ def annotate_windows(
 
 
 def check_models(settings: PrepareSettings) -> None:
-    """Raise ConfigError for packages or weights that are missing here, and filters of scores that nothing measures."""
+    """Raise ConfigError for missing packages or weights, and for filters on scores that nothing measures."""
     if settings.detect_text:
         check_text_packages()
     if settings.aesthetic:
@@ -116,14 +116,14 @@ def check_models(settings: PrepareSettings) -> None:
 
 
 def check_text_packages() -> None:
-    """Raise ConfigError when what `TextOverlay` needs is not installed."""
+    """Raise ConfigError when a package that `TextOverlay` needs is not installed."""
     for module in ("rapidocr", "onnxruntime"):
         if importlib.util.find_spec(module) is None:
             raise ConfigError(f"detect_text: {module} is not installed; pip install 'cinesynth[text]'")
 
 
 def check_aesthetic_folder(folder: str) -> None:
-    """Raise ConfigError when a file that `Aesthetic` needs is not there."""
+    """Raise ConfigError when a file that `Aesthetic` needs is missing."""
     for needed in ("clip/config.json", "predictor.safetensors"):
         if not (Path(folder) / needed).is_file():
             raise ConfigError(
@@ -132,7 +132,7 @@ def check_aesthetic_folder(folder: str) -> None:
 
 
 class Annotate:
-    """Windows in; scores and captions out, or why there are none."""
+    """Turns windows into rows with scores and captions, or with the reason why there are none."""
 
     def __init__(self, settings: dict[str, Any], decode: DecodeSettings, device: str) -> None:
         given = PrepareSettings.model_validate(settings)

@@ -1,7 +1,7 @@
-"""Put a dataset together from what is stored: plan, commits, sources and withdrawals to index, page and manifest.
+"""Assemble a dataset: index, page and manifest are made of the stored plan, commits, sources and withdrawals.
 
-The manifest is written last, and whole, and what it names is never overwritten: until then readers see the dataset as
-it was.
+The manifest is written last, in one piece, and the files it names are never overwritten. Until then readers see the
+dataset as it was.
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ def assemble(
 
     Args:
         dataset: with stored sources.
-        facts: what the manifest says of how it was made: name, model, encoder_hash, window, unmeasured.
-        planned: the windows that count; those of a withdrawn source do not.
+        facts: how the dataset was made: name, model, encoder_hash, window, unmeasured, empty_prompt.
+        planned: the windows of the dataset; those of withdrawn sources are left out here.
         rejects: everything that was left out.
         commits: of the dataset.
         write_page: called before the manifest is written.
 
-    Raises DatasetError when no window is left, or when one that counts is neither encoded nor rejected.
+    Raises DatasetError when no window is left, or when a planned window is neither encoded nor rejected.
     """
     gone = withdrawn(dataset)
     places = commits.places()
@@ -124,12 +124,12 @@ def assemble(
 
 
 def content_of(window: WindowFacts, place: Mapping[str, Any]) -> list[str]:
-    """What of a window enters the identity of a dataset's content; `place` is that of `Commits.places`."""
+    """What of a window enters the identity of a dataset's content; `place` is its entry in `Commits.places`."""
     return [window.window_id, window.split, window.group, window.domain, window.caption, place["sha256"]]
 
 
 def content_sha256(encoder_hash: str, empty_prompt_sha256: str, content: list[list[str]]) -> str:
-    """Identity of a dataset's content: its windows, in the order of their ids, and how they were encoded."""
+    """Identity of a dataset's content: its windows, in the order of their ids, and the encoders."""
     return sha256_json([SCHEMA_VERSION, encoder_hash, empty_prompt_sha256, content])
 
 
@@ -153,7 +153,7 @@ def _counts_by(windows: Sequence[WindowFacts], name: str) -> dict[str, dict[str,
 
 
 def empty_prompt_entry(dataset: Storage) -> dict[str, Any]:
-    """What a manifest records of the empty caption's embedding."""
+    """The manifest's entry for the embedding of the empty caption."""
     name = prompt_file("")
     return {"file": name, "sha256": row_sha256(read_table(dataset, name).to_pylist()[0], ["prompt_embeds"])}
 

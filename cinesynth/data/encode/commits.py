@@ -1,7 +1,7 @@
-"""Shards and their commits: how encoded windows become part of a dataset, once each, whatever is killed.
+"""Shards and their commits: each encoded window becomes part of a dataset once, even when processes are killed.
 
-The driver holds references to encoded blocks until they make a shard; a task writes it under a name that was never
-used; the driver then commits it as a small numbered object. What is in no commit does not exist: it is encoded again.
+The driver collects references to encoded blocks until they fill a shard. A task writes the shard under a new name. The
+driver then commits it as a small numbered object. A window that is in no commit is encoded again.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ log = logging.getLogger(__name__)
 
 _STORED = [name for name in ENCODED.names if name in {f.name for f in CLIP_SCHEMA}]
 RETRIED = ("decode_failed", "encode_failed", "annotate_failed")
-"""Reasons that may not hold the next time."""
+"""Reasons that say nothing of the footage: the next run tries these windows again."""
 
 _WAITING = 64
 
 
 class Commits:
-    """The commits of a dataset, in order: which shards count, and which rows need no encoding."""
+    """The commits of a dataset, in order. They say which shards count, and which rows need no encoding."""
 
     def __init__(self, dataset: Storage) -> None:
         self._dataset = dataset
@@ -51,7 +51,7 @@ class Commits:
         return iter(self._entries)
 
     def add(self, commit: dict[str, Any]) -> None:
-        """Write one commit. Raises DatasetError when another run of this name writes, too."""
+        """Write one commit. Raises DatasetError when another run of the same name is writing too."""
         self.verify()
         name = f"commits/{self._next:06d}.json"
         data = json.dumps(commit | {"by": self._writer}, indent=1).encode()
@@ -83,7 +83,7 @@ class Commits:
         }
 
     def rejects(self, rows: Container[str]) -> list[Reject]:
-        """Those of `rows` that were rejected and not encoded since, by window_id."""
+        """The rejects of those `rows` that were not encoded later, sorted by window_id."""
         encoded = {row["row_id"] for commit in self._entries for row in commit["rows"]}
         latest = {key: Reject(**reject) for commit in self._entries for key, reject in commit["rejected"].items()}
         found = [reject for key, reject in latest.items() if key in rows and key not in encoded]
@@ -111,14 +111,14 @@ class ShardWriter:
     """Collects encoded blocks into shards by size and age, and commits what has been written.
 
     Args:
-        dataset: where.
+        dataset: takes the shards.
         commits: of the dataset.
         encoder_hash: recorded in every row.
-        shard_bytes, shard_s: a shard is written when it has so many bytes, or its first block has waited so long.
-        report: called with (rows that arrived, 0), and with (0, rows that were rejected) of each commit.
+        shard_bytes, shard_s: a shard is written at this size, or when its first block has waited this long.
+        report: called with (arrived rows, 0) for each block, and with (0, rejected rows) for each commit.
 
     Attributes:
-        failed: rows that were rejected for a reason of `RETRIED`.
+        failed: ids of the rows that were rejected for a reason of `RETRIED`.
     """
 
     def __init__(
@@ -134,16 +134,16 @@ class ShardWriter:
 
         self._dataset, self._commits, self._hash = dataset, commits, encoder_hash
         self._shard_bytes, self._shard_s, self._report = shard_bytes, shard_s, report
-        # No CPU is asked for: on a small cluster the encoders may hold them all.
+        # The task asks for no CPU: on a small cluster the encoders may hold all of them.
         self._write = ray.remote(num_cpus=0, max_retries=3, retry_exceptions=True)(write_blocks)
         self._pending = _Pending()
         self._writing: list[Any] = []
         self.failed: set[str] = set()
 
     def run(self, bundles: Iterable[Any]) -> None:
-        """Take all bundles of a Ray Data iterator, and commit all that they hold; raises what the iterator raises.
+        """Commit everything that a Ray Data iterator yields. Raises what the iterator raises.
 
-        However it ends, nothing holds the iterator then: Ray Data stops a graph whose iterator is gone.
+        The iterator is released in any case: Ray Data stops a graph only when nobody holds its iterator.
         """
         arrived: queue.Queue[Any] = queue.Queue(_WAITING)
         stopped = threading.Event()
@@ -201,7 +201,7 @@ class ShardWriter:
 
 
 def write_blocks(dataset: tuple[Any, ...], encoder_hash: str, *blocks: pa.Table) -> dict[str, Any]:
-    """Write encoded blocks as one shard; returns its commit, with the CPU seconds of each stage that led to it."""
+    """Write encoded blocks as one shard. Returns its commit, which holds the CPU seconds of each stage."""
     started = time.process_time()
     storage = Storage(*dataset)
     rows, pixels, rejected, cpu_s = [], [], {}, dict.fromkeys(STAGES, 0.0)

@@ -1,7 +1,7 @@
 """The stages of the encode graph: decode and crop, VAE, CLIP; and text, once for each distinct caption.
 
-A block of the graph holds windows of one bucket. What fails for a reason of its own is a reject in a column, never an
-exception; an accelerator's error, or running out of memory or disk, is no property of a window and ends the attempt.
+A block of the graph holds windows of one bucket. A window that fails becomes a reject in a column, never an exception.
+An error of the accelerator, or of memory or disk, is no property of a window: it ends the attempt.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PIXEL_TENSORS = ("latents", "condition_latents", "image_embeds")
 _PREVIEW_HEIGHT = 96
 STAGES = ("decode", "vae", "clip")
 
-# Between the stages. Arrow on both sides: a list of bytes that becomes a numpy array loses its trailing zeros.
+# Columns between the stages. Stages take and give Arrow tables: bytes in a numpy array lose their trailing zeros.
 _BASE = [
     ("window", pa.string()),  # JSON
     ("reject", pa.string()),  # JSON, or empty
@@ -65,9 +65,9 @@ def read_window(
 
 
 class DecodeWindows:
-    """Windows in; pixels in their bucket's size, previews and rejects out. Keeps the pixels of val and test.
+    """Turns windows into pixels of their bucket's size, previews and rejects. Keeps the pixels of val and test.
 
-    An actor, as Ray ends the processes of tasks that wait, and the decoding child with them.
+    It is an actor, because Ray ends the processes of waiting tasks, and with them the child that decodes.
     """
 
     def __init__(self, settings: DecodeSettings, dataset: tuple[Any, ...]) -> None:
@@ -92,7 +92,10 @@ class DecodeWindows:
         return row | {"decode_cpu_s": cpu_s + time.process_time() - started}
 
     def _keep(self, window: Window, frames: Frames) -> str:
-        """The sha256 of the file that is stored. One with these frames stays: a published dataset may name it."""
+        """Store the frames, and return the sha256 of the file.
+
+        A stored file with the same frames stays as it is: a published dataset may name it.
+        """
         storage, name = Storage(*self._dataset), pixels_file(window.window_id)
         with tempfile.TemporaryDirectory() as folder:
             try:
@@ -107,9 +110,9 @@ class DecodeWindows:
 
 
 def decode_window(window: Window, settings: DecodeSettings) -> tuple[Frames, float]:
-    """uint8 [T, height, width, 3] of a window, and the CPU seconds of the child that decoded it.
+    """The frames of a window as uint8 [T, height, width, 3], and the CPU seconds of the child that decoded them.
 
-    Raises MediaError when it does not decode, and AttemptFailed when that could not be found out, or not in time.
+    Raises MediaError when the window does not decode, and AttemptFailed when the attempt failed or took too long.
     """
     size = (window.width, window.height)
     what = f"{window.source_uri} at {window.start_s:.2f} s"
@@ -119,13 +122,13 @@ def decode_window(window: Window, settings: DecodeSettings) -> tuple[Frames, flo
 
 
 def is_of_machine(error: Exception) -> bool:
-    """Whether an error says nothing of the window: memory, disk, or an accelerator, on which all fails after it."""
+    """Whether an error comes from the machine, not from the window: memory, disk, or a broken accelerator."""
     accelerator = type(error).__name__ in ("OutOfMemoryError", "AcceleratorError") or "CUDA error" in str(error)
     return accelerator or isinstance(error, MemoryError | OSError)
 
 
 class _Encoder:
-    """An actor with one of a model's encoders: turns rows without a reject into rows with more columns."""
+    """An actor with one encoder of a model. It adds columns to the rows that are not rejected."""
 
     stage: str
     schema: pa.Schema
@@ -164,7 +167,7 @@ class _Encoder:
 
 
 class EncodeLatents(_Encoder):
-    """Pixels in; latents of the window and of its first frame out, and the first frame for CLIP."""
+    """Turns pixels into latents of the window and of its first frame, and passes the first frame on to CLIP."""
 
     stage = "vae"
     schema = CODED
@@ -177,7 +180,7 @@ class EncodeLatents(_Encoder):
 
 
 class EncodeImages(_Encoder):
-    """First frames in, CLIP embeddings out; the last stage."""
+    """Turns first frames into CLIP embeddings. It is the last stage."""
 
     stage = "clip"
     schema = ENCODED
@@ -188,7 +191,7 @@ class EncodeImages(_Encoder):
 
 
 class EncodeCaptions:
-    """Distinct captions in; the embedding of each is stored as an object of its own."""
+    """Encodes distinct captions, and stores each embedding as an object of its own."""
 
     def __init__(self, model: str, device: str, dataset: tuple[Any, ...]) -> None:
         from cinesynth.wan.condition import ConditionEncoder
@@ -200,7 +203,7 @@ class EncodeCaptions:
         return batch.append_column("error", pa.array(errors, pa.string()))
 
     def _store(self, caption: str) -> str:
-        """Why there is no embedding, or nothing."""
+        """Store the embedding of a caption. Returns the reason when it has none, else an empty text."""
         try:
             columns = _columns("prompt_embeds", self._encoder.prompt_embeds(caption))
         except FloatingPointError as e:

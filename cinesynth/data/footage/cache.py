@@ -1,4 +1,4 @@
-"""A local path for every source: its own, or a copy of a bucket's object in this node's cache."""
+"""A local path for every source. Objects of a bucket are copied to a cache on this node."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _ABANDONED_S = 86_400.0
 
 @contextmanager
 def local_file(location: str, sha256: str, stamp: Stamp, cache_bytes: float) -> Iterator[str]:
-    """A local path with the content of `location`: its own, or that of a copy in this node's cache.
+    """A local path with the content of `location`: the file itself, or a copy in this node's cache.
 
-    A copy stays while anyone is inside; those that were used longest ago are removed when the cache outgrows
-    `cache_bytes`. Raises AttemptFailed when it cannot be read or fetched, or is not what it was: another `stamp`, or
-    an object with another `sha256`.
+    A copy stays while anyone uses it. When the cache outgrows `cache_bytes`, the copies that were used longest ago are
+    removed. Raises AttemptFailed when the file cannot be read or fetched, or has changed: a local file by its `stamp`,
+    an object by its `sha256`.
     """
     if not is_remote(location):
         try:

@@ -1,6 +1,6 @@
-"""The files of a dataset: what each source contains, by content, and what is written beside it.
+"""The files of a dataset: each source with the hash of its content and the captions beside it.
 
-A file whose size and time of change are known is not read again.
+A file whose size and time of change are as before is not read again.
 """
 
 from __future__ import annotations

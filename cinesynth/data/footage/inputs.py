@@ -1,4 +1,4 @@
-"""What can be wrong with the footage that a configuration names, found before Ray starts."""
+"""Check the footage that a configuration names, before Ray starts."""
 
 from __future__ import annotations
 

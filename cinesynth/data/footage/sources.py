@@ -1,4 +1,4 @@
-"""A source: one file of footage, or a part of one, and what identifies it by content."""
+"""A source: one file of footage, or a part of one, and its identity by content."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Source:
     """One file, or a part of one.
 
     Attributes:
-        location: absolute local path, or an object of a bucket with what opens it.
+        location: absolute local path, or an object of a bucket with the options that open it.
         domain: free tag.
-        caption: default for what has no sidecar; None: the dataset's.
-        group: what must not be divided between splits; None: the file.
-        in_s, out_s: seconds from the file's first frame; what lies between is used.
+        caption: used where no caption file has one; None: the dataset's default is used.
+        group: sources of one group are never divided between splits; None: the file is its own group.
+        in_s, out_s: seconds from the file's first frame; the part between them is used.
         caption_files: names of the files beside it that hold its captions; None: they were not looked for.
         row: of the list that names it, such as `list.csv, row 3`; empty where a folder, glob or prefix holds it.
     """
