@@ -77,10 +77,10 @@ class OptimizerSettings(Settings):
         "adamw", description="muon: for training all weights; its lr is about 100 times AdamW's"
     )
     steps: int = Field(4000, ge=1, description="optimiser steps")
-    lr: Finite = Field(3e-5, gt=0, le=10, description="learning rate after the warm-up")
+    lr: Finite = Field(3e-5, gt=0, description="learning rate after the warm-up")
     warmup: Finite = Field(0.05, ge=0, le=1, description="share of the steps in which the learning rate rises")
     betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="decay of the averages of gradient and square")
-    weight_decay: Finite = Field(0.01, ge=0, lt=1, description="decoupled, as a factor of the learning rate")
+    weight_decay: Finite = Field(0.01, ge=0, description="decoupled, as a factor of the learning rate")
     batch_size: int = Field(4, ge=1, description="windows per optimiser step, over all workers")
     max_grad_norm: Finite = Field(1.0, gt=0, description="gradients are scaled down to this norm")
 

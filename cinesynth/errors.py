@@ -51,6 +51,7 @@ class WeightsUnavailable(CinesynthError):
     """Metric weights that are neither in the cache, nor fetchable, nor given by path."""
 
 
+_HANDLING = "During handling of the above exception"
 _RAISED = re.compile(r"^cinesynth\.errors\.(\w+): (.+)$", re.MULTILINE)
 
 
@@ -60,22 +61,15 @@ def user_error(error: BaseException) -> CinesynthError | None:
     Only Ray's own exceptions are looked into: an exception that came up while another was handled is a bug, whatever
     the other was.
     """
-    seen: set[int] = set()
     waiting: list[BaseException] = [error]
-    while waiting:
-        found = waiting.pop(0)
-        if id(found) in seen:
-            continue
-        seen.add(id(found))
-        if not _is_of_ray(found):
-            if isinstance(found, CinesynthError):
-                return found
-            continue
-        inside = list(_inside(found))
-        waiting += inside
-        if not inside and (told := _told_by(str(found))) is not None:
-            return told
-    return None
+    of_ray: list[BaseException] = []
+    for found in waiting:
+        if _is_of_ray(found):
+            of_ray.append(found)
+            waiting += [inner for inner in _inside(found) if all(inner is not known for known in waiting)]
+        elif isinstance(found, CinesynthError):
+            return found
+    return next((told for found in of_ray if (told := _told_by(str(found))) is not None), None)
 
 
 def _is_of_ray(error: BaseException) -> bool:
@@ -95,9 +89,12 @@ def _inside(error: BaseException) -> Iterator[BaseException]:
 
 
 def _told_by(text: str) -> CinesynthError | None:
-    """Of an actor whose constructor failed, Ray keeps the traceback's text alone."""
-    for name, message in reversed(_RAISED.findall(text)):
-        kind = globals().get(name)
-        if isinstance(kind, type) and issubclass(kind, CinesynthError):
-            return kind(message)
-    return None
+    """Ray keeps the text alone of an actor whose constructor failed, and of a cause that was not sent along.
+
+    What follows ours may be an exception that it caused, and none that came up while it was handled.
+    """
+    found = list(_RAISED.finditer(text))
+    if not found or _HANDLING in text[found[-1].end() :]:
+        return None
+    kind = globals().get(found[-1][1])
+    return kind(found[-1][2]) if isinstance(kind, type) and issubclass(kind, CinesynthError) else None

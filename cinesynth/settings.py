@@ -119,7 +119,9 @@ def _identity(value: Any) -> Any:
     """A value without the runtime fields of the models in it, as plain JSON values."""
     if isinstance(value, BaseModel):
         fields = type(value).model_fields
-        return {name: _field_identity(fields[name], getattr(value, name)) for name in fields if kept(fields[name])}
+        return {
+            name: _field_identity(fields[name], getattr(value, name)) for name in fields if is_identity(fields[name])
+        }
     if isinstance(value, Mapping):
         return {str(key): _identity(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -136,7 +138,7 @@ def _runtime_of(field: FieldInfo) -> Any:
     return extra.get("runtime", False) if isinstance(extra, dict) else False
 
 
-def kept(field: FieldInfo) -> bool:
+def is_identity(field: FieldInfo) -> bool:
     """Whether a field, or a part of it, is identity."""
     return _runtime_of(field) is not True
 
@@ -161,7 +163,7 @@ def differences(recorded: Mapping[str, Any], given: BaseModel, prefix: str = "")
         for name in sorted(recorded.keys() - fields.keys())
     ]
     for name, field in fields.items():
-        if not kept(field):
+        if not is_identity(field):
             continue
         value = getattr(given, name)
         if name in recorded:

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from cinesynth.config_text import kinds_of, model_in
-from cinesynth.settings import kept
+from cinesynth.settings import is_identity
 
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 _NAMES = {str: "text", int: "integer", float: "number", bool: "true or false", type(None): "null"}
@@ -49,7 +49,7 @@ def groups_of(cls: type[BaseModel], key: str = "", identity: bool = True) -> Ite
     own, below = [], []
     for name, field in cls.model_fields.items():
         inner = model_in(field.annotation)
-        counts = identity and kept(field)
+        counts = identity and is_identity(field)
         # A group of one model is told by its fields; a list of models by a field and a group.
         if inner is None or not _is_model(field.annotation):
             own.append(_field_text(name, field, counts))

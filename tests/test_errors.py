@@ -31,6 +31,18 @@ def of_ray_data() -> Exception:
     return task_error(error).as_instanceof_cause()  # type: ignore[attr-defined]
 
 
+def of_ray_data_without_its_cause() -> Exception:
+    from ray.data.exceptions import UserCodeException
+
+    error = task_error(UserCodeException("UDF failed to process a data block."))
+    error.traceback_str = (  # type: ignore[attr-defined]
+        "Traceback\ncinesynth.errors.MediaError: a.png is damaged\n\n"
+        "The above exception was the direct cause of the following exception:\n\n"
+        "Traceback\nray.exceptions.UserCodeException: UDF failed to process a data block."
+    )
+    return error.as_instanceof_cause()  # type: ignore[attr-defined]
+
+
 def of_ray_train() -> Exception:
     from ray.train import WorkerGroupError
 
@@ -45,7 +57,16 @@ def of_an_actor_that_did_not_start() -> Exception:
     return ActorDiedError(died)
 
 
-@pytest.mark.parametrize("raised", [of_a_task, of_ray_data, of_ray_train, of_an_actor_that_did_not_start])
+@pytest.mark.parametrize(
+    "raised",
+    [
+        of_a_task,
+        of_ray_data,
+        of_ray_data_without_its_cause,
+        of_ray_train,
+        of_an_actor_that_did_not_start,
+    ],
+)
 def test_an_error_of_a_worker_is_one_line(raised: Any) -> None:
     found = user_error(raised())
     assert type(found) is MediaError
@@ -61,6 +82,12 @@ def test_what_came_up_while_an_error_was_handled_is_a_bug() -> None:
     bug = KeyError("a")
     bug.__context__ = MediaError("a.png is damaged")
     assert user_error(bug) is None
+    told = task_error(bug)
+    told.traceback_str = (  # type: ignore[attr-defined]
+        "cinesynth.errors.MediaError: a.png is damaged\n\n"
+        "During handling of the above exception, another exception occurred:\n\nKeyError: 'a'"
+    )
+    assert user_error(told) is None
     assert user_error(task_error(bug)) is None
 
 

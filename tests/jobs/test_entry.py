@@ -61,7 +61,7 @@ def test_help_lists_the_fields_by_group_with_defaults(capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit):
         run_job(TrainConfig, _never, outline_publishing, ["--help"])
     printed = capsys.readouterr().out
-    assert "  lr: number > 0 <= 10 (default 3e-05); learning rate after the warm-up" in printed
+    assert "  lr: number > 0 (default 3e-05); learning rate after the warm-up" in printed
     assert "  dataset: text (required); name below <storage>/datasets" in printed
 
 
