@@ -23,6 +23,9 @@ from cinesynth.settings import (
     locations,
     runtime,
 )
+from cinesynth.wan.family import DEFAULT_FAMILY
+
+_SHIFTS = ", ".join(f"{table.flow_shift} at {name}" for name, table in DEFAULT_FAMILY.resolutions.items())
 
 
 class RaySettings(Settings):
@@ -89,7 +92,7 @@ class FlowSettings(Settings):
     """Distribution of the noise level: u uniform or logit-normal, sigma = k u / (1 + (k - 1) u)."""
 
     distribution: Literal["uniform", "logit_normal"] = Field("uniform", description="of u")
-    shift: Finite = Field(3.0, gt=0, description="k: 3.0 at 480p, 5.0 at 720p (Wan2.1)")
+    shift: Finite = Field(DEFAULT_FAMILY.flow_shift, gt=0, description=f"k: {_SHIFTS} ({DEFAULT_FAMILY.title})")
 
 
 class ValidationSettings(Settings):
@@ -172,7 +175,9 @@ class SamplerSettings(Settings):
     steps: int = Field(40, ge=1, le=1000, description="denoising steps")
     guidance_scale: Finite = Field(5.0, ge=0, description="1 or less: no classifier-free guidance, half the time")
     flow_shift: Finite | None = Field(None, gt=0, description="default: the model's own")
-    negative_prompt: str = Field("", max_length=2000, description="what guidance leads away from")
+    negative_prompt: str = Field(
+        DEFAULT_FAMILY.negative_prompt, max_length=2000, description="what guidance leads away from"
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="of the noise that a video starts from")
 
 
@@ -182,8 +187,8 @@ class ShotRequest(Settings):
     image: str = runtime(description="image file; cropped to the video's aspect and resized; its content counts")
     prompt: str = Field(min_length=1, max_length=10000, description="what happens after the first frame")
     num_frames: WindowFrames = Field(33, description="4n+1")
-    height: Side = Field(480, description="pixels, a multiple of 16")
-    width: Side = Field(832, description="pixels, a multiple of 16")
+    height: Side = Field(DEFAULT_FAMILY.default_size[1], description="pixels, a multiple of 16")
+    width: Side = Field(DEFAULT_FAMILY.default_size[0], description="pixels, a multiple of 16")
 
 
 class GenerateSettings(Settings):

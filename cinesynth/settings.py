@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from cinesynth.config_text import model_in, read_values
 from cinesynth.errors import ConfigError
+from cinesynth.wan.family import FAMILIES
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,79}$"
 
@@ -31,15 +32,21 @@ def locations(default: Any = ..., **kwargs: Any) -> Any:
     return Field(default, json_schema_extra={"runtime": "values"}, **kwargs)
 
 
+# A configuration is read before its model is found: here it may ask for what any family makes, and each job checks it
+# against its own model.
+
+
 def _window_frames(value: int) -> int:
-    if value < 5 or (value - 1) % 4:
-        raise ValueError("must be 4n+1 and at least 5 (5, 9, 13, 17, 33, 81, ...): the VAE codes 4 frames at a time")
+    if not any(family.takes_frames(value) for family in FAMILIES.values()):
+        rules = {f"{f.frame_rule} and at least {f.least_frames}": f.temporal_stride for f in FAMILIES.values()}
+        why = " or ".join(f"{stride} frames at a time" for stride in rules.values())
+        raise ValueError(f"must be {' or '.join(rules)} (such as 33): the VAE codes {why}")
     return value
 
 
 def _side(value: int) -> int:
-    if value <= 0 or value % 16:
-        raise ValueError("must be a positive multiple of 16 (VAE stride 8 times patch size 2)")
+    if not any(family.takes_side(value) for family in FAMILIES.values()):
+        raise ValueError(f"must be a positive multiple of {side_steps()} (the VAE's stride times the patch size)")
     return value
 
 
@@ -47,6 +54,11 @@ def _whole_above_one(value: float) -> float:
     if value > 1 and value != int(value):
         raise ValueError("above 1 it must be a whole number: Ray shares out parts of one GPU only")
     return value
+
+
+def side_steps() -> str:
+    """What heights and widths are multiples of, as messages say it."""
+    return " or ".join(str(step) for step in sorted({family.side_step for family in FAMILIES.values()}))
 
 
 WindowFrames = Annotated[int, AfterValidator(_window_frames)]

@@ -21,7 +21,7 @@ def check_inputs(config: PipelineConfig) -> None:
     from cinesynth.pictures import check_picture
 
     try:
-        check_inputs(config.prepare)
+        check_inputs(config.prepare, config.model)
     except ConfigError as e:
         raise ConfigError(f"prepare.{e}") from e
     for i, shot in enumerate(config.generate.shots):

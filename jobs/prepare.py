@@ -32,7 +32,7 @@ def check_inputs(config: PrepareConfig) -> None:
     """Footage, packages and weights, before Ray is asked for."""
     from cinesynth.data.prepare import check_inputs
 
-    check_inputs(config)
+    check_inputs(config, config.model)
 
 
 def outline(config: PrepareConfig) -> Outline:

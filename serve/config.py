@@ -12,6 +12,8 @@ from sqlalchemy import URL
 from cinesynth.errors import ConfigError
 from cinesynth.settings import Finite, Gpus, Settings, Side, WindowFrames
 from cinesynth.storage import Storage
+from cinesynth.wan.family import DEFAULT_FAMILY, Family, family_named
+from cinesynth.wan.folder import model_spec
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -22,7 +24,9 @@ class SamplingDefaults(Settings):
     num_inference_steps: int = Field(40, ge=1, le=1000, description="denoising steps")
     guidance_scale: Finite = Field(5.0, ge=0, description="1 or less: no classifier-free guidance, half the time")
     flow_shift: Finite | None = Field(None, gt=0, description="default: the model's own")
-    negative_prompt: str = Field("", max_length=2000, description="what guidance leads away from")
+    negative_prompt: str = Field(
+        DEFAULT_FAMILY.negative_prompt, max_length=2000, description="what guidance leads away from"
+    )
 
 
 class ImageLimits(Settings):
@@ -55,11 +59,16 @@ class ServeConfig(Settings):
     """The service: `python -m serve.run --config serve/config/nano.yaml`."""
 
     model: str = Field("nano", description="'nano', a hub id or a folder with a Wan image-to-video model")
+    family: str | None = Field(None, description="the model's family by name; default: as the model's files say")
     storage: str = Field("storage", description="a folder that every node sees; adapters come from its registry")
     host: str = Field("127.0.0.1", description="address that the HTTP proxies bind")
     port: Port = Field(8000, description="of the HTTP proxies")
-    sizes: list[tuple[Side, Side]] = Field([(480, 832)], min_length=1, description="[height, width]; first: default")
-    max_frames: WindowFrames = Field(81, description="longest video that may be asked for; 4n+1")
+    sizes: list[tuple[Side, Side]] = Field(
+        [DEFAULT_FAMILY.default_size[::-1]], min_length=1, description="[height, width]; first: default"
+    )
+    max_frames: WindowFrames = Field(
+        DEFAULT_FAMILY.trained_frames, description="of the longest video that may be asked for"
+    )
     default_frames: WindowFrames = Field(33, description="where a request gives neither seconds nor num_frames")
     defaults: SamplingDefaults = SamplingDefaults()
     max_steps: int = Field(100, ge=1, le=1000, description="num_inference_steps that a request may ask for")
@@ -109,17 +118,26 @@ class ServeConfig(Settings):
 
     def shapes(self) -> list[dict[str, object]]:
         """The allowed shapes as error responses show them: size, frame counts, seconds."""
-        frames = list(range(5, self.max_frames + 1, 4))
-        seconds = [f"{(n - 1) / 16:g}" for n in frames]
+        family = self.model_family()
+        frames = family.frame_counts(self.max_frames)
+        seconds = [f"{family.seconds_of(n):g}" for n in frames]
         return [{"size": f"{w}x{h}", "num_frames": frames, "seconds": seconds} for h, w in self.sizes]
 
+    def model_family(self) -> Family:
+        """The family of the model. Raises ModelError where there is no such family, or no such model."""
+        return model_spec(self.model).family if self.family is None else family_named(self.family)
+
     def resolved(self) -> ServeConfig:
-        """The same configuration with absolute local paths, as replicas run in other folders than the command line."""
+        """The same configuration with absolute local paths and the model's family.
+
+        Replicas run in other folders than the command line, and those of the API may be on nodes without the model.
+        """
         storage = Storage.open(self.storage)
         update = {
             "storage": storage.uri if storage.is_local else self.storage,
             "keys_file": os.fspath(self.keys_path().absolute()),
             "database": self.database_url(),
+            "family": self.model_family().name,
         }
         if Path(self.model).expanduser().is_dir():
             update["model"] = os.fspath(Path(self.model).expanduser().absolute())
@@ -127,6 +145,10 @@ class ServeConfig(Settings):
 
     def check_inputs(self) -> None:
         self.home()
+        spec = model_spec(self.model)
+        for height, width in self.sizes:
+            for field in ("default_frames", "max_frames"):
+                spec.check_size(getattr(self, field), height, width, f"sizes, {field}")
         path = self.keys_path()
         if not path.is_file():
             raise ConfigError(

@@ -14,11 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from cinesynth.config import SamplerSettings
 from cinesynth.settings import Finite, WindowFrames
+from cinesynth.wan.family import DEFAULT_FAMILY
 from serve.config import ServeConfig
 from serve.errors import ApiError, invalid
 from serve.jobs import Job, Status
 
-FPS = 16
 MAX_PROMPT = 10_000
 
 
@@ -64,6 +64,8 @@ class JobRequest(BaseModel):
     num_frames: WindowFrames
     height: int
     width: int
+    fps: int = DEFAULT_FAMILY.fps
+    """Requests of versions with one family do not say it."""
     sampler: SamplerSettings
     adapter: str | None = None
     """Immutable `name@version`."""
@@ -111,7 +113,7 @@ def video(job: Job) -> Video:
         created_at=int(job.created_at),
         completed_at=None if job.completed_at is None else int(job.completed_at),
         expires_at=None if job.expires_at is None else int(job.expires_at),
-        seconds=f"{(request.num_frames - 1) / FPS:g}",
+        seconds=f"{(request.num_frames - 1) / request.fps:g}",
         size=f"{request.width}x{request.height}",
         error=VideoError(code=job.error_code, message=job.error_message or "") if job.error_code else None,
     )
@@ -128,14 +130,15 @@ def parse_create(fields: dict[str, Any]) -> CreateVideo:
 def resolve(request: CreateVideo, config: ServeConfig) -> JobRequest:
     """Fill in defaults, and check the request against what is served. The adapter is resolved elsewhere.
 
-    A request for some seconds gets 16 x seconds + 1 frames: the first frame, then the seconds.
+    A request for some seconds gets fps x seconds + 1 frames: the first frame, then the seconds.
 
     Raises ApiError 422. For a size or length that is not served, it holds the table of those that are.
     """
     if request.model not in (None, config.model):
         raise ApiError(422, "model_not_served", f"model {request.model!r} is not served; use {config.model!r}", "model")
-    if request.fps not in (None, FPS):
-        raise ApiError(422, "invalid_value", f"fps {request.fps}: the model makes {FPS} frames a second", "fps")
+    fps = config.model_family().fps
+    if request.fps not in (None, fps):
+        raise ApiError(422, "invalid_value", f"fps {request.fps}: the model makes {fps} frames a second", "fps")
     steps = request.num_inference_steps or config.defaults.num_inference_steps
     if steps > config.max_steps:
         raise ApiError(
@@ -148,6 +151,7 @@ def resolve(request: CreateVideo, config: ServeConfig) -> JobRequest:
         num_frames=_frames(request, config),
         height=height,
         width=width,
+        fps=fps,
         sampler=SamplerSettings(
             steps=steps,
             guidance_scale=_or(request.guidance_scale, config.defaults.guidance_scale),
@@ -172,17 +176,21 @@ def _size(request: CreateVideo, config: ServeConfig) -> tuple[int, int]:
 
 
 def _frames(request: CreateVideo, config: ServeConfig) -> int:
+    family = config.model_family()
     if request.seconds is not None and request.num_frames is not None:
         raise _shape_error(config, "give seconds or num_frames, not both", "num_frames")
     if request.num_frames is not None:
         wanted, given, param = float(request.num_frames), f"num_frames {request.num_frames}", "num_frames"
     elif request.seconds is not None:
-        wanted = FPS * request.seconds + 1
-        given, param = f"seconds {request.seconds:g} ({FPS} x seconds + 1 = {wanted:g} frames)", "seconds"
+        wanted = family.frames_of(request.seconds)
+        given, param = f"seconds {request.seconds:g} ({family.fps} x seconds + 1 = {wanted:g} frames)", "seconds"
     else:
         return config.default_frames
-    if not math.isclose(wanted, round(wanted), abs_tol=1e-9) or round(wanted) not in range(5, config.max_frames + 1, 4):
-        raise _shape_error(config, f"{given}: frames must be 4n+1, from 5 to {config.max_frames}", param)
+    if not math.isclose(wanted, round(wanted), abs_tol=1e-9) or round(wanted) not in family.frame_counts(
+        config.max_frames
+    ):
+        allowed = f"{family.frame_rule}, from {family.least_frames} to {config.max_frames}"
+        raise _shape_error(config, f"{given}: frames must be {allowed}", param)
     return round(wanted)
 
 

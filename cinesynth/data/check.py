@@ -15,12 +15,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cinesynth.data.dataset import TENSORS, ClipsDataset, WindowRow, pixels_file, row_sha256, tensor_from_columns
+from cinesynth.data.dataset import ClipsDataset, WindowRow, pixels_file, row_sha256, tensor_from_columns
 from cinesynth.data.encode.assemble import content_of, content_sha256
 from cinesynth.data.encode.commits import Commits
 from cinesynth.data.records import row_id, withdrawn
 from cinesynth.errors import CinesynthError
 from cinesynth.storage import Storage
+from cinesynth.wan.family import Family
 
 Shapes = dict[tuple[str, str], list[int]]
 """(bucket, tensor) to the shape in the first window of the bucket."""
@@ -134,13 +135,13 @@ def _shard(
             continue
         if row["encoder_hash"] != dataset.manifest["encoder_hash"]:
             yield Finding(where, "was encoded by other encoders")
-        if row_sha256(row) != committed.get(window.window_id, {}).get("sha256"):
+        if row_sha256(row, dataset.family.tensors) != committed.get(window.window_id, {}).get("sha256"):
             yield Finding(where, "has other tensors than were committed")
-        yield from _tensors(where, row, window, shapes)
+        yield from _tensors(dataset.family, where, row, window, shapes)
 
 
-def _tensors(where: str, row: dict[str, Any], window: WindowRow, shapes: Shapes) -> Iterator[Finding]:
-    for name in TENSORS:
+def _tensors(family: Family, where: str, row: dict[str, Any], window: WindowRow, shapes: Shapes) -> Iterator[Finding]:
+    for name in family.tensors:
         tensor = tensor_from_columns(row, name)
         shape = list(tensor.shape)
         if not tensor.isfinite().all():
@@ -150,8 +151,8 @@ def _tensors(where: str, row: dict[str, Any], window: WindowRow, shapes: Shapes)
         expected = shapes.setdefault((window.bucket, name), shape)
         if shape != expected:
             yield Finding(where, f"{name} has shape {shape}, others of {window.bucket} {expected}")
-    frames = (window.num_frames - 1) // 4 + 1
+    expected = list(family.latent_shape(window.num_frames, window.height, window.width))
     for name in ("latents", "condition_latents"):
         shape = list(row[f"{name}_shape"])
-        if shape[1:] != [frames, window.height // 8, window.width // 8]:
+        if shape != expected:
             yield Finding(where, f"{name} of shape {shape} are not those of a {window.bucket} window")

@@ -9,19 +9,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from cinesynth.settings import NAME_PATTERN, Finite, Gpus, Settings, WindowFrames, runtime
+from cinesynth.errors import ConfigError
+from cinesynth.settings import NAME_PATTERN, Finite, Gpus, Settings, WindowFrames, runtime, side_steps
+from cinesynth.wan.family import DEFAULT_FAMILY, FAMILIES, ModelSpec, Size, size_tables
 
 log = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".ts")
 Backend = Literal["pyav", "decord", "torchcodec"]
-Size = tuple[int, int]
-"""(width, height)"""
-SIZE_TABLES: dict[str, tuple[Size, ...]] = {
-    # Wan2.1's areas (480 x 832 and 720 x 1280) at common aspects, sides in multiples of 16.
-    "480p": ((960, 416), (832, 480), (720, 544), (624, 624), (544, 720), (480, 832), (416, 960)),
-    "720p": ((1472, 624), (1280, 720), (1104, 832), (960, 960), (832, 1104), (720, 1280), (624, 1472)),
-}
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -51,22 +46,23 @@ class DecodeSettings(Settings):
 
 def _sizes(value: object) -> object:
     """A table's name, 'WIDTHxHEIGHT', or a list of the latter, as a list of pairs."""
-    if isinstance(value, str) and value in SIZE_TABLES:
-        return [f"{width}x{height}" for width, height in SIZE_TABLES[value]]
+    if isinstance(value, str) and value in (tables := size_tables()):
+        return [f"{width}x{height}" for width, height in tables[value]]
     return [value] if isinstance(value, str) else value
 
 
 def _size(value: str) -> str:
     width, x, height = value.partition("x")
-    if (
-        not x
-        or not width.isdigit()
-        or not height.isdigit()
-        or int(width) % 16
-        or int(height) % 16
-        or "0" in (width, height)
-    ):
-        raise ValueError("is a table (480p, 720p) or WIDTHxHEIGHT in multiples of 16, such as 832x480")
+    known = x and width.isdigit() and height.isdigit()
+    if not known or not any(f.takes_side(int(width)) and f.takes_side(int(height)) for f in FAMILIES.values()):
+        tables = ", ".join(size_tables())
+        raise ValueError(f"is a table ({tables}) or WIDTHxHEIGHT in multiples of {side_steps()}, such as 832x480")
+    return value
+
+
+def _fps(value: int) -> int:
+    if value not in (rates := sorted({family.fps for family in FAMILIES.values()})):
+        raise ValueError(f"must be {' or '.join(map(str, rates))}: what the model was trained at")
     return value
 
 
@@ -84,11 +80,11 @@ class WindowSettings(Settings):
         [33], min_length=1, description="4n+1; one length, or several"
     )
     sizes: Annotated[list[Annotated[str, AfterValidator(_size)]], BeforeValidator(_sizes)] = Field(
-        ["832x480"],
+        ["{}x{}".format(*DEFAULT_FAMILY.default_size)],
         min_length=1,
         description="480p, 720p, or WIDTHxHEIGHT (one or several); a window gets that which fits",
     )
-    fps: Literal[16] = Field(16, description="frames a second of every window: the model's own")
+    fps: Annotated[int, AfterValidator(_fps)] = Field(DEFAULT_FAMILY.fps, description="that of the model")
     stride: int | None = Field(
         None, ge=1, description="frames (at `fps`) between the starts of two windows; default: their length"
     )
@@ -100,6 +96,14 @@ class WindowSettings(Settings):
     def size_pairs(self) -> list[Size]:
         """(width, height) of each size."""
         return [(int(w), int(h)) for w, _, h in (size.partition("x") for size in self.sizes)]
+
+    def check_model(self, spec: ModelSpec) -> None:
+        """Raise ConfigError for a length, size or rate that the model does not have."""
+        if self.fps != spec.family.fps:
+            raise ConfigError(f"window.fps = {self.fps}: {spec.family.title} makes {spec.family.fps} frames a second")
+        for width, height in self.size_pairs():
+            for num_frames in self.num_frames:
+                spec.check_size(num_frames, height, width, "window")
 
 
 class ShotSettings(Settings):

@@ -32,22 +32,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cinesynth.errors import DatasetError, StorageError
+from cinesynth.errors import DatasetError, ModelError, StorageError
 from cinesynth.storage import Storage, sha256_file
+from cinesynth.wan.family import DEFAULT_FAMILY, Family, family_named
 
 if TYPE_CHECKING:  # workers that only decode do without
     import torch
 
 SCHEMA_VERSION = 2
-TENSORS = ("latents", "condition_latents", "image_embeds", "prompt_embeds")
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 HELD_OUT: tuple[Split, ...] = ("val", "test")
 """The splits whose pixels are kept, for evaluation."""
 _ROW_GROUP_BYTES = 1 << 20
 
-_SHAPE = pa.list_(pa.int32())
-_TENSOR_FIELDS = [f for name in TENSORS for f in (pa.field(name, pa.binary()), pa.field(f"{name}_shape", _SHAPE))]
 WINDOW_SCHEMA = pa.schema(
     [
         ("window_id", pa.string()),
@@ -68,18 +66,28 @@ WINDOW_SCHEMA = pa.schema(
         ("scores", pa.map_(pa.string(), pa.float64())),
     ]
 )
-CLIP_SCHEMA = pa.schema(
-    [
-        *WINDOW_SCHEMA,
-        ("frame_pts", pa.list_(pa.int64())),
-        ("box", pa.list_(pa.float64())),  # left, top, width, height in stored pixels
-        ("encoder_hash", pa.string()),
-        ("preview", pa.binary()),  # JPEG: first, middle and last frame side by side
-        *_TENSOR_FIELDS,
-    ],
-    metadata={"cinesynth.schema": str(SCHEMA_VERSION), "cinesynth.tensors": "float16, little-endian, C order"},
-)
 INDEX_SCHEMA = pa.schema([*WINDOW_SCHEMA, ("shard", pa.string()), ("row", pa.int32())])
+
+
+def tensor_fields(names: Sequence[str], kind: pa.DataType | None = None) -> list[pa.Field]:
+    """The two columns of each tensor: its bytes and its shape."""
+    shape = pa.list_(pa.int32())
+    return [f for name in names for f in (pa.field(name, kind or pa.binary()), pa.field(f"{name}_shape", shape))]
+
+
+def clip_schema(family: Family) -> pa.Schema:
+    """Columns of a shard of a model family's dataset."""
+    return pa.schema(
+        [
+            *WINDOW_SCHEMA,
+            ("frame_pts", pa.list_(pa.int64())),
+            ("box", pa.list_(pa.float64())),  # left, top, width, height in stored pixels
+            ("encoder_hash", pa.string()),
+            ("preview", pa.binary()),  # JPEG: first, middle and last frame side by side
+            *tensor_fields(family.tensors),
+        ],
+        metadata={"cinesynth.schema": str(SCHEMA_VERSION), "cinesynth.tensors": "float16, little-endian, C order"},
+    )
 
 
 @dataclass(frozen=True)
@@ -131,8 +139,8 @@ def tensor_from_columns(row: dict[str, Any], name: str) -> torch.Tensor:
     return torch.from_numpy(np.frombuffer(row[name], dtype="<f2").astype(np.float16).reshape(row[f"{name}_shape"]))
 
 
-def row_sha256(row: dict[str, Any], names: Sequence[str] = TENSORS) -> str:
-    """Hex sha256 of a row's tensors."""
+def row_sha256(row: dict[str, Any], names: Sequence[str]) -> str:
+    """Hex sha256 of a row's tensors, in the order of `names`."""
     digest = hashlib.sha256()
     for name in names:
         digest.update(repr((name, [int(n) for n in row[f"{name}_shape"]])).encode())
@@ -140,12 +148,13 @@ def row_sha256(row: dict[str, Any], names: Sequence[str] = TENSORS) -> str:
     return digest.hexdigest()
 
 
-def write_shard(dataset: Storage, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Write rows (keys of CLIP_SCHEMA) as a shard under a name that was never used.
+def write_shard(dataset: Storage, family: Family, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Write rows (keys of `clip_schema`) as a shard under a name that was never used.
 
     Returns what a commit records of it: file, sha256, bytes and number of rows.
     """
-    table = pa.Table.from_pylist(rows, schema=CLIP_SCHEMA)
+    schema = clip_schema(family)
+    table = pa.Table.from_pylist(rows, schema=schema)
     per_group = max(1, _ROW_GROUP_BYTES * len(rows) // max(1, table.nbytes))
     name = f"shards/{uuid.uuid4().hex}.parquet"
     with tempfile.TemporaryDirectory() as folder:
@@ -155,7 +164,7 @@ def write_shard(dataset: Storage, rows: list[dict[str, Any]]) -> dict[str, Any]:
             path,
             row_group_size=per_group,
             use_dictionary=False,
-            compression={f.name: "none" if f.name in (*TENSORS, "preview") else "zstd" for f in CLIP_SCHEMA},
+            compression={f.name: "none" if f.name in (*family.tensors, "preview") else "zstd" for f in schema},
             write_statistics=["window_id"],
         )
         entry = {"file": name, "sha256": sha256_file(path), "bytes": path.stat().st_size, "rows": len(rows)}
@@ -205,6 +214,7 @@ class ClipsDataset:
     Attributes:
         storage: where it lies.
         manifest: the parsed `manifest.json`.
+        family: of the models that it is encoded for; it says which tensors a row has.
         manifest_sha256: identity of the content: windows, captions, splits and tensors. File names, and the order of
             rows in shards, do not enter it: a dataset that was interrupted and continued has the same identity.
     """
@@ -212,6 +222,7 @@ class ClipsDataset:
     def __init__(self, storage: Storage, manifest: dict[str, Any]) -> None:
         self.storage = storage
         self.manifest = manifest
+        self.family = family_named(manifest.get("family", DEFAULT_FAMILY.name))  # older manifests name none
         self.manifest_sha256 = str(manifest["content_sha256"])
 
     @classmethod
@@ -232,7 +243,10 @@ class ClipsDataset:
                 f"{storage_location.uri} has dataset schema {found!r}, this version reads {SCHEMA_VERSION}; "
                 "prepare it again under another name, or use the cinesynth version that wrote it"
             )
-        return cls(storage_location, manifest)
+        try:
+            return cls(storage_location, manifest)
+        except ModelError as e:
+            raise DatasetError(f"{storage_location.uri}: {e}; use the version that wrote it") from e
 
     def windows(self, split: Split | None = None) -> list[WindowRow]:
         """Windows of one split (or of all), sorted by window_id."""
@@ -264,7 +278,7 @@ class ClipsDataset:
             for entry in self.manifest["shards"]:
                 if entry["file"] in wanted:
                     self._stage_file(entry, folder / Path(entry["file"]).name)
-        return StagedClips(folder, windows)
+        return StagedClips(folder, windows, self.family.tensors)
 
     def stage_pixels(self, folder: str | os.PathLike[str], split: Split) -> dict[str, Path]:
         """Copy the lossless videos of a held-out split into a local folder: window_id to file.
@@ -310,25 +324,26 @@ class StagedClips:
     Picklable; files are opened where they are read. One row group is read for a window.
     """
 
-    def __init__(self, folder: Path, windows: list[WindowRow]) -> None:
+    def __init__(self, folder: Path, windows: list[WindowRow], tensors: Sequence[str]) -> None:
         self.folder = folder
         self.windows = windows
+        self.tensors = tuple(tensors)
         self._files: dict[tuple[int, str], _Shard] = {}
 
     def __len__(self) -> int:
         return len(self.windows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """fp16 tensors `latents` and `condition_latents` [C, F, h, w], `image_embeds` [N, D] and `prompt_embeds`
-        [L, D] at its true length; `caption`, `window_id` and `group`."""
+        """The family's tensors in fp16 (`latents` and `condition_latents` [C, F, h, w], `prompt_embeds` [L, D] at its
+        true length, and `image_embeds` [N, D] where there is an image encoder); `caption`, `window_id` and `group`."""
         window = self.windows[index]
         key = (os.getpid(), window.shard)
         if key not in self._files:
-            self._files[key] = _Shard(self.folder / Path(window.shard).name)
+            self._files[key] = _Shard(self.folder / Path(window.shard).name, self.tensors)
         row = self._files[key].read(window.row)
         if row["window_id"] != window.window_id:
             raise DatasetError(f"{self.folder}: {window.shard} row {window.row} holds another window; stage it again")
-        tensors = {name: tensor_from_columns(row, name) for name in TENSORS}
+        tensors = {name: tensor_from_columns(row, name) for name in self.tensors}
         return {**tensors, "caption": window.caption, "window_id": window.window_id, "group": window.group}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -338,9 +353,8 @@ class StagedClips:
 class _Shard:
     """One open local shard file."""
 
-    _COLUMNS = ["window_id", *(f.name for f in _TENSOR_FIELDS)]
-
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, tensors: Sequence[str]) -> None:
+        self._columns = ["window_id", *(f.name for f in tensor_fields(tensors))]
         self._file = pq.ParquetFile(path, memory_map=True)
         counts = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
         self._ends = np.cumsum(counts)
@@ -348,5 +362,5 @@ class _Shard:
     def read(self, row: int) -> dict[str, Any]:
         group = int(np.searchsorted(self._ends, row, side="right"))
         start = int(self._ends[group - 1]) if group else 0
-        table = self._file.read_row_group(group, columns=self._COLUMNS, use_threads=False)
+        table = self._file.read_row_group(group, columns=self._columns, use_threads=False)
         return table.slice(row - start, 1).to_pylist()[0]

@@ -53,6 +53,8 @@ from cinesynth.errors import DatasetError, ModelError, StorageError
 from cinesynth.report.dataset import write_dataset_page
 from cinesynth.runs import Run, records_its_end
 from cinesynth.storage import Storage, public_uri, sha256_json
+from cinesynth.wan.family import Family
+from cinesynth.wan.folder import encoder_hash, model_spec
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +66,10 @@ def open_dataset(storage: str, name: str) -> Storage:
     return Storage.open(storage).child("datasets", name)
 
 
-def check_inputs(settings: PrepareSettings) -> None:
-    """Raise ConfigError for footage, packages or weights that are missing on this machine; needs no Ray."""
+def check_inputs(settings: PrepareSettings, model: str) -> None:
+    """Raise ConfigError for what the model cannot make, and for footage, packages or weights that are missing on this
+    machine; needs no Ray."""
+    settings.window.check_model(model_spec(model))
     check_footage(settings.footage)
     make_decoder(settings.decode.backend)
     make_cut_detector(settings.shots)
@@ -96,11 +100,9 @@ def prepare(config: PrepareConfig) -> dict[str, Any]:
 def _prepare(config: PrepareConfig) -> dict[str, Any]:
     import ray
 
-    from cinesynth.wan.folder import encoder_hash
-
     started = time.monotonic()
     _quiet_ray_data()
-    encoders = encoder_hash(config.model)
+    encoders, family = encoder_hash(config.model), model_spec(config.model).family
     config = config.model_copy(update={"resources": fitted(config.resources, ray.cluster_resources())})
     run = Run.open(config, inputs={"model": encoders})
     dataset = open_dataset(config.storage, config.name)
@@ -124,10 +126,11 @@ def _prepare(config: PrepareConfig) -> dict[str, Any]:
         raise DatasetError(f"no window came out of {len(files)} files: {explain(rejects)}")
     windows, more = _encode_captions(config, dataset, windows)
     rejects += more
-    rejects += _encode(config, dataset, encoders, windows, commits)
+    rejects += _encode(config, dataset, family, encoders, windows, commits)
     facts = {
         "name": config.name,
         "model": config.model,
+        "family": family.name,
         "encoder_hash": encoders,
         "window": config.window.model_dump(mode="json"),
         "unmeasured": unavailable(config),
@@ -230,6 +233,7 @@ def _encode_captions(
 def _encode(
     config: PrepareConfig,
     dataset: Storage,
+    family: Family,
     encoders: str,
     windows: list[Window],
     commits: Commits,
@@ -249,9 +253,9 @@ def _encode(
         before = len(commits.done) + len(failed)
         log.info("encoding %d of %d windows; the others are committed", len(left), len(rows))
         progress = Progress("encode", config.name, len(rows), "windows", done=len(rows) - len(left))
-        writer = ShardWriter(dataset, commits, encoders, config.shard_mb * 1e6, config.shard_s, progress.add)
+        writer = ShardWriter(dataset, commits, family, encoders, config.shard_mb * 1e6, config.shard_s, progress.add)
         try:
-            writer.run(encode_graph(config, dataset, pending.values()).iter_internal_ref_bundles())
+            writer.run(encode_graph(config, dataset, family, pending.values()).iter_internal_ref_bundles())
         except ray.exceptions.RayError as e:
             if len(commits.done) + len(failed | writer.failed) == before:
                 raise
@@ -264,13 +268,13 @@ def _encode(
     return commits.rejects(rows)
 
 
-def encode_graph(config: PrepareConfig, dataset: Storage, windows: Iterable[Window]) -> Any:
-    """The Ray Data graph from windows to encoded rows."""
+def encode_graph(config: PrepareConfig, dataset: Storage, family: Family, windows: Iterable[Window]) -> Any:
+    """The Ray Data graph from windows to encoded rows; the model's family says whether there is an image encoder."""
     import ray
 
     decode, vae, clip = config.resources.decode, config.resources.vae, config.resources.clip
     blocks = to_blocks(windows)
-    return (
+    coded = (
         ray.data.from_arrow(blocks)
         .map_batches(
             DecodeWindows,
@@ -280,8 +284,10 @@ def encode_graph(config: PrepareConfig, dataset: Storage, windows: Iterable[Wind
         .map_batches(
             EncodeLatents, fn_constructor_args=(config.model, device_of(vae), config.vae_dtype), **actor_stage(vae)
         )
-        .map_batches(EncodeImages, fn_constructor_args=(config.model, device_of(clip)), **actor_stage(clip))
     )
+    if not family.image_encoder:
+        return coded
+    return coded.map_batches(EncodeImages, fn_constructor_args=(config.model, device_of(clip)), **actor_stage(clip))
 
 
 def _remove_uncommitted(dataset: Storage, commits: Commits) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from cinesynth.errors import MediaError
 from cinesynth.pictures import Frames
+from cinesynth.wan.family import DEFAULT_FAMILY
 
 Codec = Literal["h264", "ffv1"]
 
@@ -30,7 +31,7 @@ _ENCODERS: dict[str, tuple[str, str, str, dict[str, str]]] = {
 def write_video(
     path: str | os.PathLike[str],
     frames_THWC: Frames,
-    fps: float = 16,
+    fps: float = DEFAULT_FAMILY.fps,
     codec: Codec = "h264",
     metadata: dict[str, Any] | None = None,
 ) -> Path:

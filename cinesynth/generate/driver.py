@@ -19,8 +19,7 @@ from cinesynth.runs import Run, records_its_end
 from cinesynth.session import ray_session
 from cinesynth.storage import Storage, sha256_file, sha256_json
 from cinesynth.wan.card import check_adapters
-from cinesynth.wan.folder import base_hash, model_hash
-from cinesynth.wan.positions import check_size
+from cinesynth.wan.folder import base_hash, model_hash, model_spec
 
 log = logging.getLogger("cinesynth.generate")
 
@@ -37,6 +36,7 @@ def check_generation(config: GenerateConfig) -> Checked:
     storage = Storage.open(config.storage)
     adapters = [(locate_adapter(storage, a.ref), a.scale) for a in config.adapters]
     inputs = {"model": model_hash(config.model)}
+    spec = model_spec(config.model)
     loaded = check_adapters(adapters, base_hash(config.model))
     inputs |= {f"adapter_{i}": adapter.sha256 for i, adapter in enumerate(loaded)}
     dataset = None
@@ -44,11 +44,11 @@ def check_generation(config: GenerateConfig) -> Checked:
         dataset = locate_dataset(storage, str(config.dataset))
         inputs["dataset"] = dataset.manifest_sha256
         for frames, height, width in sorted({(w.num_frames, w.height, w.width) for w in dataset.windows(config.split)}):
-            check_size(config.model, frames, height, width, f"dataset {config.dataset!r}")
+            spec.check_size(frames, height, width, f"dataset {config.dataset!r}")
     else:
         for i, shot in enumerate(config.shots):
             check_picture(shot.image, f"shots.{i}.image")
-            check_size(config.model, shot.num_frames, shot.height, shot.width, f"shots.{i}")
+            spec.check_size(shot.num_frames, shot.height, shot.width, f"shots.{i}")
         inputs["images"] = sha256_json([sha256_file(Path(s.image).expanduser()) for s in config.shots])
     return adapters, dataset, inputs
 

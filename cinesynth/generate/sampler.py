@@ -6,10 +6,10 @@ progress, be cancelled between steps and (later) be split over ranks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKLWan, SchedulerMixin, WanTransformer3DModel
@@ -17,17 +17,16 @@ from PIL import Image
 
 import cinesynth
 from cinesynth.config import SamplerSettings
+from cinesynth.errors import AdapterError, ModelError
 from cinesynth.pictures import Frames, crop_to
 from cinesynth.wan.adapter import load_adapters
 from cinesynth.wan.card import Parent
 from cinesynth.wan.condition import ConditionEncoder, latent_statistics, model_input, pad_prompt, to_frames
-from cinesynth.wan.folder import base_hash, model_hash, model_shapes
+from cinesynth.wan.family import ModelSpec
+from cinesynth.wan.folder import base_hash, model_hash, model_spec
 from cinesynth.wan.load import load_scheduler, load_transformer, load_vae
 
 OnStep = Callable[[int, int], None]
-
-FPS = 16
-"""Wan2.1's frame rate."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +44,20 @@ class Conditions:
 
     condition_latents: torch.Tensor
     """[C, F, h, w]: normalised latents of [frame 0, zeros...]"""
-    image_embeds: torch.Tensor
-    """[N, D]"""
     prompt_embeds: torch.Tensor
     """[L, D], true length"""
+    image_embeds: torch.Tensor | None = None
+    """[N, D]; needed where the family has an image encoder"""
     negative_embeds: torch.Tensor | None = None
     """[L, D]; needed when guidance_scale is above 1"""
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any], negative_embeds: torch.Tensor | None = None) -> Conditions:
+        """Those of a dataset's row, which has the tensors of its family."""
+        given = {name: torch.as_tensor(row[name]).float() for name in cls._IN_ROW if name in row}
+        return cls(**given, negative_embeds=negative_embeds)
+
+    _IN_ROW: ClassVar = ("condition_latents", "prompt_embeds", "image_embeds")
 
 
 class Generator:
@@ -61,15 +68,14 @@ class Generator:
         device: torch device. The transformer runs in bf16 on CUDA, fp32 elsewhere; the VAE in fp32.
     """
 
-    fps = FPS
-
     def __init__(self, model: str, device: str = "cpu") -> None:
         self.model = model
         self.device = device
         self.dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-        self.transformer = load_transformer(model, self.dtype, device)
+        self.spec = model_spec(model)
+        self.fps = self.spec.family.fps
+        self.experts = {name: load_transformer(model, self.dtype, device, name) for name in self.spec.family.experts}
         self.vae = load_vae(model, device)
-        self.shapes = model_shapes(model)
         self._hashes = {"model": model_hash(model), "base": base_hash(model)}
         self._adapters: list[Parent] = []
         self._encoder: ConditionEncoder | None = None
@@ -84,9 +90,15 @@ class Generator:
     def load_adapters(self, adapters: list[tuple[Path, float]]) -> None:
         """Replace what is loaded by these (folder, scale) pairs, in order; [] is the base model.
 
-        Raises AdapterError as `cinesynth.wan.adapter.load_adapters` does; then the former ones stay.
+        Raises AdapterError as `cinesynth.wan.adapter.load_adapters` does, and for a model of two experts; then the
+        former ones stay.
         """
-        self._adapters = load_adapters(self.transformer, adapters, self._hashes["base"])
+        if len(self.experts) > 1:
+            if adapters:
+                raise AdapterError(f"model {self.model!r} has two experts; adapters fit models with one transformer")
+            return
+        (transformer,) = self.experts.values()
+        self._adapters = load_adapters(transformer, adapters, self._hashes["base"])
 
     def generate(
         self,
@@ -102,30 +114,37 @@ class Generator:
 
         Args:
             image: any size.
-            prompt: up to 512 tokens; more are cut off, as the model's own pipeline does.
-            num_frames: 4n+1.
-            height, width: pixels, multiples of 16.
+            prompt: cut at the family's number of text tokens, as the model's own pipeline does.
+            num_frames: one that the family has; Wan's are 4n+1.
+            height, width: pixels, multiples of the family's step; Wan2.1's is 16.
             sampler: steps, guidance, shift, seed.
             on_step: called with (step, total) after each denoising step; raise in it to cancel.
         """
         frame = crop_to(image, height, width)
-        guided = sampler.guidance_scale > 1
-        conditions = Conditions(
-            condition_latents=self.encoder.condition_latents(frame, num_frames),
-            image_embeds=self.encoder.image_embeds(frame),
-            prompt_embeds=self.encoder.prompt_embeds(prompt),
-            negative_embeds=self.encoder.prompt_embeds(sampler.negative_prompt) if guided else None,
-        )
-        video = self.generate_from(conditions, sampler, on_step)
+        video = self.generate_from(self.conditions(frame, prompt, num_frames, sampler), sampler, on_step)
         video.provenance["prompt"] = prompt
         return video
+
+    def conditions(self, frame_HWC: Frames, prompt: str, num_frames: int, sampler: SamplerSettings) -> Conditions:
+        """A first frame, in the video's size, and the prompts, encoded."""
+        guided = sampler.guidance_scale > 1
+        return Conditions(
+            condition_latents=self.encoder.condition_latents(frame_HWC, num_frames),
+            prompt_embeds=self.encoder.prompt_embeds(prompt),
+            image_embeds=self.encoder.image_embeds(frame_HWC) if self.spec.family.image_encoder else None,
+            negative_embeds=self.encoder.prompt_embeds(sampler.negative_prompt) if guided else None,
+        )
 
     def generate_from(
         self, conditions: Conditions, sampler: SamplerSettings, on_step: OnStep | None = None
     ) -> GeneratedVideo:
-        """A video from encoded conditions; shape and length are those of the condition latents."""
+        """A video from encoded conditions; shape and length are those of the condition latents.
+
+        Raises ModelError for conditions that another model's encoders made.
+        """
+        check_conditions(self.spec, conditions)
         scheduler = load_scheduler(self.model, sampler.flow_shift)
-        latents = denoise(self.transformer, scheduler, conditions, sampler, self.device, self.dtype, on_step)
+        latents = denoise(self.spec, self.experts, scheduler, conditions, sampler, self.device, self.dtype, on_step)
         provenance = {
             "generator": f"cinesynth {cinesynth.__version__}",
             "model": self.model,
@@ -133,7 +152,20 @@ class Generator:
             "adapters": [a.model_dump() for a in self._adapters],
             "sampler": {**sampler.model_dump(), "scheduler": type(scheduler).__name__},
         }
-        return GeneratedVideo(decode(self.vae, latents), provenance)
+        return GeneratedVideo(decode(self.spec, self.vae, latents), provenance)
+
+
+def check_conditions(spec: ModelSpec, conditions: Conditions) -> None:
+    """Raise ModelError where a condition has not the shape that the model takes."""
+    video = spec.family.video_shape(*conditions.condition_latents.shape[1:])
+    for name, wanted in spec.tensor_shapes(*video).items():
+        if name == "latents":
+            continue
+        value = getattr(conditions, name)
+        found = () if value is None else tuple(value.shape)
+        fits = len(found) == len(wanted) and all(w in (None, n) for n, w in zip(found, wanted, strict=True))
+        if not fits:
+            raise ModelError(f"model {spec.model!r}: {name} has shape {found}, not {wanted}; encode it with this model")
 
 
 def initial_noise(shape_CFhw: tuple[int, ...], seed: int) -> torch.Tensor:
@@ -143,7 +175,8 @@ def initial_noise(shape_CFhw: tuple[int, ...], seed: int) -> torch.Tensor:
 
 @torch.inference_mode()
 def denoise(
-    transformer: WanTransformer3DModel,
+    spec: ModelSpec,
+    experts: Mapping[str, WanTransformer3DModel],
     scheduler: SchedulerMixin,
     conditions: Conditions,
     sampler: SamplerSettings,
@@ -151,24 +184,26 @@ def denoise(
     dtype: torch.dtype,
     on_step: OnStep | None = None,
 ) -> torch.Tensor:
-    """Integrate from noise to latents: fp32 [1, C, F, h, w].
+    """Integrate from noise to latents: fp32 [1, C, F, h, w]; each step is the expert's whose timesteps it lies in.
 
     Classifier-free guidance is v_uncond + g (v_cond - v_uncond), skipped for g of 1 or less.
     """
+    family = spec.family
     condition = conditions.condition_latents[None].to(device, torch.float32)
-    image_embeds = conditions.image_embeds[None].to(device, dtype)
-    prompt = pad_prompt(conditions.prompt_embeds)[None].to(device, dtype)
+    image_embeds = conditions.image_embeds if family.image_encoder else None
+    image_embeds = None if image_embeds is None else image_embeds[None].to(device, dtype)
+    prompt = pad_prompt(family, conditions.prompt_embeds)[None].to(device, dtype)
     negative = conditions.negative_embeds
     guided = sampler.guidance_scale > 1
     if guided and negative is None:
         raise ValueError(f"guidance_scale {sampler.guidance_scale} needs the negative prompt's embedding")
-    unconditional = pad_prompt(negative)[None].to(device, dtype) if guided and negative is not None else None
+    unconditional = pad_prompt(family, negative)[None].to(device, dtype) if guided and negative is not None else None
     latents = initial_noise(tuple(condition.shape[1:]), sampler.seed).to(device)
     scheduler.set_timesteps(sampler.steps, device=device)
 
     def velocity(text: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        return transformer(
-            hidden_states=model_input(latents, condition).to(dtype),
+        return experts[spec.expert_at(float(timestep))](
+            hidden_states=model_input(family, latents, condition).to(dtype),
             timestep=timestep.expand(1),
             encoder_hidden_states=text,
             encoder_hidden_states_image=image_embeds,
@@ -187,8 +222,8 @@ def denoise(
 
 
 @torch.inference_mode()
-def decode(vae: AutoencoderKLWan, latents_BCFhw: torch.Tensor) -> Frames:
-    """Latents of one video to uint8 RGB [T, H, W, 3], T = 4 (F - 1) + 1."""
-    mean, std = latent_statistics(vae)
+def decode(spec: ModelSpec, vae: AutoencoderKLWan, latents_BCFhw: torch.Tensor) -> Frames:
+    """Latents of one video to uint8 RGB [T, H, W, 3]: T is stride x (F - 1) + 1."""
+    mean, std = latent_statistics(spec, vae.device)
     video_BCTHW = vae.decode(latents_BCFhw.to(vae.device, vae.dtype) * std + mean, return_dict=False)[0]
     return to_frames(video_BCTHW[0].permute(1, 2, 3, 0))

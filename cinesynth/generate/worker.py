@@ -74,11 +74,5 @@ class GenerateWorker:
         if sampler.guidance_scale > 1:
             text = sampler.negative_prompt
             negative = self.generator.encoder.prompt_embeds(text) if text else self.empty_prompt
-        conditions = Conditions(
-            condition_latents=torch.as_tensor(row["condition_latents"]).float(),
-            image_embeds=torch.as_tensor(row["image_embeds"]).float(),
-            prompt_embeds=torch.as_tensor(row["prompt_embeds"]).float(),
-            negative_embeds=negative,
-        )
         seeded = sampler.model_copy(update={"seed": window_seed(sampler.seed, window_id)})
-        return self.generator.generate_from(conditions, seeded)
+        return self.generator.generate_from(Conditions.of_row(row, negative), seeded)

@@ -1,7 +1,7 @@
-"""The nano model: Wan2.1-I2V's classes, files and 36-channel conditioning at a few million parameters.
+"""The nano model: Wan2.1-I2V's classes, files and conditioning at a few million parameters.
 
 `cinesynth.nano` trains its weights and installs them in the package. `build_nano` writes the same model with random
-weights: where that training starts, what its figures are compared with, and what is used until trained ones ship.
+weights. That training starts there, and its figures are compared with it.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from transformers import (
 
 from cinesynth.scripted.photographs import PHOTOGRAPHS
 from cinesynth.scripted.screenplay import FILM_LOOK, sample_captions
+from cinesynth.wan.family import WAN21_I2V
 
 VOCABULARY = 2048
 CAPTIONS = 4000
@@ -70,7 +71,10 @@ def nano_parts(seed: int = 0) -> NanoParts:
 def save_nano(parts: NanoParts, folder: str | os.PathLike[str]) -> Path:
     """Write the model as a diffusers folder, weights in fp16; `parts` are cast in place."""
     scheduler = UniPCMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=5.0
+        prediction_type="flow_prediction",
+        use_flow_sigmas=True,
+        num_train_timesteps=int(WAN21_I2V.timesteps),
+        flow_shift=5.0,
     )
     components: dict[str, Any] = vars(parts)
     # What diffusers warns of when casting matters to weights that are trained on; these are not, here.
@@ -103,7 +107,11 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.train_from_iterator([*captions, *[FILM_LOOK] * 10], trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=WAN21_I2V.text_tokens,
     )
 
 
@@ -139,7 +147,7 @@ def _vae() -> AutoencoderKLWan:
     """Patches of 2x2 pixels, then two halvings of each side and of time: Wan2.1's strides, at half the layers."""
     return AutoencoderKLWan(
         base_dim=VAE_BASE_DIM,
-        z_dim=16,
+        z_dim=WAN21_I2V.latent_channels,
         dim_mult=[2, 4, 4],
         num_res_blocks=1,
         temperal_downsample=[True, True],
@@ -153,8 +161,8 @@ def _transformer() -> WanTransformer3DModel:
     return WanTransformer3DModel(
         num_attention_heads=HEADS,
         attention_head_dim=HEAD_DIM,
-        in_channels=36,
-        out_channels=16,
+        in_channels=WAN21_I2V.in_channels,
+        out_channels=WAN21_I2V.latent_channels,
         text_dim=TEXT_DIM,
         freq_dim=64,
         ffn_dim=FFN_DIM,

@@ -16,8 +16,9 @@ from cinesynth.scripted.photographs import HELD_OUT, TRAINED_ON, locate_photogra
 from cinesynth.scripted.rendering import SHARP_LENS, SOFT_LENS, light_gain, render_shot
 from cinesynth.scripted.screenplay import Shot, draw_screenplay
 from cinesynth.storage import sha256_json
+from cinesynth.wan.family import WAN21_I2V
 
-HEIGHT, WIDTH, FRAMES, FPS = 64, 96, 33, 16
+HEIGHT, WIDTH, FRAMES, FPS = 64, 96, 33, WAN21_I2V.fps
 TRAIN_SERIES, HELD_OUT_SERIES, FILM_LOOK_SERIES = 100, 101, 102
 DOMAIN_VERSION = 3  # raised whenever a change alters windows
 
@@ -34,7 +35,7 @@ class HomeWindow:
         return self.shot.caption
 
     def render(self, height: int = HEIGHT, width: int = WIDTH, frames: int = FRAMES) -> NDArray[np.uint8]:
-        """uint8 RGB [frames, height, width, 3] at 16 fps."""
+        """uint8 RGB [frames, height, width, 3] at `FPS`."""
         return render_shot(self.shot, frames, FPS, height, width, self.lens)
 
     def still(self, first_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cinesynth.config import SamplerSettings, ValidationSettings
 from cinesynth.data.video import write_video
-from cinesynth.generate.sampler import Conditions, Generator
+from cinesynth.generate.sampler import Generator
 from cinesynth.metrics.evaluate import compare
 from cinesynth.metrics.record import MetricsRecord
 from cinesynth.metrics.statistics import NoInterval, group_mean, group_mean_interval
@@ -28,6 +28,7 @@ from cinesynth.pictures import Frames
 from cinesynth.train.batch import collate
 from cinesynth.train.randomness import generator
 from cinesynth.wan.condition import to_frames
+from cinesynth.wan.family import WAN21_I2V
 from cinesynth.wan.flow import flow_loss
 
 SIGMAS = ValidationSettings().sigmas
@@ -75,14 +76,7 @@ def generate_all(
     """One generation from the first frame and the caption of each sample."""
     videos = []
     for sample in samples:
-        encoder = maker.encoder
-        frame = sample.frames[0]
-        conditions = Conditions(
-            condition_latents=encoder.condition_latents(frame, len(sample.frames)),
-            image_embeds=encoder.image_embeds(frame),
-            prompt_embeds=encoder.prompt_embeds(sample.caption),
-            negative_embeds=encoder.prompt_embeds(sampler.negative_prompt),
-        )
+        conditions = maker.conditions(sample.frames[0], sample.caption, len(sample.frames), sampler)
         videos.append(maker.generate_from(conditions, sampler).frames)
         report(len(videos))
     return videos
@@ -158,12 +152,13 @@ def window_losses(
             caption = encoded[caption_of[i] if caption_of is not None else i]
             given = {key: first[key] for key in ("condition_latents", "image_embeds")}
             windows.append({**encoded[i], **given, "prompt_embeds": caption["prompt_embeds"]})
-        batch = collate(windows)
+        batch = collate(WAN21_I2V, windows)
         shape = tuple(batch["latents"].shape[1:])
         for place, sigma in enumerate(SIGMAS):
             noises = torch.stack([torch.randn(shape, generator=generator(0, "validation", i, place)) for i in places])
             with torch.inference_mode():
-                losses = flow_loss(transformer, batch, noises, torch.full((len(windows),), sigma), torch.float32)
+                levels = torch.full((len(windows),), sigma)
+                losses = flow_loss(WAN21_I2V, transformer, batch, noises, levels, torch.float32)
             total[start : start + len(windows)] += losses.numpy() / len(SIGMAS)
     return total
 

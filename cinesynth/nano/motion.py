@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinesynth.scripted.rendering import PAN_SPEED, ROLL_SPEED, ZOOM_SPEED
+from cinesynth.wan.family import WAN21_I2V
 
 _GAP = 4  # frames between the two of a pair: a quarter of a second, in which a pan moves 3.5 pixels of 64 rows
 _OUTLIER = 0.5  # pixels from the fit at which a flow vector counts a quarter
 _STILL = 0.5  # of the move's nominal speed
 
 
-def camera_speeds(frames_THWC: NDArray[np.uint8], fps: float = 16) -> dict[str, float]:
+def camera_speeds(frames_THWC: NDArray[np.uint8], fps: float = WAN21_I2V.fps) -> dict[str, float]:
     """Speeds per second of the picture's dominant motion: pan and tilt (camera right and down, in view heights),
     zoom (logarithm) and roll (camera clockwise, radians).
 
@@ -36,7 +37,7 @@ def camera_speeds(frames_THWC: NDArray[np.uint8], fps: float = 16) -> dict[str, 
     return {"pan": float(pan), "tilt": float(tilt), "zoom": float(zoom), "roll": float(roll)}
 
 
-def camera_move(frames_THWC: NDArray[np.uint8], fps: float = 16) -> str:
+def camera_move(frames_THWC: NDArray[np.uint8], fps: float = WAN21_I2V.fps) -> str:
     """The name, as in `CAMERAS`, of the largest speed in units of the scripted clips' own; `static` below half."""
     speeds = camera_speeds(frames_THWC, fps)
     shares = {

@@ -18,7 +18,9 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanResidualBlock, p
 from scipy.linalg import hadamard
 from torch import nn
 
-LATENTS = 16
+from cinesynth.wan.family import WAN21_I2V
+
+LATENTS = WAN21_I2V.latent_channels
 _LARGE = 10.0  # the constant channel before an output norm, in units of the features' norm
 
 

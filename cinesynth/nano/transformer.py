@@ -23,6 +23,7 @@ from cinesynth.train.checkpoint import LocalCheckpoints
 from cinesynth.train.loop import TrainLoop
 from cinesynth.train.strategy import Replicate, World
 from cinesynth.wan.condition import ConditionEncoder
+from cinesynth.wan.family import WAN21_I2V
 from cinesynth.wan.folder import encoder_hash
 from cinesynth.wan.load import load_transformer
 
@@ -42,12 +43,8 @@ class EncodedWindows:
     def __getitem__(self, index: int) -> Mapping[str, Any]:
         shard, row = self.shards[index // SHARD], index % SHARD
         length = int(shard["prompt_lengths"][row])
-        return {
-            "latents": shard["latents"][row],
-            "condition_latents": shard["condition_latents"][row],
-            "image_embeds": shard["image_embeds"][row],
-            "prompt_embeds": shard["prompt_embeds"][row, :length],
-        }
+        tensors = {name: shard[name][row] for name in WAN21_I2V.pixel_tensors}
+        return {**tensors, "prompt_embeds": shard["prompt_embeds"][row, :length]}
 
 
 class Clip(Protocol):
@@ -105,6 +102,7 @@ def train_transformer(
     dtype = torch.bfloat16 if settings.dtype == "bf16" or world.device.startswith("cuda") else torch.float32
     loop = TrainLoop(
         settings,
+        WAN21_I2V,
         load_transformer(model, torch.float32, world.device),
         train,
         held_out,
@@ -146,8 +144,7 @@ def _encode_all(tasks: list[Task], processes: int) -> Iterator[int]:
 def _encode_shard(task: Task) -> int:
     model, windows, path = task
     rows = [_encode(_encoder(model), window.caption, window.render()) for window in windows]
-    names = ("latents", "condition_latents", "image_embeds")
-    tensors = {name: torch.stack([row[name] for row in rows]).half().contiguous() for name in names}
+    tensors = {name: torch.stack([row[name] for row in rows]).half().contiguous() for name in WAN21_I2V.pixel_tensors}
     prompts = [row["prompt_embeds"] for row in rows]
     tensors["prompt_embeds"] = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True).half()
     tensors["prompt_lengths"] = torch.tensor([len(prompt) for prompt in prompts])

@@ -20,6 +20,7 @@ from torch import nn
 from cinesynth.nano.fit import Curve, Schedule, fit
 from cinesynth.nano.skeleton import Skeleton, copy_into
 from cinesynth.wan.condition import to_unit_range
+from cinesynth.wan.family import WAN21_I2V
 
 KL_WEIGHT = 1e-3
 COLOUR_WEIGHT = 0.5
@@ -138,7 +139,7 @@ def psnr_of_frames(y_BCTHW: torch.Tensor, x_BCTHW: torch.Tensor) -> tuple[float,
 
 
 def pca_floor(train: Pixels, held_out: Pixels) -> dict[str, float]:
-    """PSNR of a linear PCA with the same budget: 4x8x8 pixels to 16 numbers, 8x8 for a first frame."""
+    """PSNR of a linear PCA with the same budget: a latent's pixels (8x8 of 4 frames, or of one) to its numbers."""
     rows = []
     bases = [_principal(_blocks(train[:, :1])), _principal(_blocks(train[:, 1:]))]
     for window in held_out:
@@ -174,15 +175,16 @@ def _clips(train: Pixels, frames: int, batch: int, crop: tuple[int, int] | None,
 
 
 def _blocks(windows: Pixels) -> NDArray[Any]:
-    """[N, T, H, W, 3] to rows of 8x8 pixels of one frame (T is 1) or of four."""
+    """[N, T, H, W, 3] to rows of the pixels of one latent: 8x8 of one frame (T is 1) or of four."""
     n, frames, height, width, _ = windows.shape
-    depth = min(frames, 4)
-    x = (windows.astype(np.float32) / 255).reshape(n, frames // depth, depth, height // 8, 8, width // 8, 8, 3)
-    return x.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(-1, depth * 192)
+    depth, side = min(frames, WAN21_I2V.temporal_stride), WAN21_I2V.spatial_stride
+    x = windows.astype(np.float32) / 255
+    x = x.reshape(n, frames // depth, depth, height // side, side, width // side, side, 3)
+    return x.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(-1, depth * side * side * 3)
 
 
 def _principal(rows: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """(mean, the 16 main axes as columns)."""
+    """(mean, the main axes as columns: as many as a latent has channels)."""
     mean = rows.mean(0)
     _, vectors = np.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
-    return mean, vectors[:, -16:]
+    return mean, vectors[:, -WAN21_I2V.latent_channels :]

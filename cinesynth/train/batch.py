@@ -8,8 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from cinesynth.wan.condition import pad_prompt
-
-TENSORS = ("latents", "condition_latents", "image_embeds", "prompt_embeds")
+from cinesynth.wan.family import Family
 
 
 class Clips(Protocol):
@@ -18,24 +17,29 @@ class Clips(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
-        """`latents` and `condition_latents` [C, F, h, w], `image_embeds` [N, D], `prompt_embeds` [L, D]."""
+        """The family's tensors: `latents` and `condition_latents` [C, F, h, w], `prompt_embeds` [L, D], and
+        `image_embeds` [N, D] where there is an image encoder."""
 
 
 def collate(
-    windows: list[Mapping[str, Any]], device: str = "cpu", empty_prompt: dict[int, torch.Tensor] | None = None
+    family: Family,
+    windows: list[Mapping[str, Any]],
+    device: str = "cpu",
+    empty_prompt: dict[int, torch.Tensor] | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Stack windows of one shape: fp32 [B, ...], prompts zero-filled to 512 tokens.
+    """Stack the tensors of windows of one shape: fp32 [B, ...], prompts zero-filled to the family's text tokens.
 
     Args:
+        family: of the model that takes the batch.
         windows: of equal latent shape.
         device: where the batch goes.
         empty_prompt: place in the batch to the embedding that replaces its caption (caption dropout).
     """
-    columns: dict[str, list[torch.Tensor]] = {name: [] for name in TENSORS}
+    columns: dict[str, list[torch.Tensor]] = {name: [] for name in family.tensors}
     for place, window in enumerate(windows):
-        for name in TENSORS:
+        for name in family.tensors:
             value = torch.as_tensor(window[name]).float()
             if name == "prompt_embeds":
-                value = pad_prompt((empty_prompt or {}).get(place, value).float())
+                value = pad_prompt(family, (empty_prompt or {}).get(place, value).float())
             columns[name].append(value)
     return {name: torch.stack(values).to(device) for name, values in columns.items()}

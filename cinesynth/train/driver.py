@@ -8,7 +8,7 @@ from typing import Any
 
 from cinesynth.config import TrainConfig
 from cinesynth.data.dataset import ClipsDataset
-from cinesynth.errors import DatasetError
+from cinesynth.errors import ConfigError, DatasetError
 from cinesynth.locate import locate_adapter, locate_dataset
 from cinesynth.report.training import write_train_report
 from cinesynth.runs import Run, records_its_end
@@ -16,8 +16,7 @@ from cinesynth.session import ray_session
 from cinesynth.storage import Storage
 from cinesynth.train.worker import train_worker
 from cinesynth.wan.card import check_adapters
-from cinesynth.wan.folder import base_hash, encoder_hash
-from cinesynth.wan.positions import check_size
+from cinesynth.wan.folder import base_hash, encoder_hash, model_spec
 
 log = logging.getLogger("cinesynth.train")
 
@@ -33,6 +32,12 @@ class Plan:
 
 def check_training(config: TrainConfig) -> tuple[ClipsDataset, dict[str, str]]:
     """Check dataset, base and parents; returns the dataset and the hashes of what is read. Raises CinesynthError."""
+    spec = model_spec(config.model)
+    if len(spec.family.experts) > 1:
+        raise ConfigError(
+            f"model: {config.model!r} has {len(spec.family.experts)} experts, each trained on its own noise levels; "
+            "training takes models with one transformer"
+        )
     storage = Storage.open(config.storage)
     dataset = locate_dataset(storage, config.dataset)
     if dataset.manifest["encoder_hash"] != encoder_hash(config.model):
@@ -47,7 +52,7 @@ def check_training(config: TrainConfig) -> tuple[ClipsDataset, dict[str, str]]:
     parents = check_adapters([(locate_adapter(storage, p.ref), p.scale) for p in config.parents], inputs["base"])
     inputs |= {f"parent_{i}": parent.sha256 for i, parent in enumerate(parents)}
     for frames, height, width in sorted({(w.num_frames, w.height, w.width) for w in dataset.windows()}):
-        check_size(config.model, frames, height, width, f"dataset {config.dataset!r}")
+        spec.check_size(frames, height, width, f"dataset {config.dataset!r}")
     return dataset, inputs
 
 

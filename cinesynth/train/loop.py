@@ -23,6 +23,7 @@ from cinesynth.train.randomness import drops_caption, generator, noise, sample_i
 from cinesynth.train.strategy import Strategy, World, sum_gradients
 from cinesynth.train.validation import held_out_loss
 from cinesynth.wan.adapter import adapter_state, add_lora
+from cinesynth.wan.family import Family
 from cinesynth.wan.flow import flow_loss, sample_sigma
 
 log = logging.getLogger("cinesynth.train")
@@ -52,6 +53,7 @@ class TrainLoop:
 
     Args:
         settings: the stage's configuration.
+        family: of the model.
         transformer: with parents merged. Mode `lora` freezes it and adds an adapter here; mode `full` trains it whole,
             and takes it in fp32.
         train: windows to train on.
@@ -67,6 +69,7 @@ class TrainLoop:
     def __init__(
         self,
         settings: TrainSettings,
+        family: Family,
         transformer: Any,
         train: Clips,
         held_out: Clips,
@@ -77,7 +80,7 @@ class TrainLoop:
         world: World | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.settings = settings
+        self.settings, self.family = settings, family
         self.train, self.held_out, self.empty_prompt = train, held_out, empty_prompt
         self.checkpoints, self.write_events = checkpoints, write_events
         self.world = world or World()
@@ -85,7 +88,7 @@ class TrainLoop:
         self.transformer = transformer
         if settings.mode == "lora":
             lora = settings.lora
-            add_lora(transformer, lora.rank, lora.alpha, lora.targets, settings.seed)
+            add_lora(family, transformer, lora.rank, lora.alpha, lora.targets, settings.seed)
         else:
             transformer.requires_grad_(True)
         if settings.activation_checkpointing:
@@ -153,7 +156,7 @@ class TrainLoop:
             for place, i in enumerate(indices)
             if drops_caption(s.seed, step, i, s.caption_dropout)
         }
-        batch = collate(windows, self.world.device, dropped)
+        batch = collate(self.family, windows, self.world.device, dropped)
         shape = tuple(batch["latents"].shape[1:])
         sigma = torch.stack(
             [sample_sigma(generator(s.seed, "sigma", step, i), s.flow.distribution, s.flow.shift) for i in indices]
@@ -161,7 +164,8 @@ class TrainLoop:
         noises = torch.stack([noise(s.seed, step, i, shape) for i in indices])
         device = self.world.device
         with self._autocast():
-            return flow_loss(self.transformer, batch, noises.to(device), sigma.to(device), self._input_dtype)
+            inputs = (batch, noises.to(device), sigma.to(device), self._input_dtype)
+            return flow_loss(self.family, self.transformer, *inputs)
 
     def validate(self) -> None:
         """Record the held-out loss, if anything is held out."""
@@ -169,9 +173,8 @@ class TrainLoop:
             return
         v = self.settings.validation
         with self._autocast():
-            losses = held_out_loss(
-                self.transformer, self.held_out, v.sigmas, v.max_windows, self._input_dtype, self.world
-            )
+            arguments = (self.held_out, v.sigmas, v.max_windows, self._input_dtype, self.world)
+            losses = held_out_loss(self.family, self.transformer, *arguments)
         self._events.append({"step": self.step, **losses})
         self.figures |= losses
         if self.world.rank == 0:

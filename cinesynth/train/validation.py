@@ -7,12 +7,19 @@ import torch
 from cinesynth.train.batch import Clips, collate
 from cinesynth.train.randomness import generator
 from cinesynth.train.strategy import World
+from cinesynth.wan.family import Family
 from cinesynth.wan.flow import flow_loss
 
 
 @torch.no_grad()
 def held_out_loss(
-    transformer: torch.nn.Module, clips: Clips, sigmas: list[float], max_windows: int, dtype: torch.dtype, world: World
+    family: Family,
+    transformer: torch.nn.Module,
+    clips: Clips,
+    sigmas: list[float],
+    max_windows: int,
+    dtype: torch.dtype,
+    world: World,
 ) -> dict[str, float]:
     """Mean flow loss over windows, for each noise level (`val_loss/0.4`) and over all (`val_loss`).
 
@@ -25,11 +32,11 @@ def held_out_loss(
     for start in range(0, count, world.size):
         index = min(start + world.rank, count - 1)
         counts = start + world.rank < count
-        batch = collate([clips[index]], device=world.device)
+        batch = collate(family, [clips[index]], device=world.device)
         for place, sigma in enumerate(sigmas):
             noise = torch.randn(batch["latents"].shape, generator=generator(0, "validation", index, place))
             level = torch.tensor([sigma], device=world.device)
-            loss = flow_loss(transformer, batch, noise.to(world.device), level, dtype)
+            loss = flow_loss(family, transformer, batch, noise.to(world.device), level, dtype)
             if counts:
                 sums[place] += loss.item()
     transformer.train()

@@ -54,6 +54,7 @@ def train_worker(task: dict[str, Any]) -> None:
     cache = scratch_folder("shards", dataset.manifest_sha256)
     loop = TrainLoop(
         config,
+        dataset.family,
         transformer,
         dataset.stage(cache, "train"),
         dataset.stage(cache, "val") if dataset.windows("val") else _EMPTY_HELD_OUT,

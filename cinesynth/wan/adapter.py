@@ -18,39 +18,43 @@ from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from cinesynth.errors import AdapterError
+from cinesynth.errors import AdapterError, ModelError
 from cinesynth.storage import sha256_file
 from cinesynth.wan.card import DIFFUSERS_FILE, PEFT_FILE, AdapterCard, Parent, check_adapters
+from cinesynth.wan.family import Family
 
 Targets = Literal["cross_attention", "attention", "all"]
 
-_SUFFIXES: dict[str, tuple[str, ...]] = {
-    "cross_attention": tuple(f"attn2.{p}" for p in ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj")),
-    "self_attention": tuple(f"attn1.{p}" for p in ("to_q", "to_k", "to_v", "to_out.0")),
-    "feed_forward": ("ffn.net.0.proj", "ffn.net.2"),
-}
-_GROUPS: dict[str, tuple[str, ...]] = {
-    "cross_attention": ("cross_attention",),
-    "attention": ("cross_attention", "self_attention"),
-    "all": ("cross_attention", "self_attention", "feed_forward"),
-}
 _PEFT_PREFIX = "base_model.model."
 
 
-def target_modules(transformer: WanTransformer3DModel, targets: Targets) -> list[str]:
-    """Full names of the linear layers that an adapter is put on."""
-    suffixes = tuple(s for group in _GROUPS[targets] for s in _SUFFIXES[group])
-    return [n for n, m in transformer.named_modules() if isinstance(m, torch.nn.Linear) and n.endswith(suffixes)]
+def target_modules(family: Family, transformer: WanTransformer3DModel, targets: Targets) -> list[str]:
+    """Full names of the linear layers that an adapter is put on.
+
+    Raises ModelError when the transformer lacks one of those that its family has.
+    """
+    linear = [name for name, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)]
+    suffixes = family.adapter_targets[targets]
+    for suffix in suffixes:
+        if not any(name.endswith(suffix) for name in linear):
+            raise ModelError(f"the transformer has no layer {suffix!r}, which {family.title} models have")
+    return [name for name in linear if name.endswith(suffixes)]
 
 
 def add_lora(
-    transformer: WanTransformer3DModel, rank: int, alpha: float, targets: Targets, seed: int, name: str = "default"
+    family: Family,
+    transformer: WanTransformer3DModel,
+    rank: int,
+    alpha: float,
+    targets: Targets,
+    seed: int,
+    name: str = "default",
 ) -> None:
     """Put a fresh, trainable adapter on the transformer: A drawn from `seed`, B zero, both fp32.
 
     The output does not change until B does.
     """
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=target_modules(transformer, targets))
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=target_modules(family, transformer, targets))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         transformer.add_adapter(config, adapter_name=name)

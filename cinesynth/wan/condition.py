@@ -17,17 +17,17 @@ from PIL import Image
 
 from cinesynth.errors import MediaError
 from cinesynth.pictures import Frames
-from cinesynth.wan.folder import encoder_hash
+from cinesynth.wan.family import Family, ModelSpec
+from cinesynth.wan.folder import encoder_hash, model_spec
 from cinesynth.wan.load import load_image_encoder, load_text_encoder, load_vae
-from cinesynth.wan.padding import TEXT_TOKENS
 
 
 class ConditionEncoder:
-    """The three encoders of a model, for `prepare` and for generation; each is loaded when it is first used.
+    """The encoders of a model, for `prepare` and for generation; each is loaded when it is first used.
 
     Args:
         model: 'nano', a folder or a hub id.
-        device: torch device of all three. CLIP runs in fp32; text in bf16 on CUDA.
+        device: torch device of all of them. CLIP runs in fp32; text in bf16 on CUDA.
         vae: a VAE that is loaded already.
         vae_dtype: of the VAE that is loaded here.
     """
@@ -40,13 +40,14 @@ class ConditionEncoder:
         vae_dtype: torch.dtype = torch.float32,
     ) -> None:
         self.model, self.device, self.vae_dtype = model, device, vae_dtype
+        self.spec = model_spec(model)
         if vae is not None:
             self.vae = vae
         self.prompt_embeds = lru_cache(maxsize=256)(self._prompt_embeds)
 
     @cached_property
     def encoder_hash(self) -> str:
-        """Content hash of the three encoders."""
+        """Content hash of the encoders."""
         return encoder_hash(self.model)
 
     @cached_property
@@ -63,7 +64,10 @@ class ConditionEncoder:
         return load_image_encoder(self.model, self.device)
 
     def latents(self, frames_THWC: Frames) -> torch.Tensor:
-        """Normalised posterior mean of a video: uint8 [T, H, W, 3] to float32 [C, F, h, w]; T is 4n+1."""
+        """Normalised posterior mean of a video: uint8 [T, H, W, 3] to float32 [C, F, h, w].
+
+        Raises MediaError for a number of frames that the VAE does not code (Wan's: 4n+1).
+        """
         return self._encode(to_unit_range(frames_THWC))
 
     def condition_latents(self, frame_HWC: Frames, num_frames: int) -> torch.Tensor:
@@ -86,14 +90,17 @@ class ConditionEncoder:
 
     @torch.no_grad()
     def image_embeds(self, frame_HWC: Frames) -> torch.Tensor:
-        """CLIP's penultimate block on the frame, through the pipeline's own image processor: float32 [N, D]."""
+        """CLIP's penultimate block on the frame, through the pipeline's own image processor: float32 [N, D].
+
+        Only for families with an image encoder.
+        """
         processor, encoder = self._image_parts
         pixels = processor(images=Image.fromarray(frame_HWC), return_tensors="pt").to(self.device)
         return encoder(**pixels, output_hidden_states=True).hidden_states[-2][0].float().cpu()
 
     @torch.no_grad()
     def _prompt_embeds(self, prompt: str) -> torch.Tensor:
-        """UMT5 states of the cleaned prompt at its true length: float32 [L, D], L up to 512.
+        """UMT5 states of the cleaned prompt at its true length: float32 [L, D], L up to the family's tokens.
 
         Padded as the pipeline pads before encoding, then trimmed: `pad_prompt` restores the model's input.
         """
@@ -101,7 +108,7 @@ class ConditionEncoder:
         tokens = tokenizer(
             [prompt_clean(prompt)],
             padding="max_length",
-            max_length=TEXT_TOKENS,
+            max_length=self.spec.family.text_tokens,
             truncation=True,
             add_special_tokens=True,
             return_attention_mask=True,
@@ -115,20 +122,19 @@ class ConditionEncoder:
 
     @torch.no_grad()
     def _encode_batch(self, video_BTHWC: torch.Tensor) -> torch.Tensor:
-        if (video_BTHWC.shape[1] - 1) % 4:
-            raise MediaError(f"{video_BTHWC.shape[1]} frames: a video to encode has 4n+1 frames")
+        family = self.spec.family
+        if (video_BTHWC.shape[1] - 1) % family.temporal_stride:
+            raise MediaError(f"{video_BTHWC.shape[1]} frames: a video to encode has {family.frame_rule} frames")
         # A permuted view: channels last in memory, the faster layout of a CPU's convolutions.
         video_BCTHW = video_BTHWC.permute(0, 4, 1, 2, 3).to(self.device)
         mu = self.vae.encode(video_BCTHW.to(self.vae.dtype)).latent_dist.mode().float()
-        mean, std = latent_statistics(self.vae)
+        mean, std = latent_statistics(self.spec, self.vae.device)
         return ((mu - mean) / std).cpu()
 
 
-def latent_statistics(vae: AutoencoderKLWan) -> tuple[torch.Tensor, torch.Tensor]:
-    """(mean, std) of the VAE's latents from its configuration, each [1, C, 1, 1, 1] in fp32."""
-    shape = (1, vae.config.z_dim, 1, 1, 1)
-    mean = torch.tensor(vae.config.latents_mean, device=vae.device).view(shape)
-    std = torch.tensor(vae.config.latents_std, device=vae.device).view(shape)
+def latent_statistics(spec: ModelSpec, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """(mean, std) of a model's latents, each [1, C, 1, 1, 1] in fp32."""
+    mean, std = (torch.tensor(v, device=device).view(1, -1, 1, 1, 1) for v in (spec.latents_mean, spec.latents_std))
     return mean, std
 
 
@@ -143,21 +149,26 @@ def to_frames(video_THWC: torch.Tensor) -> Frames:
     return scaled.round().to(torch.uint8).cpu().numpy().astype(np.uint8, copy=False)
 
 
-def first_frame_mask(condition_BCFhw: torch.Tensor) -> torch.Tensor:
-    """[B, 4, F, h, w]: all four channels are 1 at latent frame 0, else 0."""
+def first_frame_mask(family: Family, condition_BCFhw: torch.Tensor) -> torch.Tensor:
+    """[B, mask channels, F, h, w]: all channels are 1 at latent frame 0, else 0."""
     batch, _, frames, height, width = condition_BCFhw.shape
-    mask = condition_BCFhw.new_zeros(batch, 4, frames, height, width)
+    mask = condition_BCFhw.new_zeros(batch, family.mask_channels, frames, height, width)
     mask[:, :, 0] = 1
     return mask
 
 
-def model_input(noisy_BCFhw: torch.Tensor, condition_BCFhw: torch.Tensor) -> torch.Tensor:
-    """The transformer's 36 input channels: 16 noisy, 4 mask, 16 condition, in that order."""
-    return torch.cat([noisy_BCFhw, first_frame_mask(condition_BCFhw), condition_BCFhw], dim=1)
+def model_input(family: Family, noisy_BCFhw: torch.Tensor, condition_BCFhw: torch.Tensor) -> torch.Tensor:
+    """The transformer's input channels, in the family's order; Wan2.1's are 16 noisy, 4 mask, 16 condition."""
+    parts = {
+        "noisy": noisy_BCFhw,
+        "mask": first_frame_mask(family, condition_BCFhw),
+        "condition": condition_BCFhw,
+    }
+    return torch.cat([parts[name] for name in family.input_layout], dim=1)
 
 
-def pad_prompt(embeds_LD: torch.Tensor) -> torch.Tensor:
-    """Zero-fill [L, D] to [512, D]: there is no cross-attention mask, so the zeros are part of the input."""
-    padded = embeds_LD.new_zeros(TEXT_TOKENS, embeds_LD.shape[1])
+def pad_prompt(family: Family, embeds_LD: torch.Tensor) -> torch.Tensor:
+    """Zero-fill [L, D] to [text tokens, D]: there is no cross-attention mask, so the zeros are part of the input."""
+    padded = embeds_LD.new_zeros(family.text_tokens, embeds_LD.shape[1])
     padded[: len(embeds_LD)] = embeds_LD
     return padded

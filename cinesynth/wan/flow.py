@@ -11,8 +11,7 @@ from typing import Literal
 import torch
 
 from cinesynth.wan.condition import model_input
-
-TIMESTEPS = 1000.0
+from cinesynth.wan.family import Family
 
 
 def shift_sigma(sigma: torch.Tensor, shift: float) -> torch.Tensor:
@@ -38,6 +37,7 @@ def add_noise(latents_BCFhw: torch.Tensor, noise_BCFhw: torch.Tensor, sigma_B: t
 
 
 def flow_loss(
+    family: Family,
     transformer: torch.nn.Module,
     batch: dict[str, torch.Tensor],
     noise_BCFhw: torch.Tensor,
@@ -47,8 +47,10 @@ def flow_loss(
     """Mean squared error of the predicted velocity for each sample: fp32 [B].
 
     Args:
+        family: of the model.
         transformer: takes Wan's arguments.
-        batch: `latents`, `condition_latents` [B, C, F, h, w], `prompt_embeds` [B, 512, D], `image_embeds` [B, N, D].
+        batch: `latents`, `condition_latents` [B, C, F, h, w], `prompt_embeds` [B, text tokens, D], and `image_embeds`
+            [B, N, D] where the family has an image encoder.
         noise_BCFhw: standard normal, of the latents' shape.
         sigma_B: noise levels in (0, 1].
         dtype: of the transformer's inputs. The timestep stays fp32: bf16 would round it to steps of 4.
@@ -56,10 +58,10 @@ def flow_loss(
     latents = batch["latents"].float()
     noisy = add_noise(latents, noise_BCFhw, sigma_B)
     velocity = transformer(
-        hidden_states=model_input(noisy, batch["condition_latents"].float()).to(dtype),
-        timestep=sigma_B * TIMESTEPS,
+        hidden_states=model_input(family, noisy, batch["condition_latents"].float()).to(dtype),
+        timestep=sigma_B * family.timesteps,
         encoder_hidden_states=batch["prompt_embeds"].to(dtype),
-        encoder_hidden_states_image=batch["image_embeds"].to(dtype),
+        encoder_hidden_states_image=batch["image_embeds"].to(dtype) if family.image_encoder else None,
         return_dict=False,
     )[0]
     return (velocity.float() - (noise_BCFhw - latents)).square().flatten(1).mean(1)

@@ -7,48 +7,34 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from cinesynth.errors import ModelError
 from cinesynth.storage import sha256_file, sha256_json
+from cinesynth.wan.family import Family, ModelSpec, find_family
 
-ENCODERS = ("vae", "image_encoder", "image_processor", "text_encoder", "tokenizer")
-COMPONENTS = ("transformer", "scheduler", *ENCODERS)
 SHIPPED = Path(__file__).parent / "weights" / "nano"
 MANIFEST = "sha256.json"
-
-
-@dataclass(frozen=True)
-class ModelShapes:
-    """What a model's own configuration says about its tensors."""
-
-    latent_channels: int
-    temporal_stride: int
-    spatial_stride: int
-    heads: int
-
-    def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """[C, F, h, w] of the latents of a video of `num_frames` (4n+1) x `height` x `width`."""
-        frames = (num_frames - 1) // self.temporal_stride + 1
-        return self.latent_channels, frames, height // self.spatial_stride, width // self.spatial_stride
 
 
 def model_folder(model: str) -> Path:
     """The local diffusers folder of 'nano', a folder path or a hub id.
 
-    Raises ModelError when it is missing, incomplete, or no Wan2.1 image-to-video model.
+    Raises ModelError when it is missing, incomplete, or of no known family.
     """
+    return _folder_and_family(model)[0]
+
+
+def _folder_and_family(model: str) -> tuple[Path, Family]:
     if model == "nano":
         folder = nano_folder()
     elif Path(model).expanduser().is_dir():
         folder = Path(model).expanduser()
     else:
         folder = _from_hub(model)
-    _check(folder, model)
-    return folder
+    return folder, _check(folder, model)
 
 
 def _from_hub(model: str) -> Path:
@@ -66,23 +52,22 @@ def _from_hub(model: str) -> Path:
         ) from e
 
 
-def _check(folder: Path, model: str) -> None:
+def _check(folder: Path, model: str) -> Family:
+    """The family of the model in a folder, all of whose components are there."""
     index = folder / "model_index.json"
     if not index.is_file():
         raise ModelError(f"model {model!r}: {folder} has no model_index.json, so it is not a diffusers folder")
     entries = read_json(index, model)
-    for name in COMPONENTS:
-        if not entries.get(name, [None])[0] or not (folder / name).is_dir():
+    if not (folder / "transformer").is_dir():
+        raise ModelError(f"model {model!r}: component 'transformer' is missing in {folder}")
+    family = find_family(model, entries, read_json(folder / "transformer" / "config.json", model))
+    for name in family.components:
+        if not (entries.get(name) or [None])[0] or not (folder / name).is_dir():
             raise ModelError(
                 f"model {model!r}: component {name!r} is missing in {folder}; "
-                "a Wan2.1 image-to-video model has " + ", ".join(COMPONENTS)
+                f"a {family.title} model has " + ", ".join(family.components)
             )
-    config = read_json(folder / "transformer" / "config.json", model)
-    if config.get("image_dim") is None or config.get("in_channels") != 36:
-        raise ModelError(
-            f"model {model!r}: in_channels {config.get('in_channels')} and image_dim {config.get('image_dim')}: "
-            "not a Wan2.1 image-to-video transformer (36 channels with image projections)"
-        )
+    return family
 
 
 def read_json(path: Path, model: str) -> dict[str, Any]:
@@ -92,34 +77,65 @@ def read_json(path: Path, model: str) -> dict[str, Any]:
         raise ModelError(f"model {model!r}: {path} cannot be read: {e}") from e
 
 
-def model_shapes(model: str) -> ModelShapes:
-    """Shapes from the configuration files alone; no weights are read."""
-    folder = model_folder(model)
-    transformer = read_json(folder / "transformer" / "config.json", model)
-    vae = read_json(folder / "vae" / "config.json", model)
-    return ModelShapes(
-        latent_channels=vae["z_dim"],
-        temporal_stride=vae.get("scale_factor_temporal") or 4,
-        spatial_stride=vae.get("scale_factor_spatial") or 8,
-        heads=transformer["num_attention_heads"],
-    )
+def model_spec(model: str) -> ModelSpec:
+    """What a model's configuration files say of it; no weights are read.
+
+    Raises ModelError when it is missing, of no known family, or not as its family is.
+    """
+    folder, family = _folder_and_family(model)
+    index = read_json(folder / "model_index.json", model)
+    configs = {name: folder / name / "config.json" for name in family.components}
+    transformer = read_json(configs[family.experts[0]], model)
+    vae, text = read_json(configs["vae"], model), read_json(configs["text_encoder"], model)
+    image = read_json(configs["image_encoder"], model) if family.image_encoder else {}
+    try:
+        _check_strides(model, family, transformer, vae)
+        return ModelSpec(
+            model=model,
+            family=family,
+            heads=transformer["num_attention_heads"],
+            positions=transformer.get("rope_max_seq_len") or 1024,  # the transformer's own default
+            text_dim=text["d_model"],
+            image_tokens=(image["image_size"] // image["patch_size"]) ** 2 + 1 if image else 0,
+            image_dim=image["hidden_size"] if image else 0,
+            latents_mean=tuple(vae["latents_mean"]),
+            latents_std=tuple(vae["latents_std"]),
+            boundary=index["boundary_ratio"] if len(family.experts) > 1 else None,
+        )
+    except KeyError as e:
+        raise ModelError(f"model {model!r}: the configuration files in {folder} do not state {e}") from e
+
+
+def _check_strides(model: str, family: Family, transformer: dict[str, Any], vae: dict[str, Any]) -> None:
+    """A model whose strides are not its family's would be given datasets that do not fit it."""
+    found = {
+        "vae.z_dim": (vae["z_dim"], family.latent_channels),
+        "vae.scale_factor_temporal": (vae.get("scale_factor_temporal"), family.temporal_stride),
+        "vae.scale_factor_spatial": (vae.get("scale_factor_spatial"), family.spatial_stride),
+        "transformer.patch_size": (transformer.get("patch_size"), [1, family.patch, family.patch]),
+    }
+    for name, (value, wanted) in found.items():
+        if value is not None and value != wanted:
+            raise ModelError(f"model {model!r}: {name} is {value}, that of {family.title} is {wanted}")
 
 
 def model_hash(model: str) -> str:
     """Content hash of the whole model: all its components' files."""
-    folder = model_folder(model)
-    return sha256_json([_component_hash(folder, name) for name in COMPONENTS])
+    folder, family = _folder_and_family(model)
+    return sha256_json([_component_hash(folder, name) for name in family.components])
 
 
 def base_hash(model: str) -> str:
-    """Content hash of the transformer: what an adapter was trained on."""
-    return _component_hash(model_folder(model), "transformer")
+    """Content hash of what denoises, the transformer (or both experts): what an adapter was trained on."""
+    folder, family = _folder_and_family(model)
+    hashes = [_component_hash(folder, name) for name in family.experts]
+    return hashes[0] if len(hashes) == 1 else sha256_json(hashes)
 
 
 def encoder_hash(model: str) -> str:
-    """Content hash of the VAE and the text and image encoders: what a clips dataset was encoded with."""
-    folder = model_folder(model)
-    return sha256_json([_component_hash(folder, name) for name in ENCODERS])
+    """Content hash of the VAE and of the text and image encoders: what a clips dataset was encoded with."""
+    folder, family = _folder_and_family(model)
+    return sha256_json([_component_hash(folder, name) for name in family.encoders])
 
 
 def _component_hash(folder: Path, name: str) -> str:

@@ -14,17 +14,19 @@ from diffusers import AutoencoderKLWan, SchedulerMixin, WanTransformer3DModel
 from safetensors import safe_open
 
 from cinesynth.errors import ModelError
-from cinesynth.wan.folder import model_folder, read_json
+from cinesynth.wan.folder import model_folder, model_spec, read_json
 from cinesynth.wan.padding import collapse_padding
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-def load_transformer(model: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> WanTransformer3DModel:
-    """The frozen transformer in eval mode. Raises ModelError when its weights are damaged."""
-    transformer = _load(WanTransformer3DModel, model, "transformer", torch_dtype=dtype)
-    if device == "cpu":
-        collapse_padding(transformer)  # on a GPU a mask would cost the faster attention kernels
+def load_transformer(
+    model: str, dtype: torch.dtype = torch.float32, device: str = "cpu", expert: str = "transformer"
+) -> WanTransformer3DModel:
+    """The frozen transformer, or one of two experts, in eval mode. Raises ModelError when its weights are damaged."""
+    transformer = _load(WanTransformer3DModel, model, expert, torch_dtype=dtype)
+    if device == "cpu":  # on a GPU a mask would cost the faster attention kernels
+        collapse_padding(transformer, model_spec(model).family)
     return transformer.requires_grad_(False).eval().to(device)
 
 

@@ -13,18 +13,20 @@ import torch
 import torch.nn.functional as F
 from diffusers import WanTransformer3DModel
 
-TEXT_TOKENS = 512
-"""Fixed by diffusers' transformer: it splits image from text tokens 512 from the end."""
+from cinesynth.wan.family import Family
 
 
-def collapse_padding(transformer: WanTransformer3DModel) -> None:
+def collapse_padding(transformer: WanTransformer3DModel, family: Family) -> None:
     """Let every cross-attention of the transformer treat equal text tokens at the end as one."""
     for block in transformer.blocks:
-        block.attn2.set_processor(CollapsedPadding())
+        block.attn2.set_processor(CollapsedPadding(family.text_tokens))
 
 
 class CollapsedPadding:
-    """A processor for diffusers' `WanAttention` with image tokens before the text tokens."""
+    """A processor for diffusers' `WanAttention`; where there is an image encoder, its tokens precede the text's."""
+
+    def __init__(self, text_tokens: int) -> None:
+        self.text_tokens = text_tokens
 
     def __call__(
         self,
@@ -34,7 +36,7 @@ class CollapsedPadding:
         attention_mask: torch.Tensor | None = None,
         rotary_emb: Any = None,
     ) -> torch.Tensor:
-        images = encoder_hidden_states.shape[1] - TEXT_TOKENS
+        images = encoder_hidden_states.shape[1] - self.text_tokens
         image_BND, text_BLD = encoder_hidden_states[:, :images], encoder_hidden_states[:, images:]
         distinct = distinct_tokens(text_BLD)
         copies = text_BLD.shape[1] - distinct
@@ -44,18 +46,19 @@ class CollapsedPadding:
             score = text_BLD.new_zeros(distinct + 1)
             score[-1] = math.log(copies)
         query = _heads(attn, attn.norm_q(attn.to_q(hidden_states)))
-        text = F.scaled_dot_product_attention(
+        out = F.scaled_dot_product_attention(
             query,
             _heads(attn, attn.norm_k(attn.to_k(text_BLD))),
             _heads(attn, attn.to_v(text_BLD)),
             attn_mask=None if score is None else score.to(query.dtype)[None, None, None],
         )
-        image = F.scaled_dot_product_attention(
-            query,
-            _heads(attn, attn.norm_added_k(attn.add_k_proj(image_BND))),
-            _heads(attn, attn.add_v_proj(image_BND)),
-        )
-        out = (text + image).transpose(1, 2).flatten(2).type_as(hidden_states)
+        if attn.add_k_proj is not None:
+            out = out + F.scaled_dot_product_attention(
+                query,
+                _heads(attn, attn.norm_added_k(attn.add_k_proj(image_BND))),
+                _heads(attn, attn.add_v_proj(image_BND)),
+            )
+        out = out.transpose(1, 2).flatten(2).type_as(hidden_states)
         return attn.to_out[1](attn.to_out[0](out))
 
 

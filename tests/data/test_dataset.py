@@ -17,7 +17,6 @@ from cinesynth.data.dataset import (
     INDEX_SCHEMA,
     SCHEMA_VERSION,
     SPLITS,
-    TENSORS,
     ClipsDataset,
     row_sha256,
     tensor_columns,
@@ -28,6 +27,7 @@ from cinesynth.data.dataset import (
 from cinesynth.data.records import Window
 from cinesynth.errors import DatasetError
 from cinesynth.storage import Storage
+from cinesynth.wan.family import WAN21_I2V
 
 
 def _window(i: int) -> Window:
@@ -61,7 +61,7 @@ def _write(storage: Storage, count: int = 12) -> dict[str, Any]:
             for name, value in _tensors(i).items():
                 row |= tensor_columns(name, value)
             rows.append(row)
-        shards.append(write_shard(storage, rows))
+        shards.append(write_shard(storage, WAN21_I2V, rows))
         places += [{"shard": shards[-1]["file"], "row": k} for k in range(len(rows))]
     index = [window_columns(w) | place for w, place in zip(windows, places, strict=True)]
     write_table(storage, "index.parquet", pa.Table.from_pylist(index, schema=INDEX_SCHEMA))
@@ -131,10 +131,10 @@ def test_row_groups_are_small_so_that_one_window_is_read_without_the_others(tmp_
     rows = []
     for i in range(8):
         row = _row(_window(i)) | {"preview": b""}
-        for name in TENSORS:
+        for name in WAN21_I2V.tensors:
             row |= tensor_columns(name, torch.zeros(300_000))  # 2.4 MB a row
         rows.append(row)
-    entry = write_shard(Storage.open(tmp_path), rows)
+    entry = write_shard(Storage.open(tmp_path), WAN21_I2V, rows)
     assert pq.ParquetFile(tmp_path / entry["file"]).num_row_groups == 8
 
 
@@ -192,4 +192,4 @@ def test_the_row_hash_covers_values_and_shapes() -> None:
     row = {key: value for name, tensor in _tensors(1).items() for key, value in tensor_columns(name, tensor).items()}
     reshaped = row | {"latents_shape": [2, 16, 4, 6]}
     changed = row | tensor_columns("latents", _tensors(2)["latents"])
-    assert len({row_sha256(row), row_sha256(reshaped), row_sha256(changed)}) == 3
+    assert len({row_sha256(r, WAN21_I2V.tensors) for r in (row, reshaped, changed)}) == 3

@@ -312,7 +312,7 @@ def test_what_is_missing_is_refused_before_ray_starts(overrides: dict[str, Any],
     (tmp_path / "clip.mp4").touch()
     given = {"footage": [{"path": str(tmp_path)}], "name": "clips", "storage": str(tmp_path), **overrides}
     with pytest.raises(ConfigError, match=message):
-        check_inputs(parse_config(PrepareConfig, given))
+        check_inputs(parse_config(PrepareConfig, given), "nano")
 
 
 @pytest.mark.slow

@@ -25,7 +25,6 @@ from cinesynth.config import (
 from cinesynth.data.dataset import (
     INDEX_SCHEMA,
     SCHEMA_VERSION,
-    TENSORS,
     row_sha256,
     tensor_columns,
     write_shard,
@@ -42,6 +41,7 @@ from cinesynth.runs import Run
 from cinesynth.scripted.series import scripted_clip
 from cinesynth.settings import parse_config
 from cinesynth.storage import Storage, sha256_json
+from cinesynth.wan.family import WAN21_I2V
 
 FRAMES, HEIGHT, WIDTH, STEPS = 17, 64, 96, 40
 HOSTILE = "<script>alert('x')</script> & a red ball"
@@ -107,7 +107,7 @@ def make_windows(train: int = 8, val: int = 2, test: int = 10) -> list[Window]:
 def write_dataset(location: Storage, windows: list[Window], rejected: dict[str, int]) -> str:
     """A complete dataset in one shard; returns its hash."""
     tensors: dict[str, Any] = {}
-    for name in TENSORS:
+    for name in WAN21_I2V.tensors:
         tensors |= tensor_columns(name, torch.zeros(2, 3))
     rows = [
         {
@@ -120,7 +120,7 @@ def write_dataset(location: Storage, windows: list[Window], rejected: dict[str, 
         | tensors
         for w in windows
     ]
-    shard = write_shard(location, rows)
+    shard = write_shard(location, WAN21_I2V, rows)
     index = [w.row | {"shard": shard["file"], "row": place} for place, w in enumerate(windows)]
     write_table(location, "index.parquet", pa.Table.from_pylist(index, schema=INDEX_SCHEMA))
     empty = tensor_columns("prompt_embeds", torch.zeros(1, 3))

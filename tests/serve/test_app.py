@@ -22,6 +22,7 @@ from cinesynth.settings import parse_config
 from cinesynth.storage import Storage, sha256_json
 from cinesynth.wan.adapter import adapter_state, add_lora, save_adapter
 from cinesynth.wan.card import AdapterCard
+from cinesynth.wan.family import WAN21_I2V
 from cinesynth.wan.folder import base_hash
 from cinesynth.wan.load import load_transformer
 from cluster.local import free_ports
@@ -90,7 +91,7 @@ def service(ray_head: Head, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def adapter(service: Service, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The reference of a published adapter that changes the model."""
     transformer = load_transformer("nano")
-    add_lora(transformer, rank=4, alpha=8, targets="cross_attention", seed=0)
+    add_lora(WAN21_I2V, transformer, rank=4, alpha=8, targets="cross_attention", seed=0)
     with torch.no_grad():
         for name, parameter in transformer.named_parameters():
             if "lora_B" in name:

@@ -13,6 +13,7 @@ from cinesynth.nano.architecture import build_nano
 from cinesynth.train.checkpoint import LocalCheckpoints
 from cinesynth.train.loop import TrainLoop, learning_rate
 from cinesynth.train.strategy import Replicate, World, choose_strategy
+from cinesynth.wan.family import WAN21_I2V
 from cinesynth.wan.folder import base_hash, encoder_hash, model_folder
 from cinesynth.wan.load import load_transformer, save_model
 from tests.nano_clips import encoded_clips, encoder
@@ -44,6 +45,7 @@ class Recorded:
         clips = encoded_clips()
         self.loop = TrainLoop(
             config,
+            WAN21_I2V,
             load_transformer(model),
             clips[:6],
             clips[6:],

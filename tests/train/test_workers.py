@@ -15,6 +15,7 @@ import torch.multiprocessing as mp
 from cinesynth.train.checkpoint import LocalCheckpoints
 from cinesynth.train.loop import TrainLoop
 from cinesynth.train.strategy import World, make_strategy
+from cinesynth.wan.family import WAN21_I2V
 from cinesynth.wan.load import load_transformer
 from tests.train.test_loop import settings
 
@@ -36,6 +37,7 @@ def _train(name: str, world: World, clips: list[Any], folder: Path, stop_at: int
     config = settings(checkpoint_every=1, micro_batch=2)
     loop = TrainLoop(
         config,
+        WAN21_I2V,
         load_transformer("nano"),
         clips[:6],
         clips[6:],
@@ -74,7 +76,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     from tests.nano_clips import encoded_clips
 
     folder = tmp_path_factory.mktemp("workers")
-    names = ("latents", "condition_latents", "image_embeds", "prompt_embeds")
+    names = WAN21_I2V.tensors
     clips = [{name: clip[name] for name in names} for clip in encoded_clips()]
     torch.save(clips, folder / "clips.pt")
     alone = _train("replicate", World(), clips, folder / "alone")

@@ -19,6 +19,7 @@ from cinesynth.generate.sampler import Generator
 from cinesynth.nano.architecture import LAYERS
 from cinesynth.wan.adapter import adapter_state, add_lora, load_adapters, merge_adapters, save_adapter, target_modules
 from cinesynth.wan.card import AdapterCard, Parent
+from cinesynth.wan.family import WAN21_I2V
 from cinesynth.wan.folder import base_hash, model_folder
 from cinesynth.wan.load import load_transformer
 from tests.nano_clips import FRAMES, HEIGHT, WIDTH, encoded_clips
@@ -57,7 +58,7 @@ def card(parents: list[Parent] | None = None) -> AdapterCard:
 def make_adapter(folder: Path, seed: int, parents: list[Parent] | None = None) -> Path:
     """An adapter whose B matrices are not zero."""
     transformer = load_transformer("nano")
-    add_lora(transformer, rank=4, alpha=8, targets="cross_attention", seed=seed)
+    add_lora(WAN21_I2V, transformer, rank=4, alpha=8, targets="cross_attention", seed=seed)
     generator = torch.Generator().manual_seed(seed)
     state = adapter_state(transformer)
     for key, value in state.items():
@@ -78,17 +79,17 @@ def base_output() -> torch.Tensor:
 
 
 def test_cross_attention_includes_the_image_branch() -> None:
-    names = target_modules(load_transformer("nano"), "cross_attention")
+    names = target_modules(WAN21_I2V, load_transformer("nano"), "cross_attention")
     assert len(names) == LAYERS * 6
     assert {n.split(".", 2)[2] for n in names} == {
         f"attn2.{p}" for p in ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj")
     }
-    assert len(target_modules(load_transformer("nano"), "all")) == LAYERS * 12
+    assert len(target_modules(WAN21_I2V, load_transformer("nano"), "all")) == LAYERS * 12
 
 
 def test_a_fresh_adapter_changes_nothing_at_all(base_output: torch.Tensor) -> None:
     transformer = load_transformer("nano")
-    add_lora(transformer, rank=8, alpha=16, targets="all", seed=0)
+    add_lora(WAN21_I2V, transformer, rank=8, alpha=16, targets="all", seed=0)
     assert torch.equal(output(transformer), base_output)
     trainable = [p for p in transformer.parameters() if p.requires_grad]
     assert sum(p.numel() for p in trainable) == sum(v.numel() for v in adapter_state(transformer).values())
@@ -177,7 +178,7 @@ def test_an_adapter_of_another_base_is_refused_and_the_loaded_one_stays(
 
 def _zero_b(folder: Path) -> None:
     transformer: WanTransformer3DModel = load_transformer("nano")
-    add_lora(transformer, rank=4, alpha=8, targets="cross_attention", seed=0)
+    add_lora(WAN21_I2V, transformer, rank=4, alpha=8, targets="cross_attention", seed=0)
     save_adapter(folder, adapter_state(transformer), transformer.peft_config["default"], card())
 
 

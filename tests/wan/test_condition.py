@@ -13,6 +13,7 @@ from PIL import Image
 from cinesynth.generate.sampler import initial_noise
 from cinesynth.scripted.series import scripted_clip
 from cinesynth.wan.condition import ConditionEncoder, model_input, pad_prompt
+from cinesynth.wan.family import WAN21_I2V
 from cinesynth.wan.folder import model_folder
 
 PROMPT = "A red ball rolls to the right while the camera pans left. &amp; it stops"
@@ -64,9 +65,9 @@ def test_noise_mask_and_condition_channels_equal_the_pipelines(
     condition = encoder.condition_latents(frame, FRAMES)[None]
     noise = initial_noise(tuple(condition.shape[1:]), SEED)
     fed = fed_by_pipeline["hidden_states"]
-    torch.testing.assert_close(model_input(noise, condition), fed, atol=1e-5, rtol=0)
+    torch.testing.assert_close(model_input(WAN21_I2V, noise, condition), fed, atol=1e-5, rtol=0)
     # What this test guards against: 4 mask channels after the 16 condition channels instead of before.
-    ours = model_input(noise, condition)
+    ours = model_input(WAN21_I2V, noise, condition)
     swapped = torch.cat([ours[:, :16], ours[:, 20:], ours[:, 16:20]], dim=1)
     assert not torch.allclose(swapped, fed, atol=1e-2)
 
@@ -84,7 +85,7 @@ def test_padded_prompt_equals_the_pipelines(
 ) -> None:
     embeds = encoder.prompt_embeds(PROMPT)
     assert 5 < len(embeds) < 100
-    padded = pad_prompt(embeds)
+    padded = pad_prompt(WAN21_I2V, embeds)
     torch.testing.assert_close(padded[None], fed_by_pipeline["encoder_hidden_states"], atol=1e-5, rtol=0)
     assert not padded[len(embeds) :].any()
 

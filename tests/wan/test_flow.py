@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cinesynth.train.randomness import generator
+from cinesynth.wan.family import WAN21_I2V
 from cinesynth.wan.flow import add_noise, flow_loss, sample_sigma, shift_sigma
 
 
@@ -31,9 +32,9 @@ def test_the_exact_velocity_has_zero_loss_and_zero_has_its_power() -> None:
         def forward(self, hidden_states: torch.Tensor, **_: Any) -> tuple[torch.Tensor]:
             return (torch.zeros_like(x0),)
 
-    assert flow_loss(Oracle(), batch, noise, sigma, torch.float32).tolist() == [0, 0]
+    assert flow_loss(WAN21_I2V, Oracle(), batch, noise, sigma, torch.float32).tolist() == [0, 0]
     expected = (noise - x0).square().flatten(1).mean(1)
-    torch.testing.assert_close(flow_loss(Zero(), batch, noise, sigma, torch.float32), expected)
+    torch.testing.assert_close(flow_loss(WAN21_I2V, Zero(), batch, noise, sigma, torch.float32), expected)
     assert seen["timestep"].tolist() == pytest.approx([250.0, 900.0])
     assert seen["timestep"].dtype == torch.float32
     torch.testing.assert_close(seen["hidden_states"][1, :16], 0.1 * x0[1] + 0.9 * noise[1])

@@ -11,7 +11,7 @@ import torch
 
 from cinesynth.errors import ModelError
 from cinesynth.nano.architecture import build_nano
-from cinesynth.wan.folder import base_hash, encoder_hash, model_folder, model_hash, model_shapes
+from cinesynth.wan.folder import base_hash, encoder_hash, model_folder, model_hash, model_spec
 from cinesynth.wan.load import load_scheduler, load_transformer
 
 
@@ -21,9 +21,9 @@ def copy(tmp_path: Path) -> Path:
 
 
 def test_nano_has_wans_shape_within_its_budget() -> None:
-    shapes = model_shapes("nano")
-    assert shapes.heads % 4 == 0
-    assert shapes.latent_shape(33, 64, 96) == (16, 9, 8, 12)
+    spec = model_spec("nano")
+    assert spec.heads % 4 == 0
+    assert spec.family.latent_shape(33, 64, 96) == (16, 9, 8, 12)
     folder = model_folder("nano")
     assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) < 24e6
     transformer = load_transformer("nano")

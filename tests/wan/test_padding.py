@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cinesynth.nano.architecture import nano_parts
+from cinesynth.wan.family import WAN21_I2V
 from cinesynth.wan.padding import collapse_padding, distinct_tokens
 
 
@@ -15,7 +16,7 @@ from cinesynth.wan.padding import collapse_padding, distinct_tokens
 def test_output_and_gradients_are_those_of_the_stock_attention(lengths: tuple[int, int]) -> None:
     stock = nano_parts().transformer
     ours = copy.deepcopy(stock)
-    collapse_padding(ours)
+    collapse_padding(ours, WAN21_I2V)
     draws = torch.Generator().manual_seed(0)
     text = torch.randn(2, 512, 64, generator=draws)
     for row, length in enumerate(lengths):

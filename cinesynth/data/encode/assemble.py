@@ -65,7 +65,8 @@ def assemble(
 
     Args:
         dataset: with stored sources.
-        facts: how the dataset was made: name, model, encoder_hash, window, unmeasured, empty_prompt.
+        facts: how the dataset was made: name, model, family, encoder_hash, window, unmeasured,
+            empty_prompt.
         planned: the windows of the dataset; those of withdrawn sources are left out here.
         rejects: everything that was left out.
         commits: of the dataset.
@@ -160,5 +161,5 @@ def empty_prompt_entry(dataset: Storage) -> dict[str, Any]:
 
 def facts_of(manifest: dict[str, Any]) -> dict[str, Any]:
     """The part of a manifest that does not depend on which windows there are."""
-    names = ("name", "model", "encoder_hash", "window", "unmeasured", "empty_prompt")
-    return json.loads(json.dumps({name: manifest[name] for name in names}))
+    names = ("name", "model", "family", "encoder_hash", "window", "unmeasured", "empty_prompt")
+    return json.loads(json.dumps({name: manifest[name] for name in names if name in manifest}))

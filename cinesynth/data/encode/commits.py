@@ -19,15 +19,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from cinesynth.data.dataset import CLIP_SCHEMA, read_table, row_sha256, window_columns, write_shard
-from cinesynth.data.encode.encode import ENCODED, STAGES
+from cinesynth.data.dataset import read_table, row_sha256, tensor_fields, window_columns, write_shard
+from cinesynth.data.encode.encode import STAGES
 from cinesynth.data.records import Reject, prompt_file, row_id, window_from_json
 from cinesynth.errors import DatasetError
 from cinesynth.storage import Storage
+from cinesynth.wan.family import Family
 
 log = logging.getLogger(__name__)
 
-_STORED = [name for name in ENCODED.names if name in {f.name for f in CLIP_SCHEMA}]
 RETRIED = ("decode_failed", "encode_failed", "annotate_failed")
 """Reasons that say nothing of the footage: the next run tries these windows again."""
 
@@ -113,6 +113,7 @@ class ShardWriter:
     Args:
         dataset: takes the shards.
         commits: of the dataset.
+        family: of the model that it is encoded for.
         encoder_hash: recorded in every row.
         shard_bytes, shard_s: a shard is written at this size, or when its first block has waited this long.
         report: called with (arrived rows, 0) for each block, and with (0, rejected rows) for each commit.
@@ -125,6 +126,7 @@ class ShardWriter:
         self,
         dataset: Storage,
         commits: Commits,
+        family: Family,
         encoder_hash: str,
         shard_bytes: float,
         shard_s: float,
@@ -132,7 +134,7 @@ class ShardWriter:
     ) -> None:
         import ray
 
-        self._dataset, self._commits, self._hash = dataset, commits, encoder_hash
+        self._dataset, self._commits, self._family, self._hash = dataset, commits, family, encoder_hash
         self._shard_bytes, self._shard_s, self._report = shard_bytes, shard_s, report
         # The task asks for no CPU: on a small cluster the encoders may hold all of them.
         self._write = ray.remote(num_cpus=0, max_retries=3, retry_exceptions=True)(write_blocks)
@@ -183,7 +185,8 @@ class ShardWriter:
 
     def _start_shard(self) -> None:
         if self._pending.refs:
-            self._writing.append(self._write.remote(self._dataset.reference(), self._hash, *self._pending.refs))
+            arguments = (self._dataset.reference(), self._family, self._hash, *self._pending.refs)
+            self._writing.append(self._write.remote(*arguments))
             self._pending = _Pending()
 
     def _commit_written(self, wait: bool) -> None:
@@ -200,11 +203,12 @@ class ShardWriter:
             self._report(0, len(commit["rejected"]))
 
 
-def write_blocks(dataset: tuple[Any, ...], encoder_hash: str, *blocks: pa.Table) -> dict[str, Any]:
+def write_blocks(dataset: tuple[Any, ...], family: Family, encoder_hash: str, *blocks: pa.Table) -> dict[str, Any]:
     """Write encoded blocks as one shard. Returns its commit, which holds the CPU seconds of each stage."""
     started = time.process_time()
     storage = Storage(*dataset)
     rows, pixels, rejected, cpu_s = [], [], {}, dict.fromkeys(STAGES, 0.0)
+    stored = ["preview", *(f.name for f in tensor_fields(family.pixel_tensors))]
     for encoded in (row for block in blocks for row in block.to_pylist()):
         window = window_from_json(encoded["window"])
         key = row_id(window.window_id, window.caption)
@@ -213,16 +217,20 @@ def write_blocks(dataset: tuple[Any, ...], encoder_hash: str, *blocks: pa.Table)
             continue
         prompt = _prompt(dataset, encoder_hash, prompt_file(window.caption))
         row = window_columns(window) | {"frame_pts": window.frame_pts, "box": window.box} | prompt
-        row |= {name: encoded[name] for name in _STORED}
+        row |= {name: encoded[name] for name in stored}
         rows.append(row | {"encoder_hash": encoder_hash})
         pixels.append(encoded["pixels_sha256"])
         for stage in STAGES:
             cpu_s[stage] += encoded[f"{stage}_cpu_s"] or 0.0
     commit: dict[str, Any] = {"rejected": rejected, "rows": [], "cpu_s": cpu_s}
     if rows:
-        commit["shard"] = write_shard(storage, rows)
+        commit["shard"] = write_shard(storage, family, rows)
         commit["rows"] = [
-            {"row_id": row_id(r["window_id"], r["caption"]), "sha256": row_sha256(r), "pixels_sha256": p}
+            {
+                "row_id": row_id(r["window_id"], r["caption"]),
+                "sha256": row_sha256(r, family.tensors),
+                "pixels_sha256": p,
+            }
             for r, p in zip(rows, pixels, strict=True)
         ]
     cpu_s["write"] = time.process_time() - started

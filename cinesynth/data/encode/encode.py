@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from cinesynth.data.config import Backend, DecodeSettings, Size
-from cinesynth.data.dataset import HELD_OUT, pixels_file, tensor_columns, write_table
+from cinesynth.data.dataset import HELD_OUT, pixels_file, tensor_columns, tensor_fields, write_table
 from cinesynth.data.footage.cache import local_file
 from cinesynth.data.plan.geometry import resize
 from cinesynth.data.records import Box, Reject, Window, prompt_file, window_from_json
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     from cinesynth.wan.condition import ConditionEncoder
 
-PIXEL_TENSORS = ("latents", "condition_latents", "image_embeds")
 _PREVIEW_HEIGHT = 96
 STAGES = ("decode", "vae", "clip")
 
@@ -48,11 +47,12 @@ _BASE = [
     *((f"{stage}_cpu_s", pa.float64()) for stage in STAGES),
 ]
 _PIXELS = [("pixels", pa.large_binary())]
-_SHAPE = pa.list_(pa.int32())
-_TENSORS = [f for name in PIXEL_TENSORS for f in ((name, pa.large_binary()), (f"{name}_shape", _SHAPE))]
 DECODED = pa.schema([*_BASE, *_PIXELS])
-CODED = pa.schema([*_BASE, *_PIXELS, *_TENSORS[:4]])
-ENCODED = pa.schema([*_BASE, *_TENSORS])
+
+
+def encoded_schema(tensors: Sequence[str], pixels: bool) -> pa.Schema:
+    """Columns of encoded blocks: the tensors that there are so far, and the first frame's pixels for what follows."""
+    return pa.schema([*_BASE, *(_PIXELS if pixels else []), *tensor_fields(tensors, pa.large_binary())])
 
 
 def read_window(
@@ -131,7 +131,8 @@ class _Encoder:
     """An actor with one encoder of a model. It adds columns to the rows that are not rejected."""
 
     stage: str
-    schema: pa.Schema
+    tensors: tuple[str, ...]
+    """that this stage makes"""
 
     def __init__(self, model: str, device: str, vae_dtype: str = "fp32") -> None:
         import torch
@@ -142,6 +143,9 @@ class _Encoder:
         transformers_logging.disable_progress_bar()
         dtype = torch.bfloat16 if vae_dtype == "bf16" else torch.float32
         self._encoder: ConditionEncoder = ConditionEncoder(model, device, vae_dtype=dtype)
+        wanted = self._encoder.spec.family.pixel_tensors
+        made = wanted[: wanted.index(self.tensors[-1]) + 1]
+        self.schema = encoded_schema(made, pixels=made != wanted)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return pa.Table.from_pylist([self._row(row) for row in batch.to_pylist()], schema=self.schema)
@@ -167,10 +171,10 @@ class _Encoder:
 
 
 class EncodeLatents(_Encoder):
-    """Turns pixels into latents of the window and of its first frame, and passes the first frame on to CLIP."""
+    """Turns pixels into latents of the window and of its first frame, and passes that frame on to an image encoder."""
 
     stage = "vae"
-    schema = CODED
+    tensors = ("latents", "condition_latents")
 
     def encode(self, window: Window, row: dict[str, Any]) -> dict[str, Any]:
         frames = _frames(row["pixels"], window)
@@ -180,10 +184,10 @@ class EncodeLatents(_Encoder):
 
 
 class EncodeImages(_Encoder):
-    """Turns first frames into CLIP embeddings. It is the last stage."""
+    """Turns first frames into embeddings of the image encoder. It is the last stage, of families that have one."""
 
     stage = "clip"
-    schema = ENCODED
+    tensors = ("image_embeds",)
 
     def encode(self, window: Window, row: dict[str, Any]) -> dict[str, Any]:
         first = _frames(row["pixels"], window)[0]

@@ -7,9 +7,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from cinesynth.data.config import SIZE_TABLES
 from cinesynth.data.plan.geometry import choose_size, crop_box, crop_resize, resize
 from cinesynth.data.records import Box
+from cinesynth.wan.family import size_tables
 
 SQUARE = Fraction(1)
 
@@ -20,10 +20,10 @@ def _whole(width: int, height: int) -> Box:
 
 @pytest.mark.parametrize(("name", "area"), [("480p", 480 * 832), ("720p", 720 * 1280)])
 def test_tables_hold_wans_areas_in_sides_that_it_takes(name: str, area: int) -> None:
-    for width, height in SIZE_TABLES[name]:
+    for width, height in size_tables()[name]:
         assert width % 16 == height % 16 == 0
         assert 0.96 * area <= width * height <= area
-        assert (height, width) in SIZE_TABLES[name]
+        assert (height, width) in size_tables()[name]
 
 
 @pytest.mark.parametrize(
@@ -37,17 +37,17 @@ def test_tables_hold_wans_areas_in_sides_that_it_takes(name: str, area: int) -> 
     ],
 )
 def test_the_nearest_aspect_is_chosen(width: int, height: int, size: tuple[int, int]) -> None:
-    assert choose_size(_whole(width, height), SQUARE, SIZE_TABLES["480p"], 1.25) == size
+    assert choose_size(_whole(width, height), SQUARE, size_tables()["480p"], 1.25) == size
 
 
 def test_the_largest_size_that_needs_no_more_enlargement_than_allowed_is_chosen() -> None:
-    sizes = [*SIZE_TABLES["480p"], *SIZE_TABLES["720p"]]
+    sizes = [*size_tables()["480p"], *size_tables()["720p"]]
     assert choose_size(_whole(1920, 1080), SQUARE, sizes, 1.0) == (1280, 720)
     assert choose_size(_whole(854, 480), SQUARE, sizes, 1.0) == (832, 480)
     assert choose_size(_whole(640, 360), SQUARE, sizes, 1.25) is None
     assert choose_size(_whole(640, 360), SQUARE, sizes, 1.4) == (832, 480)
     # 720 x 576 in pixels 64:45 wide is a 16:9 picture.
-    assert choose_size(_whole(720, 576), Fraction(64, 45), SIZE_TABLES["480p"], 1.0) == (832, 480)
+    assert choose_size(_whole(720, 576), Fraction(64, 45), size_tables()["480p"], 1.0) == (832, 480)
 
 
 def test_the_crop_is_the_largest_box_of_the_aspect_where_its_centre_says() -> None:
