@@ -188,6 +188,7 @@ def script(footage: Path, threads: int) -> dict[str, float]:
 
     from cinesynth.data.footage.captions import read_captions
     from cinesynth.wan.condition import ConditionEncoder
+    from cinesynth.wan.family import WAN21_I2V
 
     if threads:
         torch.set_num_threads(threads)
@@ -203,9 +204,9 @@ def script(footage: Path, threads: int) -> dict[str, float]:
             rate = float(stream.average_rate)
         caption = read_captions(str(path)).whole
         for first, last in scenes or [(0, len(frames))]:
-            samples = int((last - first) / rate * 16)
+            samples = int((last - first) / rate * WAN21_I2V.fps)
             for start in range(0, samples - 33 + 1, 16):
-                chosen = [frames[min(last - 1, first + int((start + i) / 16 * rate))] for i in range(33)]
+                chosen = [frames[min(last - 1, first + int((start + i) / WAN21_I2V.fps * rate))] for i in range(33)]
                 video = np.stack(
                     [np.asarray(Image.fromarray(f).resize((96, 64), Image.Resampling.LANCZOS)) for f in chosen]
                 )

@@ -77,7 +77,7 @@ class WindowSettings(Settings):
     """
 
     num_frames: Annotated[list[WindowFrames], BeforeValidator(_lengths)] = Field(
-        [33], min_length=1, description="4n+1; one length, or several"
+        [33], min_length=1, description=f"{DEFAULT_FAMILY.frame_rule}; one length, or several"
     )
     sizes: Annotated[list[Annotated[str, AfterValidator(_size)]], BeforeValidator(_sizes)] = Field(
         ["{}x{}".format(*DEFAULT_FAMILY.default_size)],

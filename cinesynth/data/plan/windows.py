@@ -1,4 +1,4 @@
-"""Windows: runs of 4n+1 frames at 16 fps that cross no cut, named by content, brought to a bucket.
+"""Windows: runs of frames at the model's rate that cross no cut, named by content, brought to a bucket.
 
 Everything here is a pure function of a file's scan, what is said of it, and the configuration.
 """
