@@ -45,11 +45,11 @@ log = logging.getLogger("cinesynth.nano")
 
 
 class GateError(CinesynthError):
-    """The VAE does not beat the PCA of its latent budget: nothing is trained on its latents."""
+    """The VAE is not better than a PCA of its latent budget, so nothing is trained on its latents."""
 
 
 class Build:
-    """One training of the nano model in a folder: stages that leave a result, and are passed over where it is."""
+    """One training of the nano model in a folder. A stage whose result is there is passed over."""
 
     def __init__(self, recipe: Recipe, out: Path, device: str = "cpu", gate: bool = True) -> None:
         self.recipe, self.out, self.device, self.gate = recipe, out, device, gate
@@ -128,7 +128,7 @@ class Build:
         return encode_windows(windows, str(base), self.out / f"encoded-{name}", os.cpu_count() or 1, report)
 
     def _once(self, name: str, make: Callable[[Path], Any]) -> Path:
-        """A folder that appears whole, made where it is not there."""
+        """The folder `name`, made by `make` unless it is there. It appears whole."""
         target, part = self.out / name, self.out / f".tmp-{name}"
         if not target.is_dir():
             shutil.rmtree(part, ignore_errors=True)
@@ -138,7 +138,7 @@ class Build:
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
-        """Log a stage and add up its time over all runs; written each minute, as a run may be killed."""
+        """Log a stage and add up its time over all runs. It is written each minute, as a run may be killed."""
         log.info("--- %s", name)
         record, started, ended = self.out / "seconds.json", time.monotonic(), threading.Event()
         seconds = json.loads(record.read_text()) if record.is_file() else {}

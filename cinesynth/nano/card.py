@@ -1,4 +1,4 @@
-"""The nano model's card: data and licences, recipe, sizes, figures, limits."""
+"""The README of the nano model's folder: data and licences, recipe, sizes, figures, limits."""
 
 from __future__ import annotations
 

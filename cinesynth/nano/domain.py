@@ -1,4 +1,4 @@
-"""The home domain: windows of scripted shots, in which the caption and the first frame say what happens."""
+"""The home domain of the nano model: windows of scripted shots, whose caption and first frame say what happens."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DOMAIN_VERSION = 3  # raised whenever a change alters windows
 
 @dataclass(frozen=True)
 class HomeWindow:
-    """The start of a shot, where things are let go. Each is a group of its own: no two share a screenplay."""
+    """The first frames of a shot. Each window is a group of its own, as no two share a screenplay."""
 
     shot: Shot
     lens: float = SOFT_LENS
@@ -39,7 +39,7 @@ class HomeWindow:
         return render_shot(self.shot, frames, FPS, height, width, self.lens)
 
     def still(self, first_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The first of `render`'s frames standing still under the shot's light: what repeating would be if it knew."""
+        """The first frame, standing still while the shot's light changes."""
         gains = np.stack([light_gain(self.shot, i / FPS, HEIGHT, WIDTH) for i in range(FRAMES)])
         return np.clip(np.round(first_HWC * gains / gains[:1]), 0, 255).astype(np.uint8)
 
@@ -50,29 +50,29 @@ def home_window(series: int, index: int, photographs: tuple[str, ...], film_look
 
 
 def training_windows(count: int, photographs: tuple[str, ...] = TRAINED_ON) -> list[HomeWindow]:
-    """What the base model learns from."""
+    """The windows that the base model is trained on."""
     return [home_window(TRAIN_SERIES, i, photographs) for i in range(count)]
 
 
 def held_out_windows(count: int) -> list[HomeWindow]:
-    """Other screenplays over other photographs than `training_windows`."""
+    """Windows of other screenplays and other photographs than `training_windows`."""
     return [home_window(HELD_OUT_SERIES, i, HELD_OUT) for i in range(count)]
 
 
 def film_look_windows(count: int) -> list[HomeWindow]:
-    """What is adapted to: the film look on screenplays and photographs that the base model has not seen."""
+    """Windows with the film look, of screenplays and photographs that the base model has not seen."""
     return [home_window(FILM_LOOK_SERIES, i, HELD_OUT, film_look=True) for i in range(count)]
 
 
 def sharp(windows: list[HomeWindow]) -> list[HomeWindow]:
-    """The same shots through a sharp lens: what the VAE learns from, so that it keeps more than the domain needs."""
+    """The same shots through a sharp lens. The VAE learns from these, so that it keeps more than the domain needs."""
     return [replace(window, lens=SHARP_LENS) for window in windows]
 
 
 def rendered(windows: list[HomeWindow], folder: Path, processes: int) -> NDArray[np.uint8]:
-    """The windows' pixels [N, 33, 64, 96, 3] as a memory-mapped file in `folder`, rendered on first use.
+    """The windows' pixels [N, FRAMES, HEIGHT, WIDTH, 3] as a memory-mapped file in `folder`.
 
-    Rendering stops and continues: what another call has finished is kept.
+    They are rendered on first use. A call that was stopped is continued by the next one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     identity = sha256_json([DOMAIN_VERSION, [asdict(w) for w in windows]])[:16]
@@ -88,7 +88,7 @@ def rendered(windows: list[HomeWindow], folder: Path, processes: int) -> NDArray
 def _render_missing(windows: list[HomeWindow], part: Path, processes: int) -> None:
     shape = (len(windows), FRAMES, HEIGHT, WIDTH, 3)
     pixels = open_memmap(part, mode="r+" if part.is_file() else "w+", dtype=np.uint8, shape=shape)
-    # A rendered window is nowhere all black in its first pixels' rows: what is, was not written yet.
+    # No rendered window has an all black first frame, so one that has was not written yet.
     missing = [i for i in range(len(windows)) if not pixels[i, 0].any()]
     for index, frames in _render_all([(i, windows[i]) for i in missing], processes):
         pixels[index] = frames

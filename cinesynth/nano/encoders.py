@@ -1,6 +1,6 @@
-"""The nano text and image encoders, trained contrastively: a caption against its first frame and against its video.
+"""Training of the nano text and image encoders: captions are contrasted with first frames and with videos.
 
-The video side is a small network that is thrown away afterwards; without it, words of motion would mean nothing.
+A small network encodes the videos and is thrown away afterwards. Without it, words of motion would mean nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FRAMES = (0, 8, 16, 24, 32)
 
 
 class Contrast(nn.Module):
-    """Both encoders and the throw-away parts: a video network, projections and temperatures."""
+    """Both encoders, and what is thrown away after training: a video network, projections and temperatures."""
 
     def __init__(self, text: UMT5EncoderModel, image: CLIPVisionModel) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Contrast(nn.Module):
         states = self.text(tokens_BL, mask_BL).last_hidden_state
         pooled = (states * mask_BL[..., None]).sum(1) / mask_BL.sum(1, keepdim=True)
         for_image, for_video = F.normalize(self.from_text(pooled).view(-1, 2, _WIDTH), dim=-1).unbind(1)
-        # The block before the last, which is what the transformer is given.
+        # The transformer is given the states of the block before the last.
         patches = self.image(pixel_values=first_B3HW, output_hidden_states=True).hidden_states[-2]
         image = F.normalize(self.from_image(patches.mean(1)), dim=-1)
         video = F.normalize(self.from_video(self.video(stack_BCHW)), dim=-1)
@@ -103,7 +103,7 @@ def _tokens(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> tuple[to
 
 
 def _first(frames_BTHWC: torch.Tensor, processor: CLIPImageProcessor) -> torch.Tensor:
-    """The first frames as the processor gives them: of its height already, so cropped and normalised."""
+    """The first frames as the processor would give them. They have its height already, so they are only cropped."""
     side = processor.crop_size["height"]
     left = (frames_BTHWC.shape[3] - side) // 2
     crop = frames_BTHWC[:, 0, :, left : left + side]

@@ -1,6 +1,6 @@
-"""The figures of a nano model on its home domain, out of it, and of an adaptation to the film look.
+"""The figures of a nano model: on its home domain, on other footage, and after an adaptation to the film look.
 
-`python -m benchmarks.nano` prints them for the shipped weights, a training's page for what it has made.
+`python -m benchmarks.nano` prints them for the shipped weights.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _BIKES_SHOTS = ((0, 30), (30, 76), (76, 137), (137, 187), (187, 242))  # frames;
 
 @dataclass
 class Figures:
-    """Named figures, and what is worth looking at."""
+    """Figures by name, and the videos that they were measured on."""
 
     values: dict[str, float]
     videos: dict[str, list[Frames]]
@@ -58,7 +58,7 @@ class Figures:
 
 
 def home_samples(windows: Sequence[HomeWindow]) -> list[RealWindow]:
-    """Windows of scripted shots as samples, each its own group."""
+    """Windows of scripted shots as samples. Each is a group of its own."""
     return [
         RealWindow(f"window-{i:03d}", frames, w.caption, f"shot-{i:03d}", w.shot.camera, w.still(frames[0]))
         for i, w in enumerate(windows)
@@ -67,7 +67,7 @@ def home_samples(windows: Sequence[HomeWindow]) -> list[RealWindow]:
 
 
 def bikes_samples(stride: int = 4) -> list[RealWindow]:
-    """33 successive frames (at 25 fps, so faster than at home) of the shots of bikes.mp4; a shot is a group."""
+    """Runs of `FRAMES` frames of the shots of bikes.mp4, at its own 25 fps. A shot is a group."""
     frames = crop_resize(read_video(sample_footage() / "bikes.mp4")[0], HEIGHT, WIDTH)
     return [
         RealWindow(f"bikes-{start:03d}", frames[start : start + FRAMES], BIKES_CAPTION, f"shot-{shot}")
@@ -77,10 +77,11 @@ def bikes_samples(stride: int = 4) -> list[RealWindow]:
 
 
 def measure(model: str, samples: Sequence[RealWindow], folder: Path) -> Figures:
-    """All figures of a model on samples of one domain, against random weights and against repeating the first frame:
-    as it is, and, where the light is known, as it changes under it.
+    """All figures of a model on samples of one domain.
 
-    What is made on the way stays in `folder`: videos, encoded windows, the model with random weights.
+    The model is compared with random weights and with a repeated first frame. Where the light is known, the first frame
+    is repeated under the changing light, too. Videos, encoded windows and the model with random weights stay in
+    `folder`.
     """
     encoded = encode_windows(samples, model, folder / "encoded")
     vae = figures.vae_figures(load_vae(model), samples)

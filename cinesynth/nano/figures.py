@@ -1,6 +1,6 @@
-"""What the nano model can do, in figures: reconstruction, generation against the real windows, use of its conditions.
+"""Measurements of what the nano model can do: reconstruct, generate, and use its conditions.
 
-Videos are written losslessly and measured by the project's own metrics; every difference is paired by window.
+Videos are written losslessly and measured by the project's own metrics. Every difference is paired by window.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ _AT_ONCE = 4
 class RealWindow:
     """Pixels, caption and group of a window of real footage.
 
-    Where they are known: the camera move, and the first frame standing still under the window's light.
+    `camera` names the camera move, and `still` is the first frame under the window's changing light, where they are
+    known.
     """
 
     name: str
@@ -83,7 +84,7 @@ def generate_all(
 
 
 def repeat_first(samples: Sequence[RealWindow]) -> list[Frames]:
-    """What a model has to beat: the first frame, standing still."""
+    """The first frame, standing still. A model has to be better than this."""
     return [np.repeat(sample.frames[:1], len(sample.frames), axis=0) for sample in samples]
 
 
@@ -110,7 +111,7 @@ def moves_found(samples: Sequence[RealWindow], videos: Sequence[Frames]) -> floa
 
 
 def temporal_ssim(videos: Sequence[Frames]) -> float:
-    """SSIM of successive frames, mean over frames and videos: near 1 where nothing flickers."""
+    """Mean SSIM of successive frames over all videos. It is near 1 where nothing flickers."""
     from skimage.metrics import structural_similarity
 
     means = []

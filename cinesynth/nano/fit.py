@@ -1,4 +1,4 @@
-"""One small training loop for the parts that flow matching does not train: seeded, resumable, with a curve."""
+"""The training loop of the parts that flow matching does not train. It is seeded, continues, and leaves a curve."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cinesynth.train.muon import Muon
 log = logging.getLogger("cinesynth.nano")
 
 Loss = Callable[[int], tuple[torch.Tensor, dict[str, float]]]
-"""The loss at a step and figures to log; a pure function of the step and the weights."""
+"""Gives the loss at a step, and figures to log. It depends on the step and the weights only."""
 Curve = list[dict[str, float]]
 
 
@@ -47,7 +47,7 @@ def fit(
 ) -> Curve:
     """Train `module` in place to the last step, from the newest checkpoint in `folder`; returns the curve.
 
-    `validate` is asked at every checkpoint. A finished run is restored and trained no further.
+    `validate` is called at every checkpoint. A run that is finished is only restored.
     """
     folder.mkdir(parents=True, exist_ok=True)
     parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}

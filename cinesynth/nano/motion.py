@@ -21,8 +21,8 @@ def camera_speeds(frames_THWC: NDArray[np.uint8], fps: float = WAN21_I2V.fps) ->
     """Speeds per second of the picture's dominant motion: pan and tilt (camera right and down, in view heights),
     zoom (logarithm) and roll (camera clockwise, radians).
 
-    Dense flow (DIS, Kroeger et al., arXiv 1603.03590) between frames of even local contrast, a similarity fitted to
-    it by weighted least squares (where there is structure; outliers lose their weight), the median over pairs.
+    Dense flow (DIS, Kroeger et al., arXiv 1603.03590) is taken between frames of even local contrast. A similarity is
+    fitted to it by weighted least squares: structure has weight, outliers lose theirs. The median over pairs counts.
     """
     height, width = frames_THWC.shape[1:3]
     flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
@@ -59,7 +59,7 @@ def camera_move(frames_THWC: NDArray[np.uint8], fps: float = WAN21_I2V.fps) -> s
 
 
 def _even_contrast(frame_HWC: NDArray[np.uint8], deviation: float = 8.0) -> NDArray[np.uint8]:
-    """Grey, with local mean and contrast taken out: light that changes is no motion."""
+    """The frame in grey, without its local mean and contrast, so that changing light is not taken for motion."""
     grey = cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2GRAY).astype(np.float32)
     centred = grey - cv2.GaussianBlur(grey, (0, 0), deviation)
     contrast = np.sqrt(cv2.GaussianBlur(centred**2, (0, 0), deviation)) + 1.5

@@ -36,7 +36,7 @@ def _transformer(steps: int, batch: int) -> TrainSettings:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that the result depends on.
+    """All that the result depends on.
 
     Attributes:
         seed: of all that is drawn.
@@ -64,7 +64,7 @@ class Recipe:
 
 
 def full_recipe() -> Recipe:
-    """What the shipped weights were trained by."""
+    """The recipe of the shipped weights."""
     return Recipe(
         seed=0,
         photographs=TRAINED_ON,
@@ -82,7 +82,7 @@ def full_recipe() -> Recipe:
 
 
 def smoke_recipe() -> Recipe:
-    """Twenty steps of each kind: that the path runs, not that it learns. Needs no Debian package."""
+    """Twenty steps of each kind. They show that training runs, not that it learns, and need no Debian package."""
     return Recipe(
         seed=0,
         photographs=PACKAGED,

@@ -1,8 +1,8 @@
-"""The linear skeleton of the nano VAE, trained first: the same network without norms, activations and residuals.
+"""The linear skeleton of the nano VAE: the same network without norms, activations and residuals.
 
-A linear autoencoder reaches what a PCA of the latent budget reaches within minutes, while the whole network, trained
-from scratch, stays 15 dB below it for as long. So the skeleton is trained alone, then copied into the whole network
-where it computes the same function; only then is the rest of it trained.
+A linear autoencoder reaches a PCA of the latent budget within minutes. The whole network, trained from scratch, is
+still 15 dB below it then. So the skeleton is trained first and copied into the whole network, where it computes the
+same function; then the whole network is trained.
 
 Shape letters: B batch, T frames (1: the first frame of a video; 4: a later chunk), C channels, h/w sides.
 """
@@ -25,7 +25,7 @@ _LARGE = 10.0  # the constant channel before an output norm, in units of the fea
 
 
 class Skeleton(nn.Module):
-    """Strided convolutions in space, 1x1 mixing of pairs in time; chunks of four frames know nothing of each other."""
+    """Strided convolutions in space and 1x1 convolutions over pairs of frames; each chunk of four frames is apart."""
 
     def __init__(self, vae: AutoencoderKLWan) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Skeleton(nn.Module):
             nn.init.zeros_(_bias(layer))
 
     def encoder_features(self, x_BCTHW: torch.Tensor) -> torch.Tensor:
-        """What the encoder's head sees: patchified pixels [B, C, T, h, w] to [B, C', h/4, w/4]."""
+        """The input of the encoder's head: patchified pixels [B, C, T, h, w] to [B, C', h/4, w/4]."""
         batch, _, frames = x_BCTHW.shape[:3]
         y = self.down_0(F.pad(x_BCTHW.transpose(1, 2).flatten(0, 1), (0, 1, 0, 1)))
         if frames == 4:
@@ -61,11 +61,11 @@ class Skeleton(nn.Module):
         return self.pair_1(y.view(batch, -1, *y.shape[2:])) if frames == 4 else y
 
     def encode(self, x_BCTHW: torch.Tensor) -> torch.Tensor:
-        """Latents [B, 16, h/4, w/4] of a first frame or a chunk of four."""
+        """Latents [B, LATENTS, h/4, w/4] of a first frame or a chunk of four."""
         return self.to_latents(self.encoder_features(x_BCTHW))
 
     def decoder_features(self, z_BChw: torch.Tensor, frames: int) -> torch.Tensor:
-        """What the decoder's head sees: [B T, C', h, w]."""
+        """The input of the decoder's head: [B T, C', h, w]."""
         y = self.from_latents(z_BChw)
         if frames == 4:
             y = self.split_0(y).view(2 * len(y), -1, *y.shape[2:])
@@ -80,14 +80,14 @@ class Skeleton(nn.Module):
         return y.view(-1, frames, *y.shape[1:]).transpose(1, 2)
 
     def forward(self, video_BCTHW: torch.Tensor) -> torch.Tensor:
-        """Reconstruct videos of 4n+1 frames, [-1, 1]; for comparison with the whole network."""
+        """Reconstruct videos of 4n+1 frames in [-1, 1], to compare with the whole network."""
         x = patchify(video_BCTHW, 2)
         chunks = [x[:, :, :1], *x[:, :, 1:].split(4, dim=2)]
         return unpatchify(torch.cat([self.decode(self.encode(c), c.shape[2]) for c in chunks], dim=2), 2)
 
     @torch.no_grad()
     def balance(self, chunks_BCTHW: torch.Tensor) -> None:
-        """Rotate and scale the latents, without any change to what is reconstructed.
+        """Rotate and scale the latents, so that the same videos are reconstructed.
 
         Afterwards a step in latent space moves the pixels of a chunk equally far in every direction (so that an error
         in latents is an error in pixels), and every channel has variance 1 over these chunks.
@@ -109,7 +109,7 @@ class Skeleton(nn.Module):
         self.from_latents.weight.copy_(torch.einsum("oihw,ij->ojhw", weight, back))
 
     def _metric(self) -> torch.Tensor:
-        """[16, 16]: inner products of the pixels' responses to an impulse in each latent channel."""
+        """[LATENTS, LATENTS]: inner products of the pixels' responses to an impulse in each latent channel."""
         impulses = torch.zeros(LATENTS + 1, LATENTS, 7, 7)
         impulses[range(LATENTS), range(LATENTS), 3, 3] = 1
         pixels = self.decode(impulses, 4).double().flatten(1)
@@ -121,9 +121,9 @@ class Skeleton(nn.Module):
 def copy_into(vae: AutoencoderKLWan, skeleton: Skeleton, video_BCTHW: torch.Tensor) -> None:
     """Make the whole network compute what the skeleton computes; norms are scaled on this video, in [-1, 1].
 
-    Every residual block and the attention add nothing at first: their last convolution is zero. Of convolutions over
-    time only the newest tap is set. The output heads, norm and SiLU, become linear by carrying every feature twice:
-    silu(a) - silu(-a) = a, and by a large constant channel, beside which the norm hardly varies.
+    Residual blocks and the attention add nothing at first, as their last convolution is zero. Convolutions over time
+    have only their newest tap set. The output heads (norm and SiLU) become linear: every feature is carried with both
+    signs, as silu(a) - silu(-a) = a, and beside a large constant channel the norm hardly varies.
     """
     for module in vae.modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d):
@@ -180,7 +180,7 @@ def _channel_scale(features: list[torch.Tensor]) -> torch.Tensor:
 
 
 def _both_signs(layer: nn.Conv2d, scale: torch.Tensor) -> nn.Conv2d:
-    """The layer's features f as channels f, -f and a large constant."""
+    """A layer that gives the features f as channels f, -f and a large constant."""
     twice = nn.Conv2d(layer.in_channels, 2 * layer.out_channels + 1, layer.kernel_size)  # type: ignore[arg-type]
     constant = layer.weight.new_zeros(1, *layer.weight.shape[1:])
     twice.weight.copy_(torch.cat([layer.weight, -layer.weight, constant]))

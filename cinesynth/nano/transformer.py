@@ -1,4 +1,4 @@
-"""The nano transformer: the home domain encoded once, then the project's own training loop in mode `full`."""
+"""Training of the nano transformer: its windows are encoded once, then the project's own loop trains all weights."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class EncodedWindows:
 
 
 class Clip(Protocol):
-    """What is encoded: a `HomeWindow`, or any other frames with a caption."""
+    """A `HomeWindow`, or any other frames with a caption."""
 
     @property
     def caption(self) -> str: ...
@@ -63,13 +63,13 @@ def encode_windows(
     processes: int = 1,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> EncodedWindows:
-    """Encode windows with a model's VAE and encoders, in shards that are kept: another call continues.
+    """Encode windows with a model's VAE and encoders. Shards are kept, so a call that was stopped is continued.
 
     Args:
         windows: of one shape.
         model: folder whose encoders are used.
-        folder: where the shards lie; those of other encoders or captions are not taken.
-        processes: how many encode, each on one thread; 1 stays in this process.
+        folder: of the shards; those of other encoders or captions are not used.
+        processes: that encode, on one thread each; with 1, this process encodes.
         report: called with (windows done, windows in all) after each shard.
     """
     folder = folder / sha256_json([encoder_hash(model), [w.caption for w in windows]])[:16]
@@ -96,7 +96,10 @@ def train_transformer(
     folder: Path,
     world: World | None = None,
 ) -> TrainLoop:
-    """Train the transformer of `model`, or an adapter on it, from where `folder` stopped; the loop holds the result."""
+    """Train the transformer of `model`, or an adapter on it; the loop that is returned holds the result.
+
+    A training that was stopped is continued from the checkpoint in `folder`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     world = world or World()
     dtype = torch.bfloat16 if settings.dtype == "bf16" or world.device.startswith("cuda") else torch.float32
@@ -160,7 +163,7 @@ def _encoder(model: str) -> ConditionEncoder:
 
 
 def _encode(encoder: ConditionEncoder, caption: str, frames: Frames) -> dict[str, torch.Tensor]:
-    # bf16 takes two thirds of the time, and moves latents by less than the VAE's own noise.
+    # bf16 takes two thirds of the time, and changes latents by less than the VAE's own noise.
     with torch.autocast("cpu", torch.bfloat16):
         latents, condition = encoder.window_latents(frames)
     return {

@@ -1,6 +1,6 @@
-"""The nano VAE: the linear skeleton first, then the whole network on longer and longer clips.
+"""Training of the nano VAE: its linear skeleton first, then the whole network on longer and longer clips.
 
-The gate before anything is trained on its latents: it must beat a PCA of the same latent budget (`pca_floor`).
+Nothing is trained on its latents before it is better than a PCA of the same latent budget (`pca_floor`).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from cinesynth.wan.family import WAN21_I2V
 KL_WEIGHT = 1e-3
 COLOUR_WEIGHT = 0.5
 PERCEPTUAL_WEIGHT = 0.1
-# Of the first frame among the others: its latents hold four times as much a pixel, and it would be the best otherwise.
 FIRST_WEIGHT = 0.1
+"""Weight of the first frame's error; a later frame's is 1. The first has latents of its own and is the easiest."""
 
 Pixels = NDArray[np.uint8]
 """Windows [N, T, H, W, 3]."""
@@ -34,7 +34,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Phase:
-    """One stretch of the whole network's training."""
+    """One part of the whole network's training, on clips of one length and size."""
 
     name: str
     frames: int
@@ -73,9 +73,9 @@ def train_skeleton(
 def train_phase(
     vae: AutoencoderKLWan, train: Pixels, held_out: Pixels, phase: Phase, seed: int, folder: Path, perceptual: nn.Module
 ) -> Curve:
-    """Train the whole network: reconstruction, colour and perceptual terms, and a KL that keeps variances near one.
+    """Train the whole network by reconstruction, colour and perceptual terms, and a KL that keeps variances near one.
 
-    `perceptual` is LPIPS: two batches of frames in [-1, 1] to distances.
+    `perceptual` is LPIPS, which takes two batches of frames in [-1, 1].
     """
     vae.requires_grad_(True).train()
 
@@ -96,7 +96,7 @@ def train_phase(
         def mean_of(part_BCTHW: torch.Tensor) -> torch.Tensor:
             return (part_BCTHW.mean((0, 1, 3, 4)) * weights).sum() / weights.sum()
 
-        # Errors that a blur leaves are errors of colour.
+        # An error that remains in blurred pictures is one of colour.
         colour = mean_of(F.avg_pool3d(error, (1, 8, 8)).abs())
         rows, place = torch.arange(len(x)), torch.randint(phase.frames, (len(x),), generator=draws)
         distance = perceptual(y[rows, :, place], x[rows, :, place]).mean()  # of one frame a clip

@@ -1,4 +1,4 @@
-"""Windows to the tensors that the transformer takes."""
+"""From windows to the batch of tensors that the transformer takes."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def collate(
     Args:
         family: of the model that takes the batch.
         windows: of equal latent shape.
-        device: where the batch goes.
-        empty_prompt: place in the batch to the embedding that replaces its caption (caption dropout).
+        device: torch device of the batch.
+        empty_prompt: by place in the batch, the embedding that replaces its caption's (caption dropout).
     """
     columns: dict[str, list[torch.Tensor]] = {name: [] for name in family.tensors}
     for place, window in enumerate(windows):

@@ -1,7 +1,7 @@
-"""What a training run needs to continue exactly: the adapter, AdamW's moments and the step.
+"""Checkpoints: what a training run needs to continue exactly, which is its weights, their moments and the step.
 
-Whole tensors in safetensors, whatever the strategy, so that a run continues with another number of workers.
-Randomness has no state (see `randomness`), so there is none to save.
+They hold whole tensors, whatever the strategy, so that a run can continue with another number of workers. Randomness
+has no state (see `randomness`).
 """
 
 from __future__ import annotations

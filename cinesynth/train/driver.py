@@ -1,4 +1,4 @@
-"""A training stage on Ray Train: plan without Ray, run the loop on the worker group, record the result."""
+"""A training stage on Ray Train: it is planned without Ray, run on a worker group, and recorded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger("cinesynth.train")
 
 @dataclass(frozen=True)
 class Plan:
-    """A validated training stage: everything that can be known before a worker starts."""
+    """A training stage whose inputs were checked, before a worker starts."""
 
     config: TrainConfig
     run: Run
@@ -64,7 +64,7 @@ def plan_training(config: TrainConfig) -> Plan:
 
 @records_its_end
 def train(config: TrainConfig) -> dict[str, Any]:
-    """Fine-tune a LoRA adapter on a clips dataset; continues where a former try of this run stopped."""
+    """Train on a clips dataset, from where a former try of this run stopped; returns the run's result."""
     plan = plan_training(config)
     if (done := plan.run.result()) is not None:
         log.info("run %s is complete; nothing to do", config.name)

@@ -1,7 +1,7 @@
-"""The training loop: a Wan transformer by flow matching, as a LoRA on it or all of it. Knows nothing of Ray.
+"""The training loop: it trains a Wan transformer, or a LoRA on it, by flow matching. It knows nothing of Ray.
 
-It runs under plain torch (`LocalCheckpoints`) and inside a Ray Train worker (`driver`) alike. The same seed gives
-the same losses, a stopped and continued run those of an uninterrupted one, with any number of workers.
+It runs under plain torch (`LocalCheckpoints`) and inside a Ray Train worker (`worker`) alike. The same seed gives the
+same losses with any number of workers, and a run that was stopped and continued gives those of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Event = dict[str, Any]
 
 
 class Checkpoints(Protocol):
-    """Where the loop's state goes. `save` is called by every worker."""
+    """Keeps the loop's state. Every worker calls `save`."""
 
     def latest(self) -> Path | None: ...
 
@@ -40,7 +40,7 @@ class Checkpoints(Protocol):
 
 
 def learning_rate(step: int, settings: OptimizerSettings) -> float:
-    """Linear warm-up over the first share of the steps, then a cosine to zero at the end; `step` counts from 0."""
+    """The rate at `step`, counted from 0: a linear warm-up, then a cosine that ends at zero."""
     warmup = round(settings.warmup * settings.steps)
     if step < warmup:
         return settings.lr * (step + 1) / warmup
@@ -54,16 +54,16 @@ class TrainLoop:
     Args:
         settings: the stage's configuration.
         family: of the model.
-        transformer: with parents merged. Mode `lora` freezes it and adds an adapter here; mode `full` trains it whole,
-            and takes it in fp32.
+        transformer: with parents merged. In mode `lora` it stays frozen and gets an adapter here; in mode `full` all of
+            it is trained, and it has to be in fp32.
         train: windows to train on.
         held_out: windows for the validation loss; may be empty.
         empty_prompt: [L, D] embedding of the empty prompt, for caption dropout.
-        strategy: where the base lies.
-        checkpoints: where the state goes, and where it is found again.
+        strategy: places the base on the workers.
+        checkpoints: keeps the state, and gives the newest one back.
         write_events: takes (first step of the segment, events); called before each checkpoint, on rank 0 only.
         world: this worker among all.
-        dtype: of the computation: of the frozen weights, or what fp32 weights in training are cast to on the way.
+        dtype: of the computation. Frozen weights have it; fp32 weights in training are cast to it on the way.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class TrainLoop:
         return {"step": step + 1, "loss": loss_value, "lr": rate, "grad_norm": norm.item()}
 
     def forward(self, step: int, indices: list[int]) -> torch.Tensor:
-        """Loss of each sample [B]; `indices` are places in the global batch of this step."""
+        """The loss of each sample [B]; `indices` are their places in the global batch of this step."""
         s = self.settings
         windows = [self.train[self._window(step, i)] for i in indices]
         dropped = {
@@ -181,7 +181,7 @@ class TrainLoop:
             log.info("step %d: held-out loss %.5f", self.step, losses["val_loss"])
 
     def checkpoint(self) -> None:
-        """Write events and state; the state commits both."""
+        """Write the events, then the state, which commits both."""
         if self.world.rank == 0:
             self.write_events(self._segment, self._events)
         self.checkpoints.save(collect_state(self.parameters, self.optimizer), self.step, self.figures)
@@ -196,7 +196,7 @@ class TrainLoop:
         return torch.float32 if self.settings.mode == "full" else self.dtype
 
     def _autocast(self) -> torch.autocast:
-        """Weights in training are fp32; where the computation is not, it casts on the way."""
+        """Casts fp32 weights in training to the dtype of the computation."""
         device = self.world.device.split(":")[0]
         return torch.autocast(device, self.dtype, enabled=self._input_dtype != self.dtype)
 

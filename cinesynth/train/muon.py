@@ -1,8 +1,8 @@
-"""Muon: momentum whose update is brought to orthogonal form, so that all directions of a matrix learn equally fast.
+"""Muon: momentum with an orthogonalised update, so that all directions of a matrix learn equally fast.
 
 Keller Jordan et al., 2024, "Muon: An optimizer for hidden layers in neural networks"; the quintic Newton-Schulz
-coefficients are theirs. A deep linear autoencoder reaches in minutes what takes Adam half an hour: torch has a Muon
-for matrices only, while most weights here are convolutions.
+coefficients are theirs. It trains a deep linear autoencoder in minutes, where Adam takes half an hour. torch's own Muon
+takes matrices only, while most weights here are convolutions.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Muon(torch.optim.Optimizer):
                     by_shape[tuple(parameter.flatten(1).shape)].append(parameter)
                 else:
                     self._vector_step(parameter, group["lr"] * group["vector_lr"], group["betas"])
-            for matrices in by_shape.values():  # all of a shape at once: one by one they are too small to be fast
+            for matrices in by_shape.values():  # one by one they are too small to be fast
                 self._matrix_step(matrices, group["lr"], group["momentum"], group["weight_decay"])
 
     def _matrix_step(

@@ -1,6 +1,6 @@
-"""Order, noise level, noise and caption dropout as pure functions of (seed, step, index in the global batch).
+"""Order, noise level, noise and caption dropout: pure functions of (seed, step, index in the global batch).
 
-No generator has a state that outlives a call, so one worker, four workers and a resumed run draw the same.
+No generator keeps a state between calls, so one worker, four workers and a continued run draw the same.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def _permutation(seed: int, epoch: int, size: int) -> tuple[int, ...]:
 
 
 def sample_index(seed: int, step: int, index: int, batch_size: int, dataset_size: int) -> int:
-    """Which window is number `index` (0 <= index < batch_size) of optimiser step `step` (from 0).
+    """The window at place `index` (0 <= index < batch_size) of optimiser step `step` (from 0).
 
-    Every epoch is a new permutation of all windows; batches run on across its end, so none is dropped.
+    Every epoch is a new permutation of all windows. A batch may lie across its end, so no window is dropped.
     """
     epoch, place = divmod(step * batch_size + index, dataset_size)
     return _permutation(seed, epoch, dataset_size)[place]

@@ -1,7 +1,7 @@
-"""How the transformer lies on the workers: `replicate` (a whole copy each) or `fsdp2` (sharded by torch).
+"""How the transformer is placed on the workers: `replicate` (a whole copy each) or `fsdp2` (sharded by torch).
 
-Either way the trainable weights are whole on every worker and their gradients are summed by `sum_gradients`, so
-that the training loop and its checkpoints do not know which one runs.
+Either way every worker holds all trainable weights, and `sum_gradients` sums their gradients. So the training loop and
+its checkpoints do not know which strategy runs.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class World:
 
 
 class Strategy(Protocol):
-    """Where the frozen base lies. The adapter is small: every worker holds it whole."""
+    """Places the frozen base. The adapter is small, so every worker holds all of it."""
 
     def prepare(self, transformer: WanTransformer3DModel) -> None:
         """Place the model; called once, after the adapter was added."""

@@ -1,4 +1,4 @@
-"""Held-out loss at fixed noise levels and fixed noise: comparable between steps, runs and workers."""
+"""The held-out loss at fixed noise levels and with fixed noise, so that steps, runs and workers compare."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def held_out_loss(
 ) -> dict[str, float]:
     """Mean flow loss over windows, for each noise level (`val_loss/0.4`) and over all (`val_loss`).
 
-    The noise of a window depends on its place and the noise level only. Collective: every worker runs the same
-    number of forward passes, and all get the same result.
+    The noise of a window depends on its place and the noise level only. All workers have to call this: each runs the
+    same number of forward passes, and all get the same result.
     """
     count = min(len(clips), max_windows)
     sums = torch.zeros(len(sigmas), dtype=torch.float64)

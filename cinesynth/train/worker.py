@@ -1,4 +1,4 @@
-"""One rank of a training stage's worker group: load, restore, train, and write what was made."""
+"""One rank of a training stage's worker group: it loads, restores, trains, and writes the result."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _write_adapter(
     figures: dict[str, float],
     run: Storage,
 ) -> str:
-    """The adapter's folder; returns the hash on its card."""
+    """Write the adapter's folder; returns the hash on its card."""
     card = AdapterCard(
         base_model=config.model,
         base_sha256=inputs["base"],
@@ -101,7 +101,7 @@ def _write_adapter(
 
 
 def _write_model(loop: TrainLoop, base: str, run: Storage) -> str:
-    """The base model's folder with the trained transformer in it, which is what `model:` takes; returns its hash."""
+    """Write the base model's folder with the trained transformer in it, as `model:` takes it; returns `base_hash`."""
     with tempfile.TemporaryDirectory() as local:
         save_model(loop.transformer, base, local)
         run.upload_folder(local, "model")

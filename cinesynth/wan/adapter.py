@@ -50,9 +50,9 @@ def add_lora(
     seed: int,
     name: str = "default",
 ) -> None:
-    """Put a fresh, trainable adapter on the transformer: A drawn from `seed`, B zero, both fp32.
+    """Put a fresh, trainable adapter on the transformer, in fp32. A is drawn from `seed`; B is zero.
 
-    The output does not change until B does.
+    The output stays the same until B changes.
     """
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=target_modules(family, transformer, targets))
     with torch.random.fork_rng(devices=[]):
@@ -141,7 +141,7 @@ def _check_modules(transformer: WanTransformer3DModel, state: dict[str, torch.Te
 def merge_adapters(
     transformer: WanTransformer3DModel, adapters: list[tuple[Path, float]], base_sha256: str
 ) -> list[Parent]:
-    """Merge adapters into the weights, in fp32, in order; returns them as parents for the next card.
+    """Merge adapters into the weights, in order and in fp32; returns them as the parents of the next card.
 
     Raises AdapterError as `load_adapters` does.
     """

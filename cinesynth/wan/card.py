@@ -1,4 +1,4 @@
-"""The card of an adapter: what it was trained on, on top of which others, and which base it fits. Without PyTorch."""
+"""The card of an adapter: its base, the adapters below it, and what it was trained on. Needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def check_adapters(adapters: list[tuple[Path, float]], base_sha256: str) -> list
 
 
 def merged_base_hash(base_sha256: str, parents: list[Parent]) -> str:
-    """The recorded base: unchanged without parents, else a hash over the base and the ordered parents."""
+    """The hash of the base with its parents merged: that of the base without parents, else one over all of them."""
     if not parents:
         return base_sha256
     return sha256_json([base_sha256, [[p.sha256, p.scale] for p in parents]])

@@ -1,7 +1,7 @@
-"""What the transformer is conditioned on, built exactly as `WanImageToVideoPipeline` builds it.
+"""The conditions of the transformer, built exactly as `WanImageToVideoPipeline` builds them.
 
-Shape letters: B batch, T frames, H height, W width, C channels, F latent frames, h/w latent sides, N image
-tokens, L text tokens, D features. A test ties every part to the pipeline, to 1e-5.
+A test compares every part with the pipeline's, to 1e-5. Shape letters: B batch, T frames, H height, W width,
+C channels, F latent frames, h/w latent sides, N image tokens, L text tokens, D features.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class ConditionEncoder:
     Args:
         model: 'nano', a folder or a hub id.
         device: torch device of all of them. CLIP runs in fp32; text in bf16 on CUDA.
-        vae: a VAE that is loaded already.
-        vae_dtype: of the VAE that is loaded here.
+        vae: used in place of one that would be loaded.
+        vae_dtype: of a VAE that is loaded here.
     """
 
     def __init__(
@@ -78,10 +78,10 @@ class ConditionEncoder:
 
     @torch.no_grad()
     def window_latents(self, frames_THWC: Frames) -> tuple[torch.Tensor, torch.Tensor]:
-        """`latents` and `condition_latents` of a window in one pass, equal to both apart.
+        """`latents` and `condition_latents` of a window, made in one pass.
 
-        On a CPU a batch of two takes a quarter of the time of two batches of one: for those of one PyTorch passes
-        over oneDNN's convolutions.
+        On a CPU a batch of two takes a quarter of the time of two batches of one, for which PyTorch does not use
+        oneDNN's convolutions.
         """
         video_THWC = to_unit_range(frames_THWC)
         condition_THWC = torch.cat([video_THWC[:1], torch.zeros_like(video_THWC[1:])])
@@ -102,7 +102,8 @@ class ConditionEncoder:
     def _prompt_embeds(self, prompt: str) -> torch.Tensor:
         """UMT5 states of the cleaned prompt at its true length: float32 [L, D], L up to the family's tokens.
 
-        Padded as the pipeline pads before encoding, then trimmed: `pad_prompt` restores the model's input.
+        The prompt is padded before encoding, as in the pipeline, and the padding is cut off again. `pad_prompt`
+        restores the model's input.
         """
         tokenizer, encoder = self._text_parts
         tokens = tokenizer(

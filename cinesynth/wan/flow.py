@@ -15,7 +15,7 @@ from cinesynth.wan.family import Family
 
 
 def shift_sigma(sigma: torch.Tensor, shift: float) -> torch.Tensor:
-    """k s / (1 + (k - 1) s) for s in [0, 1]: moves weight to high noise for k > 1."""
+    """k s / (1 + (k - 1) s) for s in [0, 1]. A shift k above 1 moves weight to high noise."""
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
@@ -31,7 +31,7 @@ def sample_sigma(
 
 
 def add_noise(latents_BCFhw: torch.Tensor, noise_BCFhw: torch.Tensor, sigma_B: torch.Tensor) -> torch.Tensor:
-    """x_t for per-sample noise levels."""
+    """The noisy latents x_t, with a noise level for each sample."""
     sigma = sigma_B.view(-1, 1, 1, 1, 1)
     return (1 - sigma) * latents_BCFhw + sigma * noise_BCFhw
 

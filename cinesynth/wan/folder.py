@@ -1,6 +1,6 @@
-"""A model's folder and its content: what can be known of it before any weight is read, and without PyTorch.
+"""The folder of a model: where it lies, what its files say, and their hashes. Needs no PyTorch and reads no weights.
 
-Everything becomes a local diffusers folder first (a hub id through the hub's cache, offline when the files are there).
+Every model is a local diffusers folder. A hub id becomes one through the hub's cache, offline when the files are there.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def load_transformer(
 
 
 def save_model(transformer: WanTransformer3DModel, base: str, folder: str | os.PathLike[str]) -> Path:
-    """Write a model folder: the transformer, each weight in the dtype of `base`, and everything else copied from it."""
+    """Write a model folder with this transformer, its weights in the dtypes of `base`, and all else from `base`."""
     source, target = model_folder(base), Path(folder)
     shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("transformer"))
     dtypes = _stored_dtypes(source / "transformer")
