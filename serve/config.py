@@ -145,13 +145,13 @@ class ServeConfig(Settings):
 
     def check_inputs(self) -> None:
         self.home()
-        spec = model_spec(self.model)
-        for height, width in self.sizes:
-            for field in ("default_frames", "max_frames"):
-                spec.check_size(getattr(self, field), height, width, f"sizes, {field}")
         path = self.keys_path()
         if not path.is_file():
             raise ConfigError(
                 f"keys_file: {str(path)!r} does not exist; make a key with "
                 f"`python -m serve.keys create --file {path} --name NAME`"
             )
+        spec = model_spec(self.model)
+        for height, width in self.sizes:
+            for field in ("default_frames", "max_frames"):
+                spec.check_size(getattr(self, field), height, width, f"sizes with {field}")

@@ -20,7 +20,7 @@ from cinesynth.train.loop import TrainLoop
 from cinesynth.train.strategy import World, choose_strategy, make_strategy
 from cinesynth.wan.adapter import merge_adapters, save_adapter
 from cinesynth.wan.card import AdapterCard, Parent
-from cinesynth.wan.folder import base_hash
+from cinesynth.wan.folder import base_hash, model_spec
 from cinesynth.wan.load import load_transformer, save_model
 
 log = logging.getLogger("cinesynth.train")
@@ -54,7 +54,7 @@ def train_worker(task: dict[str, Any]) -> None:
     cache = scratch_folder("shards", dataset.manifest_sha256)
     loop = TrainLoop(
         config,
-        dataset.family,
+        model_spec(config.model).family,
         transformer,
         dataset.stage(cache, "train"),
         dataset.stage(cache, "val") if dataset.windows("val") else _EMPTY_HELD_OUT,

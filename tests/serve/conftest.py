@@ -27,6 +27,7 @@ BASE_SHA256 = "ab" * 32
 def config(tmp_path: Path) -> ServeConfig:
     values: dict[str, Any] = {
         "model": "drawing",
+        "family": "wan2.1-i2v",
         "storage": str(tmp_path / "storage"),
         "sizes": [[64, 96], [96, 64]],
         "max_frames": 33,
