@@ -29,7 +29,7 @@ def job(config: PrepareConfig) -> dict[str, Any]:
 
 
 def check_inputs(config: PrepareConfig) -> None:
-    """Footage, packages and weights, before Ray is asked for."""
+    """Check footage, packages and weights, before Ray is needed."""
     from cinesynth.data.prepare import check_inputs
 
     check_inputs(config, config.model)
