@@ -14,7 +14,9 @@ from cinesynth.data.check import check_dataset
 from cinesynth.data.dataset import ClipsDataset
 from cinesynth.data.prepare import prepare
 from cinesynth.data.video import read_video
+from cinesynth.errors import IdentityError
 from cinesynth.generate.driver import generate
+from cinesynth.metrics.catalogue import metric_identity
 from cinesynth.metrics.record import MetricsRecord
 from cinesynth.publish import publish
 from cinesynth.registry import Registry
@@ -117,6 +119,17 @@ def test_a_complete_run_is_complete_for_the_inputs_that_it_recorded(storage: Pat
     done = Run.open(config_of(storage, step), recorded["inputs"]).result()
     assert done is not None
     assert (done["figures"], done["outputs"]) == (recorded["figures"], recorded["outputs"])
+
+
+def test_an_evaluation_without_the_metrics_own_inputs_is_made_again_in_place(storage: Path) -> None:
+    config = config_of(storage, "evaluate")
+    recorded = read_result(Storage.open(storage), "tiny-evaluate")["inputs"]
+    wanted = recorded | metric_identity(config)
+    assert wanted.keys() - recorded.keys(), "the version before did not record them"
+    assert Run.open(config, wanted).result() is None
+    assert Run.open(config, wanted).result() is None, "and from now on they count"
+    with pytest.raises(IdentityError, match=r"inputs\.metric_kvd"):
+        Run.open(config, wanted | {"metric_kvd": "another version"})
 
 
 @pytest.mark.parametrize(("step", "job"), [("style", train), ("generate", generate), ("publish", publish)])
