@@ -15,7 +15,6 @@ from cinesynth.wan.family import DEFAULT_FAMILY, FAMILIES, ModelSpec, Size, size
 
 log = logging.getLogger(__name__)
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".ts")
 Backend = Literal["pyav", "decord", "torchcodec"]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 

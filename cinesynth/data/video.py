@@ -1,4 +1,4 @@
-"""Read and write whole videos as uint8 frames, through PyAV.
+"""Read and write whole videos as uint8 frames, through PyAV. They are read as `prepare` shows them, see `shown`.
 
 Two codecs: `h264` (yuv420p MP4 that every player shows) for people, `ffv1` (lossless RGB in Matroska) for
 evaluation, where a codec's loss would be measured as the model's.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +17,7 @@ from typing import Any, Literal
 import av
 import numpy as np
 
+from cinesynth.data.shown import chosen_stream, in_square_pixels, pixels, square_size
 from cinesynth.errors import MediaError
 from cinesynth.pictures import Frames
 from cinesynth.wan.family import DEFAULT_FAMILY
@@ -26,6 +29,8 @@ _ENCODERS: dict[str, tuple[str, str, str, dict[str, str]]] = {
     "h264": ("mp4", "libx264", "yuv420p", {"crf": "16", "preset": "medium", "x264-params": "cpu-independent=1"}),
     "ffv1": ("matroska", "ffv1", "bgr0", {}),
 }
+
+_MOST_STRETCH = 8  # a pixel aspect beyond it is no camera's
 
 
 def write_video(
@@ -82,24 +87,86 @@ def write_video(
     return path
 
 
-def read_video(path: str | os.PathLike[str]) -> tuple[Frames, float]:
-    """All frames of the first video stream: uint8 RGB [T, H, W, 3], and its average frames per second.
+@dataclass(frozen=True)
+class VideoFacts:
+    """What a whole video is, as it is shown.
 
-    Raises MediaError, naming the file, when nothing can be decoded.
+    Attributes:
+        num_frames: that were counted.
+        width, height: of the upright picture in square pixels.
+        fps: average frames per second; 0 where the container does not state it.
+        codec: FFmpeg's name.
     """
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise MediaError(f"{path} has no video stream")
-            stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1
-            frames = [frame.to_ndarray(format="rgb24", threads=1) for frame in container.decode(stream)]
-            rate = float(stream.average_rate or 0)
-    except (av.error.FFmpegError, OSError) as e:
-        raise MediaError(f"{path} cannot be decoded: {e}") from e
-    if not frames:
-        raise MediaError(f"{path} holds no frames")
+
+    num_frames: int
+    width: int
+    height: int
+    fps: float
+    codec: str
+
+
+def read_video(path: str | os.PathLike[str], num_frames: int | None = None) -> tuple[Frames, float]:
+    """Frames as they are shown, upright and in square pixels: uint8 RGB [T, H, W, 3], and frames per second (or 0).
+
+    Args:
+        path: of the file.
+        num_frames: only the first ones; default: all.
+
+    Raises MediaError, naming the file, when it does not decode whole, or its picture changes size.
+    """
+    rate, frames = 0.0, []
+    for frame, stream in _decoded(path, num_frames):
+        rate = float(stream.average_rate or 0)
+        frames.append(in_square_pixels(pixels(frame), square_size(stream, frame)))
     return np.stack(frames), rate
+
+
+def inspect_video(path: str | os.PathLike[str], num_frames: int | None = None) -> VideoFacts:
+    """What a video is, from decoding its first frames (default: all) one by one: none is kept.
+
+    Raises MediaError as `read_video` does.
+    """
+    count, first = 0, None
+    for frame, stream in _decoded(path, num_frames):
+        count += 1
+        first = first or (*square_size(stream, frame), float(stream.average_rate or 0), stream.codec_context.name)
+    assert first is not None
+    return VideoFacts(count, *first)
+
+
+def _decoded(path: str | os.PathLike[str], num_frames: int | None) -> Iterator[tuple[Any, Any]]:
+    """Each of the first frames with its stream. There is at least one, and all have one size."""
+    size, count = None, 0
+    try:
+        if not Path(path).stat().st_size or Path(path).is_dir():
+            raise MediaError(f"{path} is {'a folder' if Path(path).is_dir() else 'empty'}; give a video file")
+        with av.open(str(path)) as container:
+            stream = chosen_stream(container, str(path))
+            for frame in container.decode(stream):
+                if frame.is_corrupt:
+                    raise MediaError(f"{path}: frame {count} is damaged")
+                if size is None:
+                    size = (frame.width, frame.height)
+                    _check_aspect(path, size, square_size(stream, frame))
+                if (frame.width, frame.height) != size:
+                    raise MediaError(
+                        f"{path}: the picture changes size at frame {count}, from {size[0]}x{size[1]} to "
+                        f"{frame.width}x{frame.height}; cut the file there"
+                    )
+                yield frame, stream
+                count += 1
+                if count == num_frames:
+                    return
+    except (av.error.FFmpegError, OSError, ArithmeticError) as e:  # a damaged header can hold a time base of 0
+        raise MediaError(f"{path} cannot be decoded: {getattr(e, 'strerror', None) or e}") from e
+    if not count:
+        raise MediaError(f"{path} holds no frame that decodes")
+
+
+def _check_aspect(path: str | os.PathLike[str], stored: tuple[int, int], square: tuple[int, int]) -> None:
+    if max(square) > _MOST_STRETCH * max(stored):
+        asked, there = (f"{width}x{height}" for width, height in (square, stored))
+        raise MediaError(f"{path} asks to be shown as {asked}, and holds {there} pixels; its header is damaged")
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:

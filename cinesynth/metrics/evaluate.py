@@ -17,11 +17,12 @@ import torch
 import cinesynth
 from cinesynth.config import EvaluateConfig, EvaluateSettings
 from cinesynth.errors import ConfigError, DatasetError
-from cinesynth.metrics import catalogue, features
-from cinesynth.metrics.features import Batch, Executor, LocalExecutor, Networks, VideoSet, batches_of, extract
+from cinesynth.metrics import catalogue, videos
+from cinesynth.metrics.features import Batch, Executor, LocalExecutor, Networks, batches_of, extract
 from cinesynth.metrics.metric import Metric, Network, Results, Sample
 from cinesynth.metrics.record import Definition, MetricsRecord
 from cinesynth.metrics.statistics import NoInterval, require_groups
+from cinesynth.metrics.videos import VideoSet
 from cinesynth.runs import Run, records_its_end
 from cinesynth.storage import Storage, sha256_json
 
@@ -52,12 +53,12 @@ def compare(
         WeightsUnavailable: see `weights.locate`.
     """
     settings = settings or EvaluateSettings()
-    sets = features.open_sets({"real": real, **arms}, settings.frames)
-    group_of = features.assign_groups(sets, groups)
-    num_frames = sets[0].num_frames
-    metrics = _computable(settings, num_frames)
+    sets = videos.open_sets({"real": real, **arms}, settings.frames)
+    group_of = videos.assign_groups(sets, groups)
+    metrics = computable(settings, sets[0].num_frames)
     inputs = _Inputs(settings, group_of, captions or {})
     inputs.check_captions(sets, metrics)
+    lengths = (sets[0].num_frames, sets[0].most_frames)
     runner = executor(Networks(metrics, settings), settings)
     try:
         results = _measure(sets, metrics, inputs, runner)
@@ -66,16 +67,24 @@ def compare(
     return MetricsRecord(
         code_version=cinesynth.__version__,
         arms=list(arms),
-        definitions={m.name: definition_of(m, settings, num_frames, runner.device) for m in metrics},
+        definitions={m.name: definition_of(m, settings, lengths, runner.device) for m in metrics},
         values=[value for r in results for value in r.values],
         comparisons=[comparison for r in results for comparison in r.comparisons],
-        warnings=[w for r in results for w in r.warnings] + _warnings(sets, group_of),
+        warnings=[w for r in results for w in r.warnings]
+        + _warnings(sets, group_of)
+        + videos.notes(sets, any(m.network.pair for m in metrics)),
         environment=_environment(),
     )
 
 
-def _computable(settings: EvaluateSettings, num_frames: int) -> list[Metric]:
-    """The metrics to compute. Raises DatasetError where videos are too short for one that was asked for."""
+def computable(settings: EvaluateSettings, num_frames: int) -> list[Metric]:
+    """The metrics to compute of videos with at least `num_frames` frames.
+
+    Raises DatasetError where they are too short for the settings or a metric that was asked for.
+    """
+    if settings.frames is not None and num_frames < settings.frames:
+        raise DatasetError(f"frames = {settings.frames}: the shortest video has {num_frames} frames; lower it")
+    num_frames = settings.frames or num_frames
     metrics = catalogue.chosen(settings.metrics)
     short = [m for m in metrics if m.network.min_frames > num_frames and m.name in settings.metrics]
     if short:
@@ -107,10 +116,11 @@ class _Inputs:
         if reading and missing:
             raise ConfigError(f"groups: {reading[0]} reads captions, and {missing[0]} has none; add a column caption")
 
-    def batches(self, network: Network, items: Mapping[str, tuple[Path, ...]], num_frames: int) -> list[Batch]:
-        """Batches of items by video id."""
+    def batches(self, network: Network, items: Mapping[str, tuple[Path, ...]], videos: VideoSet) -> list[Batch]:
+        """Batches of items by id of the video in its set."""
         captions = [self.caption_of[key] for key in items] if network.caption else []
-        return batches_of(network, list(items.values()), num_frames, self.settings.batch_size, captions)
+        buckets = [videos.buckets[key] for key in items]
+        return batches_of(network, list(items.values()), buckets, self.settings.batch_size, captions)
 
 
 def _measure(sets: Sequence[VideoSet], metrics: Sequence[Metric], inputs: _Inputs, executor: Executor) -> list[Results]:
@@ -134,7 +144,7 @@ def _sample(network: Network, real: VideoSet, videos: VideoSet, inputs: _Inputs,
         items = {key: (real.files[key], path) for key, path in videos.files.items() if key in real.files}
     if reason := _unfit(network, real, videos, list(items)):
         return Sample(videos.name, {}, groups, reason)
-    rows = extract(executor, inputs.batches(network, items, videos.num_frames), f"{network.label} of {videos.name}")
+    rows = extract(executor, inputs.batches(network, items, videos), f"{network.label} of {videos.name}")
     return Sample(videos.name, dict(zip(items, rows, strict=True)), groups)
 
 
@@ -153,7 +163,7 @@ def _unfit(network: Network, real: VideoSet, videos: VideoSet, keys: Sequence[st
     return None
 
 
-def definition_of(metric: Metric, settings: EvaluateSettings, num_frames: int, device: str) -> Definition:
+def definition_of(metric: Metric, settings: EvaluateSettings, num_frames: tuple[int, int], device: str) -> Definition:
     """All that could change a metric's numbers, as the record states it."""
     preprocessing = dict(metric.network.preprocessing)
     return Definition(
@@ -166,7 +176,7 @@ def definition_of(metric: Metric, settings: EvaluateSettings, num_frames: int, d
         description=metric.description,
         d=metric.network.d,
         ddof=metric.ddof,
-        frames=metric.frames(num_frames),
+        frames=metric.frames(*num_frames),
         weights=metric.network.weights(settings),
         preprocessing=preprocessing,
         preprocessing_sha256=sha256_json(preprocessing),
@@ -224,8 +234,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         folders = {
             name: _local(uri, Path(scratch) / name) for name, uri in {"real": config.real, **config.arms}.items()
         }
-        groups_text = Storage.open(config.groups).read_text("") if config.groups else None
-        inputs = {name: features.content_hash(features.list_videos(name, f)) for name, f in folders.items()}
+        groups_text = videos.read_groups(config.groups) if config.groups else None
+        inputs = {name: videos.content_hash(videos.list_videos(name, f)) for name, f in folders.items()}
         inputs["groups"] = "none" if groups_text is None else sha256_json(groups_text)
         inputs |= catalogue.metric_identity(config)
         run = Run.open(config, inputs)
@@ -233,10 +243,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             record = MetricsRecord.parse(run.folder.read_json("metrics.json"), run.folder.uri)
             print(record.table(), flush=True)
             return done
-        groups = None if groups_text is None else features.parse_groups(groups_text, str(config.groups))
+        groups = None if groups_text is None else videos.parse_groups(groups_text, str(config.groups))
         arms = {name: folders[name] for name in config.arms}
         with distributed.executor_for(config) as executor:
-            captions = features.parse_captions(groups_text or "")
+            captions = videos.parse_captions(groups_text or "")
             record = compare(folders["real"], arms, groups, config, executor, captions)
     run.folder.write_json("metrics.json", record.to_json())
     print(record.table(), flush=True)

@@ -142,9 +142,10 @@ class Metric:
         }
         return [name for name, needs in needed.items() if needs]
 
-    def frames(self, num_frames: int) -> str:
-        """Which of a video's frames count, in words."""
-        return f"{self.first_frame} to {num_frames - 1}" + (f"; {self.frames_note}" if self.frames_note else "")
+    def frames(self, fewest: int, most: int) -> str:
+        """Which of a video's frames count, in words; the shortest video has `fewest`, the longest `most`."""
+        last = str(most - 1) if fewest == most else f"the last ({fewest - 1} to {most - 1})"
+        return f"{self.first_frame} to {last}" + (f"; {self.frames_note}" if self.frames_note else "")
 
 
 def interval_fields(make: Callable[[], Interval]) -> dict[str, Any]:

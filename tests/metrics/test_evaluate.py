@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -11,10 +12,10 @@ from cinesynth.errors import ConfigError, DatasetError, IdentityError, MediaErro
 from cinesynth.metrics import catalogue
 from cinesynth.metrics.distributed import RayExecutor
 from cinesynth.metrics.evaluate import compare, evaluate
-from cinesynth.metrics.features import list_videos, open_sets, parse_captions, parse_groups
 from cinesynth.metrics.means import group_means
 from cinesynth.metrics.metric import Metric, Network
 from cinesynth.metrics.record import MetricsRecord
+from cinesynth.metrics.videos import list_videos, open_sets, parse_captions, parse_groups
 from cinesynth.settings import parse_config
 from jobs.evaluate import overrides_of
 
@@ -166,6 +167,17 @@ def test_another_length_names_both_files_and_the_way_out(folders, tmp_path):
     assert compare(folders["real"], {"other": other}, settings=settings).value("lpips", "other").value == 0
     with pytest.raises(MediaError, match="fewer than frames=12"):
         open_sets({"real": folders["real"]}, 12)
+
+
+def test_several_lengths_are_compared_pair_by_pair(folders, tmp_path):
+    for name, noise in (("real", 0), ("base", 30)):
+        _write(tmp_path / name, noise, ids=["long"], frames=14)
+        shutil.copy(folders["real" if name == "real" else "base"] / "w1.mkv", tmp_path / name)
+    record = compare(tmp_path / "real", {"base": tmp_path / "base"}, settings=LPIPS)
+    assert record.value("lpips", "base").n == 2
+    assert record.value("lpips_late", "base").value > 0
+    assert record.definitions["lpips"].frames.startswith("1 to the last (9 to 13)")
+    assert any("real holds videos of 1 48x32x10, 1 48x32x14" in w for w in record.warnings)
 
 
 def test_too_short_videos_are_refused_before_any_weights_are_read(tmp_path):

@@ -216,7 +216,7 @@ def make_record(windows: list[Window], better: float = 1.0, without: tuple[str, 
     return MetricsRecord(
         code_version=cinesynth.__version__,
         arms=["base", "adapter"],
-        definitions={m.name: definition_of(m, settings, FRAMES, "cpu") for m in metrics},
+        definitions={m.name: definition_of(m, settings, (FRAMES, FRAMES), "cpu") for m in metrics},
         values=[v for results in made for v in results.values],
         comparisons=[c for results in made for c in results.comparisons],
         warnings=[w for results in made for w in results.warnings],

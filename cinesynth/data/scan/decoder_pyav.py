@@ -17,20 +17,19 @@ from typing import Any, ClassVar
 import av
 import av.logging
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange
 
 from cinesynth.data.scan.decoder import Change, VideoInfo, silent, unchanged
 from cinesynth.data.scan.timing import MendedTimes, is_mended
 from cinesynth.data.scan.watch import Beat
+from cinesynth.data.shown import MATRICES, assumed_hd, chosen_stream, is_cover, pixels, quarter_turns, upright_aspect
 from cinesynth.errors import AttemptFailed, MediaError
 from cinesynth.pictures import Frames
 
-_SD = (1280, 576)  # untagged video with a longer or a shorter side above these is taken as BT.709, as players do
 _REORDERED = 16  # frames that may lie between a picture and another one that refers to it, or its complaint
 _MARKS_DAMAGE = "h264"
 _RATE = Fraction(25)  # frames per second of a file that states none
 _STEADY = 0.02  # by which the average rate of a constant one may seem to differ: a few frames at the ends
-_MATRICES = {1: "bt709", 5: "bt601", 6: "bt601", 9: "bt2020", 10: "bt2020"}
 _TRANSFERS = {16: "pq", 18: "hlg"}
 
 
@@ -53,13 +52,13 @@ class ScannedFrame:
     def size(self) -> tuple[int, int]:
         """Width and height of the upright picture in stored pixels."""
         size = self._frame.width, self._frame.height
-        return size[::-1] if _quarter_turns(self._frame) % 2 else size
+        return size[::-1] if quarter_turns(self._frame) % 2 else size
 
     def rgb(self, width: int) -> Frames:
         """uint8 RGB [h, w, 3], scaled down to at most `width` stored columns, upright."""
         scale = min(1.0, width / self._frame.width)
         size = max(2, round(self._frame.width * scale)), max(2, round(self._frame.height * scale))
-        return _pixels(self._frame, size)
+        return pixels(self._frame, size)
 
 
 def probe(path: str) -> VideoInfo:
@@ -69,18 +68,17 @@ def probe(path: str) -> VideoInfo:
         if frame is None:
             raise MediaError(f"{path} holds no frame that decodes")
         width, height = frame.width, frame.height
-        aspect = stream.sample_aspect_ratio or Fraction(1)
-        turns = _quarter_turns(frame)
+        turns = quarter_turns(frame)
         if turns % 2:
-            width, height, aspect = height, width, 1 / aspect
+            width, height = height, width
         components = frame.format.components
-        tagged = _MATRICES.get(int(frame.colorspace))
-        assumed = "bt709" if _assumed_hd(frame) else "bt601"
+        tagged = MATRICES.get(int(frame.colorspace))
+        assumed = "bt709" if assumed_hd(frame) else "bt601"
         full = int(frame.color_range) == ColorRange.JPEG or frame.format.name.startswith("yuvj")
         return VideoInfo(
             width=width,
             height=height,
-            pixel_aspect=aspect,
+            pixel_aspect=upright_aspect(stream, frame),
             rotation=(360 - 90 * turns) % 360,
             time_base=stream.time_base,
             fps=float(stream.average_rate or stream.guessed_rate or 0),
@@ -91,7 +89,7 @@ def probe(path: str) -> VideoInfo:
             range="full" if full else "limited",
             transfer=_TRANSFERS.get(int(frame.color_trc), "sdr"),
             interlaced=bool(frame.interlaced_frame),
-            streams=sum(not _is_cover(s) for s in container.streams.video),
+            streams=sum(not is_cover(s) for s in container.streams.video),
             duration_s=float(container.duration or 0) / av.time_base,
             alpha=any(component.is_alpha for component in components) or stream.metadata.get("alpha_mode") == "1",
         )
@@ -202,13 +200,7 @@ class PyAVDecoder:
 def _opened(path: str) -> Iterator[tuple[Any, Any]]:
     try:
         with av.open(path) as container:
-            streams = [stream for stream in container.streams.video if not _is_cover(stream)]
-            if not streams:
-                raise MediaError(f"{path} has no video stream")
-            best = container.streams.best("video")
-            stream = best if best in streams else streams[0]
-            stream.codec_context.thread_count = 1
-            yield container, stream
+            yield container, chosen_stream(container, path)
     except (av.error.FFmpegError, OSError, ArithmeticError) as e:  # a damaged header can hold a time base of 0
         try:
             with open(path, "rb") as file:
@@ -216,10 +208,6 @@ def _opened(path: str) -> Iterator[tuple[Any, Any]]:
         except OSError as trouble:  # that says nothing of the content
             raise AttemptFailed(f"{path} cannot be read: {trouble.strerror}") from e
         raise MediaError(f"{path} cannot be decoded: {getattr(e, 'strerror', None) or e}") from e
-
-
-def _is_cover(stream: Any) -> bool:
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
 
 
 def _decode(container: Any, stream: Any) -> Iterator[tuple[Any, bool]]:
@@ -251,7 +239,7 @@ def _collect(
             if (now := time(frame)) is None:
                 continue
             if now in wanted and now not in found:
-                found[now] = change(_pixels(frame))
+                found[now] = change(pixels(frame))
             if now >= max(wanted):
                 break
     return found
@@ -259,27 +247,3 @@ def _collect(
 
 def _stated(frame: Any) -> int | None:
     return frame.pts if frame.pts is not None else frame.dts
-
-
-def _assumed_hd(frame: Any) -> bool:
-    sides = max(frame.width, frame.height), min(frame.width, frame.height)
-    return int(frame.colorspace) not in _MATRICES and (sides[0] >= _SD[0] or sides[1] > _SD[1])
-
-
-def _pixels(frame: Any, size: tuple[int, int] | None = None) -> Frames:
-    width, height = size or (frame.width, frame.height)
-    small = (width, height) != (frame.width, frame.height)
-    picture = frame.reformat(
-        width=width,
-        height=height,
-        format="rgb24",
-        src_colorspace=Colorspace.ITU709 if _assumed_hd(frame) else None,
-        interpolation="AREA" if small else None,
-        threads=1,
-    )
-    return np.ascontiguousarray(np.rot90(picture.to_ndarray(), _quarter_turns(frame)))
-
-
-def _quarter_turns(frame: Any) -> int:
-    """Counterclockwise quarter turns that bring the stored picture upright."""
-    return round(frame.rotation / 90) % 4

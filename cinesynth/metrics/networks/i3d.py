@@ -25,6 +25,7 @@ from cinesynth.pictures import Frames
 
 _SIDE = 224
 _EPSILON = 1e-3
+_FRAMES_AT_ONCE = 8  # of a video in full size as floats
 _CHANNELS = {  # output channels: 1x1; reduce and 3x3; reduce and 3x3; pool projection
     "Mixed_3b": (64, 96, 128, 16, 32, 32),
     "Mixed_3c": (128, 128, 192, 32, 96, 64),
@@ -131,9 +132,12 @@ class I3D(nn.Module):
 def preprocess(frames_THWC: Frames) -> Tensor:
     """uint8 RGB frames [T, H, W, 3] to the network's float32 input [3, T, 224, 224], as its entry in the
     catalogue says."""
-    x_TCHW = torch.tensor(frames_THWC).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
-    x_TCHW = F.interpolate(x_TCHW, size=(_SIDE, _SIDE), mode="bilinear", align_corners=False, antialias=False)
-    return x_TCHW.transpose(0, 1)
+    resized = []
+    for part_THWC in np.array_split(frames_THWC, -(-len(frames_THWC) // _FRAMES_AT_ONCE)):
+        x_TCHW = torch.tensor(part_THWC).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+        size = (_SIDE, _SIDE)
+        resized.append(F.interpolate(x_TCHW, size=size, mode="bilinear", align_corners=False, antialias=False))
+    return torch.cat(resized).transpose(0, 1)
 
 
 def logits(model: nn.Module, videos: Sequence[Frames]) -> NDArray[np.float64]:
