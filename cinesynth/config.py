@@ -199,7 +199,9 @@ class GenerateSettings(Settings):
     sampler: SamplerSettings = SamplerSettings()
     shots: list[ShotRequest] = Field([], description="videos to make from images and prompts")
     split: Literal["val", "test"] | None = Field(None, description="held-out windows of `dataset` to make again")
-    max_windows: int | None = Field(None, ge=1, description="at most so many windows of the split; default: all")
+    max_windows: int | None = Field(
+        None, ge=1, description="at most so many windows of the split, one of each group before a second; default: all"
+    )
     workers: int = runtime(1, ge=1, description="replicas of the model, each making one video at a time")
     cpus_per_worker: Finite = runtime(1.0, gt=0, description="CPUs of each worker")
     use_gpu: bool = runtime(False, description="one GPU for each worker")

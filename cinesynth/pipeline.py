@@ -23,7 +23,9 @@ from cinesynth.data.prepare import prepare
 from cinesynth.errors import CinesynthError, IdentityError
 from cinesynth.generate.driver import generate
 from cinesynth.generate.outline import outline_generation
-from cinesynth.metrics.evaluate import evaluate
+from cinesynth.generate.windows import held_out_windows
+from cinesynth.locate import locate_dataset
+from cinesynth.metrics.evaluate import computable, evaluate
 from cinesynth.metrics.outline import outline_evaluation
 from cinesynth.outline import Outline, cluster_of
 from cinesynth.publish import outline_publishing, publish
@@ -83,6 +85,7 @@ def steps(config: PipelineConfig) -> dict[str, Step]:
 @records_its_end
 def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
     """Prepare, style, generate, evaluate, publish; continues at the first step that is not complete."""
+    computable(config.evaluate, max(config.prepare.window.num_frames))
     run = Run.open(config)
     outputs: dict[str, Any] = {}
     figures: dict[str, Any] = {}
@@ -92,12 +95,22 @@ def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
             started = time.monotonic()
             log.info("=== %s", name)
             result = step.job(_step_config(config, name, step))
+            if name == "prepare":
+                _check_windows(config)
             outputs |= {f"{name}/{key}": value for key, value in result["outputs"].items()}
             figures |= {f"{name}/{key}": value for key, value in result["figures"].items()}
             left_out |= {f"{name}/{key}": value for key, value in result.get("left_out", {}).items()}
             log.info("=== %s: done in %.0f s", name, time.monotonic() - started)
     outputs["report"] = write_report(config, run)
     return run.finish(outputs, figures, left_out)
+
+
+def _check_windows(config: PipelineConfig) -> None:
+    """Raise DatasetError, before anything is trained, where the windows to generate are too short to be evaluated."""
+    step = _step_config(config, "generate", steps(config)["generate"])
+    assert isinstance(step, GenerateConfig)
+    dataset = locate_dataset(Storage.open(config.storage), str(step.dataset))
+    computable(config.evaluate, min(w.num_frames for w in held_out_windows(step, dataset)))
 
 
 def _step_config(config: PipelineConfig, name: str, step: Step) -> JobConfig:
@@ -111,6 +124,7 @@ def outline_pipeline(config: PipelineConfig) -> Outline:
 
     Raises CinesynthError when the first step cannot start, and IdentityError when a name stands for another run.
     """
+    computable(config.evaluate, max(config.prepare.window.num_frames))
     run = Run.at(config)
     if run.folder.exists("run.json"):
         run.check(config)

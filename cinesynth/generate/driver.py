@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from cinesynth.config import GenerateConfig
-from cinesynth.data.dataset import ClipsDataset, WindowRow, pixels_file
-from cinesynth.errors import DatasetError
+from cinesynth.data.dataset import ClipsDataset, WindowRow
+from cinesynth.generate.windows import GROUPS, copy_real, held_out_windows, settle_windows
 from cinesynth.generate.worker import GenerateWorker
 from cinesynth.locate import locate_adapter, locate_dataset
 from cinesynth.pictures import check_picture
@@ -55,27 +55,47 @@ def check_generation(config: GenerateConfig) -> Checked:
 
 @records_its_end
 def generate(config: GenerateConfig) -> dict[str, Any]:
-    """Make videos; those that are already there are kept, so a stopped run continues."""
+    """Make the videos that are not there yet, so that a stopped run continues."""
     adapters, dataset, inputs = check_generation(config)
-    windows = [] if dataset is None else held_out_windows(config, dataset)
+    if dataset is not None:
+        held_out_windows(config, dataset)
     run = Run.open(config, inputs)
     if (done := run.result()) is not None and _made(run) >= done["figures"]["videos"]:
         log.info("run %s is complete; nothing to do", config.name)
         return done
-    tasks = _shot_tasks(config) if dataset is None else _window_tasks(config, dataset, windows, run)
+    windows = [] if dataset is None else settle_windows(run.folder, config, dataset)
+    if dataset is not None:
+        copy_real(run.folder, dataset, windows)
+    tasks = _shot_tasks(config) if dataset is None else _window_tasks(config, windows)
     started = time.monotonic()
     left = [t for t in tasks if not run.folder.exists(t["file"])]
     log.info("%d videos to make, %d of them there already", len(tasks), len(tasks) - len(left))
+    figures: dict[str, Any] = {"videos": len(tasks)}
     if left:
         with ray_session(config):
-            _map(config, adapters, dataset, run, left)
-    figures = {"videos": len(tasks), "seconds": round(time.monotonic() - started, 1)}
+            figures |= seconds_of(_map(config, adapters, dataset, run, left))
+    figures["seconds"] = round(time.monotonic() - started, 1)
     outputs = {"videos": run.folder.child("videos").uri}
     if dataset is not None:
-        outputs["groups"] = run.folder.child("groups.csv").uri
+        outputs["groups"] = run.folder.child(GROUPS).uri
         if beyond := len(dataset.windows(config.split)) - len(windows):
             return run.finish(outputs, figures, {"max_windows": f"{beyond:,} windows of split {config.split}"})
     return run.finish(outputs, figures)
+
+
+def seconds_of(made: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Median seconds of loading a model replica (`load_seconds`) and of making a video (`video_seconds`).
+
+    Args:
+        made: what the workers say of each video. Without any there are no medians.
+    """
+    loads = {row["worker"]: row["load_seconds"] for row in made}
+    videos = [row["video_seconds"] for row in made]
+    return {
+        name: round(float(median(values)), 2)
+        for name, values in (("load_seconds", loads.values()), ("video_seconds", videos))
+        if values
+    }
 
 
 def _made(run: Run) -> int:
@@ -90,30 +110,7 @@ def _shot_tasks(config: GenerateConfig) -> list[dict[str, Any]]:
     ]
 
 
-def held_out_windows(config: GenerateConfig, dataset: ClipsDataset) -> list[WindowRow]:
-    """The windows that are made again. Raises DatasetError when the split has none."""
-    windows = dataset.windows(config.split)[: config.max_windows]
-    if not windows:
-        raise DatasetError(
-            f"dataset {config.dataset!r} has no window in its {config.split} split: a domain with "
-            "fewer than 3 groups is trained on whole; add footage, or raise the split's share"
-        )
-    return windows
-
-
-def _window_tasks(
-    config: GenerateConfig, dataset: ClipsDataset, windows: list[WindowRow], run: Run
-) -> list[dict[str, Any]]:
-    """One task a window and arm. Copies the real windows and writes the groups beside them."""
-    for window in windows:
-        real = f"videos/real/{window.window_id}.mkv"
-        if not run.folder.exists(real):
-            run.folder.write_bytes(real, dataset.storage.read_bytes(pixels_file(window.window_id)))
-    table = io.StringIO()
-    rows = csv.writer(table, lineterminator="\n")
-    rows.writerow(["video", "group", "caption"])
-    rows.writerows([w.window_id, w.group, w.caption] for w in windows)
-    run.folder.write_text("groups.csv", table.getvalue())
+def _window_tasks(config: GenerateConfig, windows: list[WindowRow]) -> list[dict[str, Any]]:
     arms = ["base", "adapter"] if config.adapters else ["base"]
     return [
         {"file": f"videos/{arm}/{w.window_id}.mkv", "arm": arm, "window_id": w.window_id, "order": i}
@@ -128,7 +125,8 @@ def _map(
     dataset: ClipsDataset | None,
     run: Run,
     tasks: list[dict[str, Any]],
-) -> None:
+) -> list[dict[str, Any]]:
+    """Make the videos of the tasks. Returns what the workers say of each."""
     import ray.data
 
     made = ray.data.from_items(tasks, override_num_blocks=min(len(tasks), 4 * config.workers)).map_batches(
@@ -145,7 +143,11 @@ def _map(
         num_gpus=1 if config.use_gpu else None,
     )
     started = time.monotonic()
-    for count, _ in enumerate(made.iter_rows(), start=1):
+    rows: list[dict[str, Any]] = []
+    for row in made.iter_rows():
+        rows.append(row)
+        count = len(rows)
         if count % 8 == 0 or count == len(tasks):
             rate = (time.monotonic() - started) / count
             log.info("%d/%d videos  %.2f s each  ETA %.0f s", count, len(tasks), rate, rate * (len(tasks) - count))
+    return rows

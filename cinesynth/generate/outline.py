@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from cinesynth.config import GenerateConfig
-from cinesynth.generate.driver import check_generation, held_out_windows
+from cinesynth.generate.driver import check_generation
+from cinesynth.generate.windows import held_out_windows
 from cinesynth.outline import Facts, Outline, cluster_of, sized, state_of, worker_fact
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import socket
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ class GenerateWorker:
     def __init__(
         self, config: dict[str, Any], adapters: list[tuple[str, float]], dataset: Any, run: tuple[Any, str, str]
     ) -> None:
+        started = time.monotonic()
         self.config = parse_config(GenerateConfig, config)
         self.generator = Generator(self.config.model, "cuda" if torch.cuda.is_available() else "cpu")
         self.adapters = [(Path(p), scale) for p, scale in adapters]
@@ -41,20 +45,40 @@ class GenerateWorker:
             staged = clips.stage(cache, self.config.split)
             self.windows = {w.window_id: i for i, w in enumerate(clips.windows(self.config.split))}
             self.staged = staged
-            self.empty_prompt = torch.as_tensor(clips.empty_prompt_embeds())
+            self.negative = self._negative(clips)
+        else:
+            self.generator.encoder.load()
+        self.load_seconds = time.monotonic() - started
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         task = {key: values[0] for key, values in batch.items()}
+        started = time.monotonic()
         if task["arm"] != self.arm:
             self.generator.load_adapters(self.adapters if task["arm"] == "adapter" else [])
             self.arm = task["arm"]
+            self.load_seconds += time.monotonic() - started
+        started = time.monotonic()
         video = self._shot(task["shot"]) if "shot" in task else self._window(task["window_id"])
         codec = "h264" if task["file"].endswith(".mp4") else "ffv1"
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / Path(task["file"]).name
             write_video(path, video.frames, self.generator.fps, "h264" if codec == "h264" else "ffv1", video.provenance)
             self.run.upload(path, task["file"])
-        return {"file": [task["file"]]}
+        return {
+            "file": [task["file"]],
+            "worker": [f"{socket.gethostname()}/{os.getpid()}"],
+            "load_seconds": [self.load_seconds],
+            "video_seconds": [time.monotonic() - started],
+        }
+
+    def _negative(self, clips: ClipsDataset) -> torch.Tensor | None:
+        """Embedding of the negative prompt; of the empty one the dataset has it."""
+        sampler = self.config.sampler
+        if sampler.guidance_scale <= 1:
+            return None
+        if sampler.negative_prompt:
+            return self.generator.encoder.prompt_embeds(sampler.negative_prompt)
+        return torch.as_tensor(clips.empty_prompt_embeds())
 
     def _shot(self, shot: dict[str, Any]) -> GeneratedVideo:
         request = ShotRequest.model_validate(shot)
@@ -70,9 +94,5 @@ class GenerateWorker:
     def _window(self, window_id: str) -> GeneratedVideo:
         row = self.staged[self.windows[window_id]]
         sampler: SamplerSettings = self.config.sampler
-        negative = None
-        if sampler.guidance_scale > 1:
-            text = sampler.negative_prompt
-            negative = self.generator.encoder.prompt_embeds(text) if text else self.empty_prompt
         seeded = sampler.model_copy(update={"seed": window_seed(sampler.seed, window_id)})
-        return self.generator.generate_from(Conditions.of_row(row, negative), seeded)
+        return self.generator.generate_from(Conditions.of_row(row, self.negative), seeded)

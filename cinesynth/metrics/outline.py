@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cinesynth.config import EvaluateConfig
-from cinesynth.metrics.features import list_videos
+from cinesynth.metrics.videos import list_videos
 from cinesynth.outline import Facts, Outline, cluster_of, sized, state_of, worker_fact
 from cinesynth.storage import Storage, public_uri
 

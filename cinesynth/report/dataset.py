@@ -10,8 +10,9 @@ from typing import Any
 
 from cinesynth.data.dataset import WindowFacts
 from cinesynth.data.records import Reject
+from cinesynth.data.spread import in_turn
 from cinesynth.report.page import count, write_page
-from cinesynth.report.sheet import contact_sheet, in_turn
+from cinesynth.report.sheet import contact_sheet
 from cinesynth.storage import Storage
 
 _SHEET_WINDOWS = 120

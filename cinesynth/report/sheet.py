@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Sequence
 
 import pyarrow.parquet as pq
 
-from cinesynth.data.dataset import WindowFacts
+from cinesynth.data.spread import W, spread
 from cinesynth.report.images import data_uri
 from cinesynth.storage import Storage
-
-W = TypeVar("W", bound=WindowFacts)
-Item = TypeVar("Item")
 
 
 def contact_sheet(
@@ -44,18 +39,3 @@ def contact_sheet(
                 images[row["window_id"]] = uri
                 size += len(uri)
     return [(w, images[w.window_id]) for w in windows if w.window_id in images]
-
-
-def spread(windows: Iterable[W]) -> list[W]:
-    """First one window of every group, then a second one of each, and so on."""
-    return in_turn(sorted(windows, key=lambda w: (w.group, w.start_s)), lambda w: w.group)
-
-
-def in_turn(items: Iterable[Item], group: Callable[[Item], str]) -> list[Item]:
-    """The first item of every group, then the second one of each, and so on; otherwise in their order."""
-    seen: Counter[str] = Counter()
-    ranked = []
-    for item in items:
-        ranked.append((seen[group(item)], item))
-        seen[group(item)] += 1
-    return [item for _, item in sorted(ranked, key=lambda pair: pair[0])]

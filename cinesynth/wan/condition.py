@@ -55,6 +55,10 @@ class ConditionEncoder:
         vae = load_vae(self.model, self.device)
         return vae if vae.dtype == self.vae_dtype else vae.to(self.vae_dtype)
 
+    def load(self) -> None:
+        """Load all three now, not when they are first used."""
+        _ = self.vae, self._text_parts, self._image_parts
+
     @cached_property
     def _text_parts(self) -> tuple[Any, Any]:
         return load_text_encoder(self.model, self.device)
