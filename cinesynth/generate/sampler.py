@@ -90,8 +90,8 @@ class Generator:
     def load_adapters(self, adapters: list[tuple[Path, float]]) -> None:
         """Replace what is loaded by these (folder, scale) pairs, in order; [] is the base model.
 
-        Raises AdapterError as `cinesynth.wan.adapter.load_adapters` does, and for a model of two experts; then the
-        former ones stay.
+        Raises AdapterError as `cinesynth.wan.adapter.load_adapters` does, and for a model of two experts. The adapters
+        that were loaded then stay.
         """
         if len(self.experts) > 1:
             if adapters:

@@ -72,7 +72,7 @@ class GenerateWorker:
         }
 
     def _negative(self, clips: ClipsDataset) -> torch.Tensor | None:
-        """Embedding of the negative prompt; of the empty one the dataset has it."""
+        """Embedding of the negative prompt, or None without guidance. That of the empty prompt is in the dataset."""
         sampler = self.config.sampler
         if sampler.guidance_scale <= 1:
             return None

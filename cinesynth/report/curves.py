@@ -120,7 +120,7 @@ def smoothing_window(steps: int) -> int:
 
 
 def running_mean(values: Sequence[float], window: int) -> list[float]:
-    """Mean of the last `window` values at every place, of as many as there are at the start."""
+    """Mean of the last `window` values at every place; at the start, of as many as there are."""
     sums = np.concatenate([[0.0], np.cumsum(np.asarray(values, np.float64))])
     ends = np.arange(1, len(sums))
     starts = np.maximum(0, ends - window)

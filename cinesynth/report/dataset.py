@@ -140,7 +140,7 @@ def _timelines(sources: list[dict[str, Any]], windows: Sequence[WindowFacts]) ->
 
 
 def _timeline(source: dict[str, Any], windows: Sequence[WindowFacts], finest: float) -> Timeline:
-    """The timeline of a source; what is narrower than the share `finest` is drawn together."""
+    """The timeline of a source. Shots and windows that are narrower than the share `finest` are drawn together."""
     info, seconds = json.loads(source["info"]), max(source["seconds"], 1e-9)
     flags = [
         name

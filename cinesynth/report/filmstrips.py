@@ -41,7 +41,7 @@ class Scene:
 def choose_windows(generated: Storage, domains: dict[str, str], count: int) -> list[dict[str, str]]:
     """Rows (`video`, `group`, `caption`) of at most `count` windows: one a group, domains in turn, by hash.
 
-    Neither the videos nor any metric enters, so that nothing is picked for its looks.
+    The choice reads neither videos nor metrics, so no window is picked for its looks.
 
     Args:
         generated: folder of a generate run.

@@ -34,7 +34,7 @@ def render_page(template: str, **values: Any) -> str:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A number with this many significant digits, zeros included, and a true minus sign; a dash for none."""
+    """A number with so many significant digits, trailing zeros kept, and a true minus sign; a dash for none."""
     if value is None:
         return "–"
     if not math.isfinite(value):

@@ -27,7 +27,7 @@ _SHEET_BYTES = 1_500_000
 def write_report(config: PipelineConfig, run: Run) -> str:
     """Write `report.html` and `videos/*.mp4` into the pipeline's run folder; returns the page's uri.
 
-    A step without a result is said on the page, not an error.
+    A step that has no result yet is no error: the page says so.
     """
     storage = Storage.open(config.storage)
     results = {step: _result(storage, config.name, step) for step in PIPELINE_STEPS}

@@ -37,7 +37,7 @@ class Training:
 
     @classmethod
     def of(cls, settings: TrainSettings, events: Sequence[dict[str, Any]]) -> Training:
-        """From events as they were logged; of a step that was run again after a kill, the last record counts."""
+        """From events as they were logged. The last record of a step counts: a killed run does its last steps again."""
         steps = {event["step"]: event for event in events if "loss" in event}
         held_out = {event["step"]: event for event in events if "val_loss" in event}
         return cls(settings, [steps[k] for k in sorted(steps)], [held_out[k] for k in sorted(held_out)])
