@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from cinesynth.config import PipelineConfig
-from cinesynth.errors import IdentityError
+from cinesynth.errors import DatasetError, IdentityError
 from cinesynth.pipeline import run_pipeline
 from cinesynth.registry import Registry
 from cinesynth.runs import read_events, read_result
@@ -137,6 +137,13 @@ def test_another_identity_under_the_same_name_is_refused(finished: Job, options:
     config = load_config(PipelineConfig, options[1], [*options[2:], "style.lora.rank=2"])
     with pytest.raises(IdentityError, match=r"style\.lora\.rank: recorded 4, given 2"):
         run_pipeline(config)
+
+
+def test_windows_too_short_for_the_metrics_are_refused_before_anything_is_prepared(options: list[str]) -> None:
+    config = load_config(PipelineConfig, options[1], [*options[2:], "name=short", "prepare.window.num_frames=9"])
+    with pytest.raises(DatasetError, match="at least 10 frames a video, these have 9"):
+        run_pipeline(config)
+    assert not Storage.open(config.storage).exists("runs/short")
 
 
 def test_a_bad_option_ends_failed_with_the_reason_as_the_last_line(ray_head: Head, options: list[str]) -> None:
