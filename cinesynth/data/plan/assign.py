@@ -28,7 +28,7 @@ class Assigned:
 
 
 def filter_windows(windows: Iterable[Window], filters: Mapping[Any, Range]) -> tuple[list[Window], list[Reject]]:
-    """Windows whose scores lie inside their ranges; a score that is not there keeps a window in."""
+    """Keep the windows whose scores lie inside their ranges. A score that was not measured keeps a window in."""
     kept, rejects = [], []
     for window in windows:
         why = next((w for name, range_ in filters.items() if (w := _outside(window, name, range_))), None)
@@ -46,7 +46,7 @@ def assign(
     settings: PrepareSettings,
     before: Mapping[str, Assigned],
 ) -> tuple[list[Window], list[Reject]]:
-    """Windows with group and split, and those that near-duplicates exclude.
+    """Give windows a group and a split. Returns them, and rejects of those that near-duplicates exclude.
 
     Args:
         windows: in the order of footage, with those of earlier plans that the footage does not hold any more.
@@ -113,10 +113,10 @@ def _without_repeats(
 def _linked_groups(
     windows: Sequence[Window], same: Mapping[str, str], before: Mapping[str, Assigned]
 ) -> dict[str, str]:
-    """Shot id to group: groups that share a cluster of shots are one, named as it was before, else by its first."""
+    """The group of each shot id. Groups that share a cluster of shots are joined, under the earlier name if any."""
     own = {w.shot_id: before[w.shot_id].group if w.shot_id in before else w.group for w in windows}
     links = [(own[shot], own[root]) for shot, root in same.items() if shot in own and root in own]
-    # What is said of a known shot now, and what its file is called by, may be said of new shots, too.
+    # New shots may be in the group that a known shot's source names now, or in the group named after its file.
     now = {w.group for w in windows if w.shot_id not in before}
     for w in windows:
         if w.shot_id in before:

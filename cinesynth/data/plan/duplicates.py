@@ -1,6 +1,6 @@
 """Near-duplicate shots across a whole dataset, by perceptual hashes, joined through Ray Data.
 
-Two hashes of 64 bits that differ in at most 7 bits agree in at least one of their 8 bytes: so only pictures that share
+Two hashes of 64 bits that differ in at most 7 bits agree in at least one of their 8 bytes. So only pictures that share
 a byte at the same place are compared. Each of the 8 x 256 (place, byte) keys is a partition of the join.
 """
 
@@ -17,7 +17,7 @@ from cinesynth.data.config import DuplicateSettings
 from cinesynth.data.scan.scan import FrameScores
 
 BANDS, VALUES = 8, 256
-MAX_SAMPLES = 2048  # a quarter of an hour in which all moves
+MAX_SAMPLES = 2048  # of a shot: 17 minutes in which every sample differs
 _SAME = 3  # bits up to which a picture repeats the one before it in its shot
 _TINT = 12  # mean difference of 8x6 colours, at equal brightness, up to which two pictures may be the same
 _GREY = 110  # the brightness
@@ -38,7 +38,7 @@ class Pictures:
     def of(cls, shots: Iterable[Sequence[FrameScores]]) -> Pictures:
         """The different pictures of each shot, at most `MAX_SAMPLES`, evenly spread.
 
-        What does not move counts once, and pictures without contrast say nothing.
+        What stands still counts once, and pictures without contrast are left out.
         """
         rows: list[tuple[int, bytes, int]] = []
         for number, samples in enumerate(shots):
@@ -89,7 +89,7 @@ def near_duplicates(shots: Sequence[Sequence[FrameScores]], settings: DuplicateS
     alike = _joined(pictures, settings.distance)
     counts = np.bincount(pictures.shots, minlength=len(shots))
     ends = pictures.shots[alike]
-    # How many different pictures of the shorter shot of each pair have one in the other that is like them.
+    # The number of different pictures of each pair's shorter shot that resemble one of the other shot.
     shorter = np.where(counts[ends[:, 0]] <= counts[ends[:, 1]], 0, 1)
     own = np.take_along_axis(alike, shorter[:, None], axis=1)
     distinct = np.unique(np.concatenate([ends, own], axis=1), axis=0)

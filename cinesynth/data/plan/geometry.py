@@ -1,4 +1,4 @@
-"""From stored pixels to a bucket's: which size a picture is brought to, which part of it is kept, and the resize.
+"""From stored pixels to a bucket's: the size that a picture is brought to, the part that is kept, and the resize.
 
 A box is (left, top, width, height) in stored pixels of the upright picture.
 """
@@ -18,7 +18,7 @@ from cinesynth.pictures import Frames
 
 
 def choose_size(picture: Box, pixel_aspect: Fraction, sizes: Sequence[Size], max_upscale: float) -> Size | None:
-    """The size that loses least of the picture, of those the largest; None where all ask for too much enlargement.
+    """The size that cuts least off the picture, the largest of equals; None where all need too much enlargement.
 
     Args:
         picture: what is to be shown.

@@ -1,6 +1,6 @@
 """Windows: runs of frames at the model's rate that cross no cut, named by content, brought to a bucket.
 
-Everything here is a pure function of a file's scan, what is said of it, and the configuration.
+Everything here is a pure function of a file's scan, its source and captions, and the configuration.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ class _Shot:
         )
 
     def _scores(self, pts: Sequence[int]) -> dict[str, float]:
-        """Means over the samples inside the window, else of the nearest one of the shot; absent where there is none."""
+        """Means over the samples inside the window, or the nearest one of the shot. What was not measured is absent."""
         at = self.scan.pts
         inside = [s for s in self.samples if pts[0] <= at[s.frame] <= pts[-1]]
         if not inside and self.samples:
@@ -224,7 +224,7 @@ def samples_between(scan: Scan, first_pts: int, last_pts: int) -> list[FrameScor
 
 def _between(shot: ShotSpan, first_pts: int, time_base: Fraction, in_s: float, out_s: float) -> ShotSpan | None:
     """The part of a shot between two times from the file's first frame."""
-    # As written: a float's 0.1 is a little more than a tenth.
+    # By the decimals as they are written: the float 0.1 is a little more than a tenth.
     start = first_pts + math.ceil(Fraction(str(in_s)) / time_base)
     end = first_pts + math.floor(Fraction(str(out_s)) / time_base) if out_s < math.inf else shot.end_pts
     pts = shot.pts[bisect.bisect_left(shot.pts, start) : bisect.bisect_left(shot.pts, end)]

@@ -1,7 +1,7 @@
-"""What a decoder is: it gives frames by presentation timestamp (pts, in ticks of the stream's time base).
+"""A decoder gives the frames of a file by their presentation timestamps (pts), in ticks of the stream's time base.
 
-So variable frame rates need no special care. Chosen frames are read by the backend of the configuration; all give the
-same pixels, see `tests/data/scan/test_decoder.py`. `decoders` knows the backends.
+Timestamps make a variable frame rate no special case. `decode.backend` chooses the library that reads chosen frames.
+All libraries give the same pixels, which `tests/data/scan/test_decoder.py` checks. `decoders` holds their table.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cinesynth.pictures import Frames
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file's chosen video stream is.
+    """Properties of the video stream that is read from a file.
 
     Attributes:
         width, height: stored pixels, after rotation.
@@ -31,7 +31,7 @@ class VideoInfo:
         range: `limited` or `full`.
         transfer: `sdr`, or `pq` and `hlg`, which are shown without tone mapping.
         interlaced: the first frame consists of two fields.
-        streams: number of video streams; the chosen one is FFmpeg's best, cover pictures apart.
+        streams: number of video streams, without cover pictures; FFmpeg's best one is read.
         duration_s: as the container states it; 0 where it does not.
         alpha: the pictures have transparent parts; their colours are shown as if they were opaque.
         times: `stated`, or `mended` where a scan found that the stated times cannot be used.
@@ -60,16 +60,16 @@ Change = Callable[[Frames], Frames]
 
 
 def unchanged(frame_HWC: Frames) -> Frames:
-    """All of a frame."""
+    """Keep the whole frame."""
     return frame_HWC
 
 
 def silent() -> None:
-    """No sign of life."""
+    """Give no sign of life."""
 
 
 class Decoder(Protocol):
-    """A library that reads chosen frames. They come out upright, in stored (maybe not square) pixels.
+    """A library that reads chosen frames. They come out upright, in stored pixels, which need not be square.
 
     Attributes:
         module: the Python module that it reads with.
@@ -78,13 +78,13 @@ class Decoder(Protocol):
     module: ClassVar[str]
 
     def read(self, path: str, pts: Sequence[int], change: Change = unchanged, beat: Beat = silent) -> Frames:
-        """The frames with these ascending timestamps (repeats allowed), each as `change` makes it when it is decoded.
+        """Read the frames with these timestamps; `change` is applied to each as soon as it is decoded.
 
         Args:
             path: of the file.
-            pts: timestamps of a scan.
+            pts: timestamps of a scan, ascending; repeats are allowed.
             change: uint8 RGB [H, W, 3] to what is kept of it; default: all.
-            beat: called at every frame that is passed, wanted or not.
+            beat: called at every frame that is decoded, wanted or not.
 
         Returns:
             uint8 RGB [T, H, W, 3].

@@ -1,4 +1,4 @@
-"""Decoders by decord and torchcodec, for those who have a reason to prefer them (a GPU, an existing parity).
+"""Decoders by decord and torchcodec, for those who have a reason to prefer them (a GPU, or results that must match).
 
 Both know a frame by its place in display order; torchcodec's timestamp is compared with the one that was asked for.
 They order frames by the times that a file states, so where these had to be mended, PyAV reads for them.
@@ -20,7 +20,7 @@ from cinesynth.pictures import Frames
 
 
 class DecordDecoder:
-    """`Decoder` by decord 0.6: opened in the worker with one thread and closed at once, as its readers grow."""
+    """`Decoder` by decord 0.6: each call opens a reader with one thread and closes it, as idle readers grow."""
 
     module: ClassVar[str] = "decord"
 
@@ -30,7 +30,7 @@ class DecordDecoder:
         if is_mended(pts):
             return PyAVDecoder().read(path, pts, change, beat)
         info = probe(path)
-        # Its own timestamps are float32, and begin at 0 whatever the stream's do.
+        # Frames are found by place: decord's own timestamps are float32, and begin at 0 in every file.
         index = _places(path, pts, "decord", beat)
         try:
             reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
@@ -63,7 +63,7 @@ class TorchcodecDecoder:
 
         if is_mended(pts):
             return PyAVDecoder().read(path, pts, change, beat)
-        # By place: by time, frames of a variable rate are found too early.
+        # Frames are found by place: torchcodec's search by time ends too early where the rate varies.
         info, index = probe(path), _places(path, pts, "torchcodec", beat)
         try:
             decoder = VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=1)
@@ -83,7 +83,7 @@ class TorchcodecDecoder:
 
 
 def _places(path: str, pts: Sequence[int], backend: str, beat: Beat) -> dict[int, int]:
-    """Timestamp to place in display order, of all frames. Raises MediaError when one of `pts` is not among them."""
+    """The place in display order of every timestamp. Raises MediaError when one of `pts` is not among them."""
     index = {p: i for i, p in enumerate(display_order(path, beat))}
     missing = sorted(set(pts) - index.keys())
     if missing:
@@ -92,7 +92,7 @@ def _places(path: str, pts: Sequence[int], backend: str, beat: Beat) -> dict[int
 
 
 def _as_assumed(frame_HWC: Frames, info: VideoInfo) -> Frames:
-    """An untagged HD frame, which both convert as BT.601, as if it had been converted as BT.709."""
+    """Correct an untagged HD frame: both libraries convert it by BT.601, and it is assumed to be BT.709."""
     if info.matrix != "bt709 (assumed)":
         return frame_HWC
     change = (_rgb_from_yuv(0.2126, 0.0722) @ np.linalg.inv(_rgb_from_yuv(0.299, 0.114))).astype(np.float32)

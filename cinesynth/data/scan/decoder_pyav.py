@@ -1,9 +1,10 @@
-"""Decode video with PyAV: what a file is, every frame small, chosen frames whole.
+"""Decode video with PyAV: probe a file, scan all its frames, read chosen frames.
 
-PyAV probes and scans for every backend, always on one thread: frame threads hang after a seek.
+PyAV probes and scans for every backend. It runs on one thread, as frame threads hang after a seek.
 
-Flipped bytes: of H.264, MPEG-4, ProRes and AV1 no damaged picture was missed in measurements. HEVC's decoder complains
-in its log only, and late, so damage counts for a whole group of pictures. VP9's and MJPEG's often say nothing.
+How well damage is noticed depends on the codec. Measurements with flipped bytes missed no damaged picture of H.264,
+MPEG-4, ProRes and AV1. HEVC's decoder complains only in its log, and late, so damage counts for a whole group of
+pictures. The decoders of VP9 and MJPEG often say nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from cinesynth.data.shown import MATRICES, assumed_hd, chosen_stream, is_cover, 
 from cinesynth.errors import AttemptFailed, MediaError
 from cinesynth.pictures import Frames
 
-_REORDERED = 16  # frames that may lie between a picture and another one that refers to it, or its complaint
+_REORDERED = 16  # most frames from a picture to one that refers to it, or to the decoder's complaint
 _MARKS_DAMAGE = "h264"
 _RATE = Fraction(25)  # frames per second of a file that states none
 _STEADY = 0.02  # by which the average rate of a constant one may seem to differ: a few frames at the ends
@@ -115,17 +116,17 @@ def scan(path: str) -> Iterator[ScannedFrame]:
 
 @contextmanager
 def _errors_of(codec: str) -> Iterator[Callable[[], bool]]:
-    """Whether a decoder has logged an error since it was last asked.
+    """Give a function that says whether a decoder has logged an error since its last call.
 
-    H.264 marks its damaged frames itself, and logs errors that are none: slightly wrong reference marking, which many
-    cameras write.
+    H.264's log is not read: its decoder marks damaged frames, and logs errors for slightly wrong reference marking,
+    which many cameras write.
     """
     if codec == _MARKS_DAMAGE:
         yield lambda: False
         return
     level, skipping = av.logging.get_level(), av.logging.get_skip_repeated()
     av.logging.set_level(av.logging.ERROR)
-    av.logging.set_skip_repeated(False)  # else a complaint like the last one, even of another file, is not heard
+    av.logging.set_skip_repeated(False)  # else an error like the last one, even of another file, is not logged
     try:
         with av.logging.Capture() as logged:
 
@@ -151,10 +152,10 @@ def mended_times(path: str) -> MendedTimes:
 
 
 def spread_damage(damaged: Sequence[bool], key: Sequence[bool], codec: str) -> list[bool]:
-    """Damage of a scan's frames, with those before it that may be damaged too.
+    """Mark the frames before damage that may be damaged, too.
 
-    Of H.264 these are the frames that may refer to a damaged one; of others, whose decoders notice late, all back to
-    the key frame.
+    In H.264 these are the frames that may refer to a damaged one. Other decoders notice damage late, so there all
+    frames back to the key frame are marked.
     """
     spread = list(damaged)
     for i, (before, now) in enumerate(zip([False, *damaged], damaged, strict=False)):
@@ -205,7 +206,7 @@ def _opened(path: str) -> Iterator[tuple[Any, Any]]:
         try:
             with open(path, "rb") as file:
                 file.read(1)
-        except OSError as trouble:  # that says nothing of the content
+        except OSError as trouble:  # an error that says nothing about the content
             raise AttemptFailed(f"{path} cannot be read: {trouble.strerror}") from e
         raise MediaError(f"{path} cannot be decoded: {getattr(e, 'strerror', None) or e}") from e
 

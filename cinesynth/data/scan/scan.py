@@ -1,6 +1,6 @@
 """One pass over a file: timestamps, damage, cuts, and scores of two pictures a second.
 
-A scan is a function of the file's bytes and the shot detector, so it is stored by the file's sha256 and never made
+A scan depends on the file's bytes and the shot detector alone. It is stored by the file's sha256, so it is never made
 twice, wherever the file lies and whatever windows are cut out of it.
 """
 
@@ -48,7 +48,7 @@ class FrameScores:
     hash: int
     """`perceptual_hash`; 0 where the picture has no contrast."""
     tint: str
-    """8x6 mean colours, hexadecimal."""
+    """Mean colours of 8x6 fields, hexadecimal."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Scan:
         damaged: whether a frame shows, or may show, a decoding error.
         still: whether a frame shows the same as the one before it.
         cuts: between shots; also where the picture's size changes.
-        bars: (top and bottom, left and right) bar of each shot, as shares.
+        bars: of each shot, the black bars' height at top and bottom and their width left and right, as shares.
         samples: ascending.
         sizes: (first frame, width, height) of each run of frames of one size, ascending.
         late: number of frames that were left out, as their timestamps go back.
@@ -112,7 +112,7 @@ SCAN_SCHEMA = pa.schema(
 
 def timed_scan(beat: Callable[[], None], path: str, settings: ShotSettings) -> tuple[Scan, float]:
     """`scan_file`, and the CPU seconds it took; runs in the watched child."""
-    cv2.setNumThreads(1)  # a child has one core, and waits longer for help than the help takes off
+    cv2.setNumThreads(1)  # the child has one core, on which more threads only wait
     started = time.process_time()
     found = scan_file(beat, path, settings)
     return found, time.process_time() - started
@@ -193,7 +193,7 @@ class _Pass:
 
 
 class _Sampler:
-    """Scores of two frames a second."""
+    """Chooses two frames a second and scores them."""
 
     def __init__(self, time_base: Fraction) -> None:
         self._time_base = time_base

@@ -1,6 +1,6 @@
-"""What a picture or a pair of pictures scores. Pure functions of small uint8 frames; no model.
+"""Scores of a picture or of a pair of pictures: pure functions of small uint8 frames, without a model.
 
-All are independent of resolution: shares of the picture, view widths a second, luma from 0 to 1.
+All scores are independent of resolution: shares of the picture, view widths a second, luma from 0 to 1.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BAR_STEP = 12  # least by which the picture beside a bar is brighter
 _SAME_LUMA = 0.6  # mean absolute difference of two frames below which nothing moved
 _BLUR_WINDOW = 11
 _FLOW_SIDE = 32  # pixels; at 256 columns, pictures wider than 8:1 have less
-_HASH_NOISE = 10.0  # what strong compression leaves of a frequency that is not there, and a little more
+_HASH_NOISE = 10.0  # a little more than strong compression adds to a frequency that is not there
 _HASH_ORDER = np.array([8 * row + (row + shift) % 8 for shift in range(8) for row in range(8)])
 
 
@@ -43,7 +43,7 @@ def motion(before: Grey, after: Grey, seconds: float) -> float | None:
 
 
 def blur(picture: Grey) -> float:
-    """How much less a picture changes from pixel to pixel than its own blurred copy: 0 sharp, 1 nothing to lose.
+    """How little a picture loses when it is blurred again: 0 sharp, 1 nothing to lose.
 
     Crete-Roffet et al., "The blur effect", SPIE 2007.
     """
@@ -66,12 +66,12 @@ def exposure(picture: Grey) -> tuple[float, float]:
 
 
 def unchanged(before: Grey, after: Grey) -> bool:
-    """Nothing moved between two successive frames."""
+    """Whether nothing moved between two successive frames."""
     return float(cv2.absdiff(before, after).mean()) < _SAME_LUMA
 
 
 def edge_profile(picture: Grey) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Luma that 2 % of each row, and of each column, exceed: what a black bar has none of."""
+    """The luma that the brightest 2 % of each row, and of each column, exceed; it is low in black bars."""
     return np.percentile(picture, 98, axis=1), np.percentile(picture, 98, axis=0)
 
 
@@ -87,10 +87,10 @@ def black_bars(rows: NDArray[Any], columns: NDArray[Any]) -> tuple[float, float]
 
 
 def perceptual_hash(picture: Grey) -> int:
-    """64 bits: which of the lowest frequencies of the cosine transform are strong (after pHash); 0: no contrast.
+    """64 bits, after pHash: each says whether one of the lowest frequencies of the cosine transform is strong.
 
-    Strong is compared with a constant and not, as there, with the median: in soft pictures what lies around the median
-    is noise. Every byte holds low and high frequencies.
+    A frequency is strong above a constant, not above the median as in pHash: in soft pictures, what lies around the
+    median is noise. Every byte holds low and high frequencies. A picture without contrast has the hash 0.
     """
     small = cv2.resize(picture, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
     if small.std() < 4:
@@ -100,7 +100,7 @@ def perceptual_hash(picture: Grey) -> int:
 
 
 def tints(frame_HWC: Frames) -> bytes:
-    """8x6 mean colours."""
+    """Mean colours of 8x6 fields: 144 bytes."""
     return cv2.resize(frame_HWC, (8, 6), interpolation=cv2.INTER_AREA).tobytes()
 
 
@@ -120,7 +120,7 @@ def _bar(profile: NDArray[Any]) -> float:
         inside = edge + (1 if edge == before else -1)  # the edge itself may be a mixture
         if profile[inside] - profile[outside] < _BAR_STEP:
             return 0.0
-    return (max(before, after) + 1) / size  # one more: the edge itself
+    return (max(before, after) + 1) / size  # with the edge itself
 
 
 @lru_cache(maxsize=1)

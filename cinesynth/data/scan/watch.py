@@ -26,7 +26,7 @@ from cinesynth.errors import AttemptFailed, CinesynthError
 Result = TypeVar("Result")
 Beat = Callable[[], None]
 
-# Not a `multiprocessing` child: those import the parent's main module again, which in a Ray worker is Ray itself.
+# This is no `multiprocessing` child: those import the parent's main module, which in a Ray worker is Ray itself.
 _CHILD = """
 import sys
 parent = int(sys.argv[2])
@@ -44,7 +44,7 @@ class Watched:
 
     Args:
         limit_s: seconds without a sign of life after which the child is killed.
-        modules: what the child imports first, before the time of a call begins.
+        modules: imported by the child when it starts, outside the time limit.
     """
 
     def __init__(self, limit_s: float, modules: Sequence[str] = ()) -> None:
@@ -72,7 +72,7 @@ class Watched:
         except (EOFError, BrokenPipeError, ConnectionResetError) as e:
             raise AttemptFailed(f"{what}: the decoder {self._ending()}") from e
         finally:
-            if not answered:  # its answer would be taken for that to the next call
+            if not answered:  # a late answer would be taken for that of the next call
                 self.close()
         raise AttemptFailed(f"{what}: no sign of life from the decoder for {self.limit_s:g} s")
 
