@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -17,14 +17,12 @@ class Odd:
     detail: str
 
 
-def walk_folder(root: str, besides: Sequence[str] = ()) -> tuple[dict[str, list[str]], list[Odd]]:
-    """Each folder at or below `root` with the names of its files, and what in them cannot be read.
+def walk_folder(root: str, besides: Sequence[str] = ()) -> Iterator[tuple[str, list[str], list[Odd]]]:
+    """Each folder at or below `root` with the names of its files, and with what in it cannot be read.
 
     Hidden files and folders are passed over, and so are the folders `besides`. A linked folder is entered once all
     others were, unless it leads to one of them.
     """
-    inside: dict[str, list[str]] = {}
-    odd: list[Odd] = []
     passed_over = {os.path.realpath(folder) for folder in besides}
     waiting, links = deque([root]), deque[str]()
     entered: dict[str, str] = {}
@@ -35,15 +33,16 @@ def walk_folder(root: str, besides: Sequence[str] = ()) -> tuple[dict[str, list[
         if real in passed_over and folder != root:
             continue
         if linked and real in entered:
-            odd.append(Odd(folder, "duplicate", f"{folder} leads to {entered[real]}, which is searched already"))
+            detail = f"{folder} leads to {entered[real]}, which is searched already"
+            yield folder, [], [Odd(folder, "duplicate", detail)]
             continue
         entered[real] = folder
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as e:
-            odd.append(Odd(folder, "unreadable", str(e)))
+            yield folder, [], [Odd(folder, "unreadable", str(e))]
             continue
-        names = inside[folder] = []
+        names, odd = [], []
         for entry in entries:
             if entry.name.startswith("."):
                 continue
@@ -53,7 +52,7 @@ def walk_folder(root: str, besides: Sequence[str] = ()) -> tuple[dict[str, list[
                 odd.append(Odd(entry.path, "unreadable", f"{entry.path} {what}"))
             else:
                 names.append(entry.name)
-    return inside, odd
+        yield folder, names, odd
 
 
 def what_is_wrong(path: str) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from cinesynth.data.config import FootageSource
 from cinesynth.data.footage.folders import walk_folder
 from cinesynth.data.footage.formats import holds_video, is_video_name, named_otherwise, suffix_of
-from cinesynth.data.footage.lists import LIST_SUFFIXES, LISTS_ARE, read_list
+from cinesynth.data.footage.lists import LIST_SUFFIXES, LISTS_ARE, check_no_list, read_list
 from cinesynth.data.footage.packages import resolve_footage
 from cinesynth.data.footage.search import matches
 from cinesynth.data.footage.sources import is_remote
@@ -28,13 +28,14 @@ def check_footage(footage: Sequence[FootageSource]) -> None:
 
 def _check_source(key: str, source: FootageSource) -> None:
     if is_remote(source.path):
+        check_no_list(source.path)
         return
     path = resolve_footage(source.path).absolute()
     if glob.has_magic(str(path)) and not os.path.lexists(path):
         matched = matches(path)
         if not matched:
             raise ConfigError(f"{key}: {source.path!r} matches nothing")
-        inside = [name for found in matched for name in ([str(found)] if not found.is_dir() else _files_below(found))]
+        inside = (name for found in matched for name in ([str(found)] if not found.is_dir() else _files_below(found)))
         _check_some_video(f"{key}: {source.path!r} matches no video", inside)
     elif not os.path.lexists(path):
         raise ConfigError(f"{key}: {source.path!r} does not exist; give a folder, a video file, a glob or a list")
@@ -47,21 +48,24 @@ def _check_source(key: str, source: FootageSource) -> None:
         raise ConfigError(f"{key}: {source.path!r} holds no video that FFmpeg knows, and is no list: {LISTS_ARE}")
 
 
-def _files_below(folder: Path) -> list[str]:
-    inside, _ = walk_folder(str(folder))
-    return [f"{where}/{name}" for where, names in inside.items() for name in names]
+def _files_below(folder: Path) -> Iterator[str]:
+    return (f"{where}/{name}" for where, names, _ in walk_folder(str(folder)) for name in names)
 
 
-def _check_some_video(what: str, files: Sequence[str]) -> None:
-    """Raise ConfigError when no file is one by its name, nor, of the first ones without a telling name, by content."""
-    if any(is_video_name(name) for name in files):
-        return
-    unclear = [name for name in files if not named_otherwise(name)]
+def _check_some_video(what: str, files: Iterable[str]) -> None:
+    """Raise ConfigError when no file is video by its name, nor by its header if few have names that leave it open."""
+    counts: Counter[str] = Counter()
+    unclear: list[str] = []
+    for name in files:
+        if is_video_name(name):
+            return
+        counts[suffix_of(name) or "without a suffix"] += 1
+        if not named_otherwise(name):
+            unclear.append(name)
     if len(unclear) > _OPENED or any(_may_hold_video(Path(name)) for name in unclear):
         return
-    counts = Counter(suffix_of(name) or "without a suffix" for name in files).most_common(5)
-    there = ", ".join(f"{count} {suffix}" for suffix, count in counts)
-    raise ConfigError(f"{what}, but {len(files)} other files ({there})" if files else f"{what}: it is empty")
+    there = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(5))
+    raise ConfigError(f"{what}, but {counts.total()} other files ({there})" if counts else f"{what}: it is empty")
 
 
 def _may_hold_video(path: Path) -> bool:

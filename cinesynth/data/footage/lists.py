@@ -19,6 +19,7 @@ from cinesynth.data.footage.formats import is_video_name
 from cinesynth.data.footage.packages import resolve_footage
 from cinesynth.data.footage.sources import Source, is_remote, is_unicode
 from cinesynth.errors import ConfigError
+from cinesynth.storage import public_uri, split_options
 
 LIST_SUFFIXES = (".csv", ".jsonl", ".parquet")
 LIST_COLUMNS = ("path", "caption", "domain", "group", "in_s", "out_s")
@@ -37,6 +38,13 @@ def read_list(path: Path, default: FootageSource) -> Iterator[Source]:
             yield _listed(row, f"{path}, row {number}", path.parent, default)
     except (OSError, ValueError, csv.Error) as e:
         raise ConfigError(f"footage: {path} cannot be read as a list: {e}") from e
+
+
+def check_no_list(location: str) -> None:
+    """Raise ConfigError when an object of a bucket is named like a list."""
+    if split_options(location)[0].lower().endswith(LIST_SUFFIXES):
+        what = "a list is read from a local path; its rows may name objects"
+        raise ConfigError(f"footage: {public_uri(location)}: {what}")
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import glob
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from cinesynth.data.config import FootageSource
 from cinesynth.data.footage.captions import CAPTION_SUFFIXES, caption_files, caption_files_of, split_location
 from cinesynth.data.footage.folders import walk_folder, what_is_wrong
 from cinesynth.data.footage.formats import named_otherwise, suffix_of
-from cinesynth.data.footage.lists import LIST_SUFFIXES, read_list
+from cinesynth.data.footage.lists import LIST_SUFFIXES, check_no_list, read_list
 from cinesynth.data.footage.packages import resolve_footage
 from cinesynth.data.footage.sources import Source, below, is_remote, is_unicode, printable
 from cinesynth.data.records import Reject
@@ -117,11 +117,10 @@ def _local(source: FootageSource, besides: Sequence[str], found: _Found) -> None
     files: dict[str, list[str]] = defaultdict(list)
     for path in roots:
         if os.path.isdir(path):
-            inside, odd = walk_folder(str(path), besides)
-            for thing in odd:
-                found.reject(thing.path, thing.reason, thing.detail)
-            for folder, names in inside.items():
-                sources += _take(folder, names, names, source, found)
+            for folder, names, odd in walk_folder(str(path), besides):
+                for thing in odd:
+                    found.reject(thing.path, thing.reason, thing.detail)
+                sources += _take(folder, names, caption_files(names), source, found)
         elif what := what_is_wrong(str(path)):
             found.reject(str(path), "unreadable", f"{path} {what}")
         elif path == root:  # it was named: whatever it is called, its content decides
@@ -129,17 +128,18 @@ def _local(source: FootageSource, besides: Sequence[str], found: _Found) -> None
         else:
             files[str(path.parent)].append(path.name)
     for folder, names in files.items():
-        sources += _take(folder, names, os.listdir(folder), source, found)
+        captions = _captions_in(folder)
+        # A folder that may be entered, but not listed, is told of by `_find_caption_files`.
+        missing = isinstance(captions, str)
+        taken = _take(folder, names, {} if isinstance(captions, str) else captions, source, found)
+        sources += [replace(item, caption_files=None) for item in taken] if missing else taken
     for item in sorted(sources, key=lambda item: item.location.split("/")):
         found.add(item)
 
 
 def _remote(source: FootageSource, besides: Sequence[str], found: _Found) -> None:
     location = Storage.open(source.path)
-    if location.path.lower().endswith(LIST_SUFFIXES):
-        raise ConfigError(
-            f"footage: {public_uri(source.path)}: a list is read from a local path; its rows may name objects"
-        )
+    check_no_list(source.path)
     try:
         names = location.list("", recursive=True)
         if not names and location.filesystem.get_file_info(location.path).type == pafs.FileType.File:
@@ -148,32 +148,31 @@ def _remote(source: FootageSource, besides: Sequence[str], found: _Found) -> Non
     except OSError as e:
         raise ConfigError(f"footage: {public_uri(source.path)} cannot be listed: {e}") from e
     inside: dict[str, list[str]] = defaultdict(list)
+    written = tuple(f"{b.removeprefix(f'{location.uri}/')}/" for b in besides if b.startswith(f"{location.uri}/"))
     for name in names:
         folder, _, last = name.rpartition("/")
-        own = any(f"{location.uri}/{name}".startswith(f"{written}/") for written in besides)
-        if not own and not any(part.startswith(".") for part in name.split("/")):
+        if not name.startswith(written) and not any(part.startswith(".") for part in name.split("/")):
             inside[folder].append(last)
     sources: list[Source] = []
     for folder, names in inside.items():
         where = Storage.below(source.path, folder) if folder else source.path
-        sources += _take(where, names, names, source, found)
+        sources += _take(where, names, caption_files(names), source, found)
     for item in sorted(sources, key=lambda item: item.location):
         found.add(item)
 
 
 def _take(
-    folder: str, names: Sequence[str], beside: Sequence[str], source: FootageSource, found: _Found
+    folder: str, names: Sequence[str], captions: Mapping[str, list[str]], source: FootageSource, found: _Found
 ) -> list[Source]:
     """The sources among `names`, by what they are called; the others become rejects.
 
     Args:
         folder: that holds the files.
         names: of the files in question.
-        beside: of all files of the folder, where captions are looked for.
+        captions: the caption files of the folder.
         source: that names the folder.
         found: takes the rejects.
     """
-    captions = caption_files(beside)
     used: set[str] = set()
     sources = []
     for name in names:

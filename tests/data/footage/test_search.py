@@ -83,7 +83,8 @@ def test_a_prefix_of_a_bucket_is_read_as_a_folder_is(folder: Path, s3: str) -> N
     assert _named(root, (r.source for r in remote[1])) == _named(folder, (r.source for r in local[1]))
     one = _find(Storage.below(prefix, "B.MTS"))[0]
     assert [(s.uri, s.caption_files) for s in one] == [(f"{root}/B.MTS", ("B.TXT",))]
-    assert not _find(Storage.below(prefix, "day 1"), besides=[f"{root}/day 1"])[0]
+    written = _find(prefix, besides=[f"{root}/day 1"])[0]
+    assert _named(root, (s.uri for s in written)) == sorted([*VIDEO, *UNCLEAR[:2]])
 
 
 def test_linked_folders_are_entered_once(tmp_path: Path) -> None:
@@ -141,6 +142,26 @@ def test_captions_are_found_beside_files_that_are_named_alone_listed_or_matched(
         sources, rejects = _find(path)
         assert [s.caption_files for s in sources] == [("B.TXT",)]
         assert not rejects
+
+
+def test_a_folder_of_a_bucket_is_listed_once_for_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def listed(storage: Storage, folder: str = "", recursive: bool = False) -> list[str]:
+        asked.append(storage.uri)
+        if storage.uri.endswith("closed"):
+            raise OSError("AWS Error ACCESS_DENIED")
+        return ["0.mp4", "0.txt", "1.mp4", "2.mp4.json"]
+
+    monkeypatch.setattr(Storage, "list", listed)
+    names = [*(f"open/{i}.mp4" for i in range(3)), "closed/x.mp4"]
+    rows = [{"path": f"s3://key:secret@bucket/{name}?region=eu-central-1"} for name in names]
+    (tmp_path / "list.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    sources, rejects = _find(tmp_path / "list.jsonl")
+    assert sorted(asked) == ["s3://bucket/closed", "s3://bucket/open"]
+    assert [s.caption_files for s in sources] == [("0.txt",), (), ("2.mp4.json",)]
+    assert [(r.source, r.reason) for r in rejects] == [("s3://bucket/closed/x.mp4", "unreadable")]
+    assert "captions beside s3://bucket/closed/x.mp4 cannot be looked for: AWS Error" in rejects[0].detail
 
 
 def test_what_a_glob_matches_is_accounted_for(folder: Path) -> None:

@@ -43,7 +43,7 @@ def test_folders_are_searched_recursively_in_order_and_a_file_counts_once(folder
     (folder / "b" / "itself.mp4").symlink_to(folder / "b" / "itself.mp4")
     assert _find(folder / "b" / "1.mov", folder) == [str(folder / name) for name in ("b/1.mov", "a.mkv", "b/2.MP4")]
     _, rejects = find_sources([FootageSource(path=str(folder))])
-    assert [(Path(r.source).name, r.reason) for r in rejects] == [
+    assert sorted((Path(r.source).name, r.reason) for r in rejects) == [
         ("itself.mp4", "unreadable"),
         ("loop", "duplicate"),
         ("notes.txt", "unused"),
