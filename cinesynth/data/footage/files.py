@@ -14,9 +14,10 @@ import pyarrow as pa
 from cinesynth.config import PrepareConfig
 from cinesynth.data.dataset import read_table, write_table
 from cinesynth.data.footage.captions import Captions, ShotCaption, read_captions, split_location
+from cinesynth.data.footage.folders import what_is_wrong
 from cinesynth.data.footage.formats import holds_video, is_video_name
 from cinesynth.data.footage.search import find_sources
-from cinesynth.data.footage.sources import Source, below, content_sha256, fingerprint, source_key
+from cinesynth.data.footage.sources import Source, below, content_sha256, fingerprint, is_remote, source_key
 from cinesynth.data.progress import Progress, in_parts
 from cinesynth.data.records import Reject, Stamp, explain, withdrawn
 from cinesynth.data.stages import map_files
@@ -114,6 +115,8 @@ def _read(item: dict[str, str]) -> dict[str, Any]:
     location = item["location"]
     row: dict[str, Any] = {"location": location, "size": 0, "changed": 0, "sha256": "", "captions": ""}
     try:
+        if not is_remote(location) and (what := what_is_wrong(location)):  # to open a pipe would wait for ever
+            raise MediaError(f"{location} {what}")
         size, changed = fingerprint(location)
         before = json.loads(item["known"])
         if before is not None and before[:2] == [size, changed]:

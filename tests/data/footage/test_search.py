@@ -181,6 +181,18 @@ def test_a_picture_is_not_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "huge holds no moving pictures" in row["error"]
 
 
+def test_a_row_that_names_no_file_is_unreadable(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    for name, what in (
+        ("pipe.mp4", "is not a regular file"),
+        ("gone.mp4", "does not exist"),
+        (".", "is not a regular"),
+    ):
+        row = files_module._read({"location": str(tmp_path / name), "known": "null", "caption_files": "[]"})
+        assert row["reason"] == "unreadable"
+        assert what in row["error"]
+
+
 @pytest.mark.parametrize(
     ("names", "path", "message"),
     [
