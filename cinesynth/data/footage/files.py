@@ -90,7 +90,12 @@ def _read_sources(config: PrepareConfig, dataset: Storage, sources: list[Source]
     locations = sorted(beside)
     before = [known.get(public_uri(name)) for name in locations]
     items = [
-        {"location": name, "known": json.dumps(row), "caption_files": beside[name]}
+        {
+            "location": name,
+            "known": json.dumps(row),
+            "caption_files": beside[name],
+            "named": "video" if is_video_name(public_uri(name)) else "",
+        }
         for name, row in zip(locations, before, strict=True)
     ]
     costs = [1.0 if row is None else 0.0 for row in before]  # their size is not known yet
@@ -108,9 +113,10 @@ def _read_sources(config: PrepareConfig, dataset: Storage, sources: list[Source]
 
 
 def _read(item: dict[str, str]) -> dict[str, Any]:
-    """A row of `_FOUND`; `known` is what files.parquet says of the file, as JSON.
+    """A row of `_FOUND`. A file that is no video is not read whole: it may have terabytes.
 
-    What is no video is not read whole, though it were of terabytes.
+    `known` is what files.parquet says of the file, and `caption_files` what its folder holds, both as JSON; `named` is
+    empty when the file is not named like video.
     """
     location = item["location"]
     row: dict[str, Any] = {"location": location, "size": 0, "changed": 0, "sha256": "", "captions": ""}
@@ -121,7 +127,7 @@ def _read(item: dict[str, str]) -> dict[str, Any]:
         before = json.loads(item["known"])
         if before is not None and before[:2] == [size, changed]:
             sha256 = before[2]
-        elif is_video_name(public_uri(location)) or holds_video(location):
+        elif item["named"] or holds_video(location):
             sha256 = content_sha256(location)
         else:
             detail = f"{public_uri(location)} holds no moving pictures in a format that FFmpeg knows"

@@ -1,13 +1,13 @@
-"""What a file is, before it is read whole: its name says it where FFmpeg knows the suffix, else its header does."""
+"""What a file is, before it is read whole: its name says it where FFmpeg knows the suffix, else its header does.
+
+PyAV is imported by the functions that ask it: a worker that only hashes files does without.
+"""
 
 from __future__ import annotations
 
 import io
 import mimetypes
 from functools import cache
-
-import av
-from av.stream import Disposition
 
 from cinesynth.errors import MediaError, StorageError
 from cinesynth.storage import Storage, public_uri
@@ -58,6 +58,9 @@ def holds_video(location: str) -> bool:
 
     Raises MediaError when it cannot be read.
     """
+    import av
+    from av.stream import Disposition
+
     storage = Storage.open(location)
     options = {
         "format_whitelist": _asked(),
@@ -79,6 +82,8 @@ def holds_video(location: str) -> bool:
 @cache
 def _kinds() -> dict[str, str]:
     """Suffix to what it stands for, as FFmpeg's writers say it by the codecs that they choose."""
+    import av
+
     kinds = {f".{suffix}": kind for kind, names in _OTHER.items() for suffix in names.split()}
     found: dict[str, set[str]] = {"video": set(), "a picture": set(), "sound": set(), "subtitles": set()}
     for name in sorted(av.formats_available - _NO_VIDEO_OF_ITS_OWN):
@@ -109,6 +114,8 @@ def _kinds() -> dict[str, str]:
 @cache
 def _asked() -> str:
     """The demuxers that may say what a file without a telling name is."""
+    import av
+
     names = (n for n in av.formats_available if not n.endswith("_pipe"))
     return ",".join(sorted(n for n in names if n not in _STILL | _NO_VIDEO_OF_ITS_OWN | _NOT_ASKED))
 

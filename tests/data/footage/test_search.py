@@ -170,13 +170,17 @@ def test_what_a_glob_matches_is_accounted_for(folder: Path) -> None:
     assert _reasons(rejects) == {"unused", "not_video"}
 
 
-def test_a_picture_is_not_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _read(path: Path, named: str = "") -> dict[str, Any]:
+    return files_module._read({"location": str(path), "known": "null", "caption_files": "[]", "named": named})
+
+
+def test_what_is_no_video_is_not_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def read(location: str) -> str:
         raise AssertionError(f"{location} is read whole")
 
     monkeypatch.setattr(files_module, "content_sha256", read)
     (tmp_path / "huge").write_bytes(os.urandom(100_000))
-    row = files_module._read({"location": str(tmp_path / "huge"), "known": "null", "caption_files": "[]"})
+    row = _read(tmp_path / "huge")
     assert (row["reason"], row["sha256"]) == ("not_video", "")
     assert "huge holds no moving pictures" in row["error"]
 
@@ -188,7 +192,7 @@ def test_a_row_that_names_no_file_is_unreadable(tmp_path: Path) -> None:
         ("gone.mp4", "does not exist"),
         (".", "is not a regular"),
     ):
-        row = files_module._read({"location": str(tmp_path / name), "known": "null", "caption_files": "[]"})
+        row = _read(tmp_path / name, "video")
         assert row["reason"] == "unreadable"
         assert what in row["error"]
 
