@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import replace
@@ -15,7 +16,7 @@ from cinesynth.data.footage import files as files_module
 from cinesynth.data.footage.captions import split_location
 from cinesynth.data.footage.inputs import check_footage
 from cinesynth.data.footage.search import find_sources
-from cinesynth.data.footage.sources import Source, below
+from cinesynth.data.footage.sources import Source, below, content_sha256
 from cinesynth.data.records import Reject
 from cinesynth.errors import ConfigError
 from cinesynth.storage import Storage
@@ -85,6 +86,19 @@ def test_a_prefix_of_a_bucket_is_read_as_a_folder_is(folder: Path, s3: str) -> N
     assert [(s.uri, s.caption_files) for s in one] == [(f"{root}/B.MTS", ("B.TXT",))]
     written = _find(prefix, besides=[f"{root}/day 1"])[0]
     assert _named(root, (s.uri for s in written)) == sorted([*VIDEO, *UNCLEAR[:2]])
+
+
+def test_objects_of_a_bucket_may_have_any_name(s3: str) -> None:
+    names = ["Take 7 [a].mov", "100%20.mp4", "Größe.mp4", "what?.mp4", "a+b#c&d=e.mp4"]
+    bucket = Storage.open(s3).child("odd names")
+    for name in names:
+        bucket.write_text(name, name)
+    prefix = Storage.below(s3, "odd names")
+    found, rejects = _find(prefix)
+    assert not rejects
+    assert [source.uri for source in found] == [f"s3://clips/studio/odd names/{name}" for name in sorted(names)]
+    for source, name in zip(found, sorted(names), strict=True):
+        assert content_sha256(source.location) == hashlib.sha256(name.encode()).hexdigest()
 
 
 def test_linked_folders_are_entered_once(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import math
 import os
@@ -61,19 +60,6 @@ def test_a_name_that_is_not_utf_8_is_a_reject(tmp_path: Path) -> None:
         f"{tmp_path}/broken-\\udce9.mp4 is a broken link",
     }
     assert len(reject_table(rejects)) == 2
-
-
-def test_objects_of_a_bucket_may_have_any_name(s3: str) -> None:
-    names = ["Take 7 [a].mov", "100%20.mp4", "Größe.mp4", "what?.mp4", "a+b#c&d=e.mp4"]
-    bucket = Storage.open(s3).child("odd names")
-    for name in names:
-        bucket.write_text(name, name)
-    prefix = Storage.below(s3, "odd names")
-    found, rejects = find_sources([FootageSource(path=prefix)])
-    assert not rejects
-    assert [source.uri for source in found] == [f"s3://clips/studio/odd names/{name}" for name in sorted(names)]
-    for source, name in zip(found, sorted(names), strict=True):
-        assert content_sha256(source.location) == hashlib.sha256(name.encode()).hexdigest()
 
 
 def test_a_bucket_that_may_not_be_listed_is_named_without_its_keys(monkeypatch: pytest.MonkeyPatch) -> None:
