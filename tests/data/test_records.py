@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from cinesynth.data.dataset import read_table, write_table
+from cinesynth.data.plan.planning import settle_windows
 from cinesynth.data.records import (
     Reject,
     caption_places,
@@ -21,6 +22,7 @@ from cinesynth.data.records import (
 )
 from cinesynth.storage import Storage
 from tests.data.plan.test_assign import window
+from tests.data.preparing import prepare_config
 
 
 def test_a_plan_says_where_captions_come_from_and_older_ones_are_read_too(tmp_path: Path) -> None:
@@ -35,6 +37,18 @@ def test_a_plan_says_where_captions_come_from_and_older_ones_are_read_too(tmp_pa
     assert [w.caption for w in read_plan(dataset, "i")] == ["a dog", "a video"]
     assert caption_places(dataset) == {}
     assert window_from_json(window_to_json(windows[0])) == windows[0]
+
+
+def test_a_window_without_a_caption_has_the_default_one_and_says_so(tmp_path: Path) -> None:
+    config = prepare_config(tmp_path, tmp_path, duplicates={"action": "keep"}, caption="a film", trigger="LOOK")
+    found = [replace(window("a"), caption="a dog", caption_from="json"), window("b")]
+    gone = replace(window("c"), caption="LOOK, a cat", caption_from="txt")
+    windows, _ = settle_windows(config, {}, found, [gone], {"id-c": "LOOK, a cat"}, ())
+    assert {w.window_id: (w.caption, w.caption_from) for w in windows} == {
+        "id-a": ("LOOK, a dog", "json"),
+        "id-b": ("LOOK, a film", "default"),
+        "id-c": ("LOOK, a cat", "txt"),
+    }
 
 
 def test_rejects_are_explained_by_what_could_have_been_video() -> None:
