@@ -12,6 +12,7 @@ from PIL import Image
 from cinesynth.config import GenerateConfig
 from cinesynth.errors import AdapterError, ConfigError, DatasetError, MediaError
 from cinesynth.generate.driver import check_generation
+from cinesynth.generate.outline import outline_generation
 from cinesynth.locate import locate_dataset
 from cinesynth.settings import parse_config
 from cinesynth.storage import Storage, sha256_file
@@ -66,6 +67,18 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path, image: Path) -> N
     assert inputs["adapter_0"] == sha256_file(ours / DIFFUSERS_FILE)
     with pytest.raises(AdapterError, match="was trained on base other"):
         check_generation(config(tmp_path, image, adapters=[{"ref": str(ours)}, {"ref": str(other)}]))
+
+
+def test_a_dry_run_says_what_would_be_made_and_writes_nothing(tmp_path: Path, image: Path) -> None:
+    ours = adapter(tmp_path / "ours", base_hash("nano"))
+    changes = {"adapters": [{"ref": str(ours), "scale": 0.5}], "workers": 2, "sampler": {"steps": 3}}
+    told = outline_generation(config(tmp_path / "s", image, **changes)).text()
+    assert told.startswith("generate g: new\n  inputs\n    model      nano (")
+    assert f"adapter 0  {ours} x 0.5 ({sha256_file(ours / DIFFUSERS_FILE)[:12]})" in told
+    assert "videos     1: 33 frames of 96x64" in told
+    assert "sampling   3 steps, 6 passes of the transformer in all" in told
+    assert "workers    2 of 1 CPUs each" in told
+    assert not (tmp_path / "s").exists()
 
 
 def test_a_typo_in_a_dataset_name_is_answered_with_the_names_there_are(tmp_path: Path) -> None:
