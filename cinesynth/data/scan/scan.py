@@ -135,7 +135,10 @@ def scan_file(beat: Callable[[], None], path: str, settings: ShotSettings) -> Sc
                 "(ffmpeg -framerate 25 -i FILE -c copy FILE.mkv)"
             )
         raise MediaError(f"{path} holds no frame that decodes")
-    return replace(found, late=stated.late, untimed=stated.untimed)
+    damaged = list(found.damaged)
+    for gap in stated.gaps:  # no window may reach over a frame that is missing
+        damaged[max(0, gap - 1) : gap + 1] = [True] * len(damaged[max(0, gap - 1) : gap + 1])
+    return replace(found, damaged=tuple(damaged), late=stated.late, untimed=stated.untimed)
 
 
 class _Pass:

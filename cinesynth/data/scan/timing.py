@@ -3,7 +3,7 @@
 AVI states no presentation times, and some files state those of decoding instead: with B-frames, such times go back
 from frame to frame while the times of decoding (dts) go on. libavcodec's `guess_correct_pts` counts both and believes
 what goes back less often. Here the whole file is judged at once, so that its first frames are not judged otherwise
-than its last ones.
+than its last ones; and a fault in a hundred frames does not make the other times unusable.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from fractions import Fraction
 MENDED = 4 * 10**18
 """The first timestamp of a file whose times were mended. No file states such a number, so it says how to find it."""
 
-_CERTAIN = 3  # more faults of the stated times than of the others after which no more frames are needed
+_CERTAIN = 3  # faults after which, if they are too many for the frames so far, the rest of the file is not needed
+_TOLERATED = 0.01  # faults a frame
 
 
 class TimesUnusable(Exception):
@@ -27,39 +28,51 @@ class StatedTimes:
     Attributes:
         late: frames left out so far, as their time is not after that of a frame before.
         untimed: frames left out so far, as they have no time.
+        gaps: of frames with a time, the numbers of those before which a frame is missing, as its time is wrong.
     """
 
     def __init__(self) -> None:
         self.late = self.untimed = 0
+        self.gaps: list[int] = []
+        self._seen = self._given = 0
         self._last: int | None = None
         self._before: tuple[int | None, int | None] = (None, None)
         self._faults = 0  # of presentation times, less those of decoding
-        self._gap = 0
+        self._gap = self._most = 0
 
     def of(self, pts: int | None, dts: int | None) -> int | None:
         """The time of the next frame; None where it has none that can be used.
 
         Raises TimesUnusable when it is certain that the times of decoding are the better ones.
         """
+        self._seen += 1
         time = pts if pts is not None else dts
         if time is None:
             self.untimed += 1
             self._gap += self._last is not None
             return None
         self._faults += self._gap + _back(time, self._before[0]) - _back(dts, self._before[1])
+        if self._faults > self._most:  # where files were joined, the times of decoding have gone back just before
+            self._most = self._faults
+            self.gaps.append(self._given)
         self._before, self._gap = (time, dts if dts is not None else time), 0
-        if self._faults > _CERTAIN:
+        if self._wrong() > _CERTAIN + self._seen * _TOLERATED:
             raise TimesUnusable
         if self._last is not None and time <= self._last:
             self.late += 1
             return None
         self._last = time
+        self._given += 1
         return time
 
     def finish(self) -> None:
         """Call after the last frame. Raises TimesUnusable where the times of decoding are the better ones."""
-        if self._faults > 0:
+        if self._wrong() > self._seen * _TOLERATED:
             raise TimesUnusable
+
+    def _wrong(self) -> int:
+        """Frames whose stated time is wrong; a single one that lies far ahead makes those after it late."""
+        return max(self._faults, self.late) if self._faults > 0 else 0
 
 
 class MendedTimes:

@@ -50,10 +50,20 @@ def _give(stated: list[int | None]) -> None:
     times.finish()
 
 
-@pytest.mark.parametrize("stated", [REORDERED, [1, 2, 3, 3, 4], [1, 2, None, 4, 5]])
+@pytest.mark.parametrize(
+    "stated", [REORDERED, [1, 2, 3, 3, 4], [1, 2, None, 4, 5], [*range(300), 999, *range(301, 600)]]
+)
 def test_times_that_go_back_or_are_missing_while_decoding_goes_on_are_not_used(stated: list[int | None]) -> None:
     with pytest.raises(TimesUnusable):
         _give(stated)
+
+
+def test_one_wrong_time_among_hundreds_leaves_the_others_as_they_are() -> None:
+    times = StatedTimes()
+    stated = [*range(1, 101), 90, *range(102, 301)]
+    assert [time for dts, pts in enumerate(stated) if (time := times.of(pts, dts)) is None] == [None]
+    times.finish()
+    assert (times.late, times.gaps) == (1, [100])
 
 
 def test_mended_times_are_even_or_those_of_decoding_where_the_rate_varies() -> None:
