@@ -112,7 +112,8 @@ class Metric:
         direction: whether `lower` or `higher` values are better, or those that `match` the real set's own.
         primary: it carries the verdict; the others are shown beside.
         real: it measures against the real set, so that better means closer to it.
-        first_frame: the first frame that counts, 0-based.
+        first_frame: the first number of a row that counts, 0-based. A row has one for each frame; one fewer, where each
+            stands for a frame and the next.
         frames_note: why frames are left out.
         beside: the metric that this one accompanies: it is computed whenever that one is.
         ddof: covariances are divided by N - ddof.

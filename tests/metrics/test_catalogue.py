@@ -36,12 +36,8 @@ sys.exit("torch" in sys.modules and "torch was imported")
 def test_primary_metrics_come_first_and_late_lpips_accompanies_lpips():
     assert [m.name for m in catalogue.chosen(["fvd", "kvd", "lpips"])] == ["kvd", "lpips", "fvd", "lpips_late"]
     assert [m.name for m in catalogue.chosen(["lpips_late"])] == ["lpips_late"]
-    assert {name: m.needs for name, m in catalogue.METRICS.items()} == {
-        "kvd": ["real"],
-        "fvd": ["real"],
-        "lpips": ["pair"],
-        "lpips_late": ["pair"],
-    }
+    needs = {"kvd": ["real"], "fvd": ["real"], "lpips": ["pair"], "lpips_late": ["pair"]}
+    assert {name: catalogue.METRICS[name].needs for name in needs} == needs
 
 
 def test_an_unknown_metric_is_refused_with_the_names_that_exist():
@@ -88,20 +84,22 @@ def test_a_newcomers_metric_is_one_file_and_one_line(tmp_path, monkeypatch):
     """Its file lies among the metrics, its name stands in the catalogue: every place that reads metrics knows it."""
     newcomer = str(Path(__file__).parent / "newcomer")
     monkeypatch.setattr(cinesynth.metrics, "__path__", [*cinesynth.metrics.__path__, newcomer])
-    monkeypatch.setattr(catalogue, "METRICS", catalogue.read_metrics([*catalogue._FILES, "tssim", "change"]))
+    monkeypatch.setattr(catalogue, "METRICS", catalogue.read_metrics([*catalogue._FILES, "steadiness", "change"]))
     for name, speed, noise in (("real", 0.5, 0), ("base", 0.5, 20), ("adapter", 0.4, 2), ("still", 0, 0)):
         for i in range(8):
             write_video(tmp_path / name / f"w{i}.mkv", _clip(i, speed, noise), codec="ffv1")
     arms = {name: tmp_path / name for name in ("base", "adapter", "still")}
     values = {"name": "trial", "real": str(tmp_path / "real"), "arms": {n: str(f) for n, f in arms.items()}}
-    config = parse_config(EvaluateConfig, {**values, "metrics": ["tssim", "change"]})
-    assert set(metric_identity(config)) == {"metric_tssim", "metric_change"}
+    config = parse_config(EvaluateConfig, {**values, "metrics": ["example_steadiness", "change"]})
+    assert set(metric_identity(config)) == {"metric_example_steadiness", "metric_change"}
 
     record = compare(tmp_path / "real", arms, settings=config)
 
-    assert record.value("tssim", "still").value == pytest.approx(1)
-    assert record.value("tssim", "base").real == pytest.approx(record.value("tssim", "adapter").real)
-    smoother = record.comparison("tssim", "adapter")
+    assert record.value("example_steadiness", "still").value == pytest.approx(1)
+    assert record.value("example_steadiness", "base").real == pytest.approx(
+        record.value("example_steadiness", "adapter").real
+    )
+    smoother = record.comparison("example_steadiness", "adapter")
     assert smoother.difference > 0
     assert record.better(smoother) == "adapter"
     assert reading(record, smoother) == "adapter is better"
@@ -110,8 +108,8 @@ def test_a_newcomers_metric_is_one_file_and_one_line(tmp_path, monkeypatch):
     distance = [abs(record.value("change", arm).value - record.value("change", arm).real) for arm in ("still", "base")]
     assert further.difference == pytest.approx(distance[0] - distance[1])
     sentence = verdict(None, record)
-    assert "the adapter's videos are better than the base's by TSSIM (+" in sentence
+    assert "the adapter's videos are better than the base's by example steadiness (+" in sentence
     assert "frame change" not in sentence
     assert "frame change (secondary)  adapter - base" in record.table()
-    assert record.figures()["tssim/adapter-base/excludes_zero"] is True
+    assert record.figures()["example_steadiness/adapter-base/excludes_zero"] is True
     assert MetricsRecord.parse(record.to_json(), "here") == record
