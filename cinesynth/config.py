@@ -22,6 +22,7 @@ from cinesynth.settings import (
     WindowFrames,
     locations,
     runtime,
+    side_steps,
 )
 from cinesynth.wan.family import DEFAULT_FAMILY
 
@@ -186,9 +187,9 @@ class ShotRequest(Settings):
 
     image: str = runtime(description="image file; cropped to the video's aspect and resized; its content counts")
     prompt: str = Field(min_length=1, max_length=10000, description="what happens after the first frame")
-    num_frames: WindowFrames = Field(33, description="4n+1")
-    height: Side = Field(DEFAULT_FAMILY.default_size[1], description="pixels, a multiple of 16")
-    width: Side = Field(DEFAULT_FAMILY.default_size[0], description="pixels, a multiple of 16")
+    num_frames: WindowFrames = Field(33, description=DEFAULT_FAMILY.frame_rule)
+    height: Side = Field(DEFAULT_FAMILY.default_size[1], description=f"pixels, a multiple of {side_steps()}")
+    width: Side = Field(DEFAULT_FAMILY.default_size[0], description=f"pixels, a multiple of {side_steps()}")
 
 
 class GenerateSettings(Settings):

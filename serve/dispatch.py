@@ -153,7 +153,7 @@ def sweep(store: JobStore, config: ServeConfig) -> int:
         (config.inputs() / job.image).unlink(missing_ok=True)
         if job.result:
             (config.results() / job.result).unlink(missing_ok=True)
-    store.delete([job.id for job in over])
+    store.forget([job.id for job in over])
     # A process that died may have left files that belong to no job.
     for folder in (config.inputs(), config.results()):
         for path in folder.iterdir():

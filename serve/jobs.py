@@ -299,8 +299,8 @@ class JobStore:
         with self._engine.connect() as db:
             return [_job(r) for r in db.execute(sa.select(*_JOB_COLUMNS).where(_jobs.c.expires_at < self.clock()))]
 
-    def delete(self, job_ids: Collection[str]) -> None:
-        """Forget finished jobs."""
+    def forget(self, job_ids: Collection[str]) -> None:
+        """Forget finished jobs, whoever owns them: the sweep calls this. Others stay."""
         with self._engine.begin() as db:
             db.execute(sa.delete(_jobs).where(_jobs.c.id.in_(job_ids), _jobs.c.expires_at.is_not(None)))
 

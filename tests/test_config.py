@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cinesynth.config import EvaluateConfig, GenerateConfig, PipelineConfig, PrepareConfig, TrainConfig
+from cinesynth.data.prepare import check_inputs
 from cinesynth.errors import ConfigError
 from cinesynth.settings import differences, load_config, parse_config
 
@@ -61,7 +62,7 @@ def test_every_problem_is_listed_at_once() -> None:
 def test_a_missing_footage_folder_is_named(tmp_path: Path) -> None:
     config = load_config(PrepareConfig, PREPARE, [f"footage=[{{path: '{tmp_path}/nowhere'}}]"])
     with pytest.raises(ConfigError, match=r"footage\.0\.path: '.*/nowhere' does not exist"):
-        config.check_inputs()
+        check_inputs(config, config.model)
 
 
 def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:

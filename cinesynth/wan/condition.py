@@ -56,8 +56,10 @@ class ConditionEncoder:
         return vae if vae.dtype == self.vae_dtype else vae.to(self.vae_dtype)
 
     def load(self) -> None:
-        """Load all three now, not when they are first used."""
-        _ = self.vae, self._text_parts, self._image_parts
+        """Load all of them now, not when they are first used."""
+        _ = self.vae, self._text_parts
+        if self.spec.family.image_encoder:
+            _ = self._image_parts
 
     @cached_property
     def _text_parts(self) -> tuple[Any, Any]:

@@ -71,6 +71,13 @@ class Family:
     negative_prompt: str
     adapter_targets: Mapping[str, tuple[str, ...]]
 
+    def __post_init__(self) -> None:
+        if not {"noisy", "condition"} <= set(self.input_layout):
+            raise ValueError(
+                f"family {self.name!r}: input_layout {self.input_layout} lacks noisy or condition; a model whose first "
+                "frame takes the place of noise needs another sampler and another loss (docs/model_families.md)"
+            )
+
     # --- components and tensors ------------------------------------------------------------------------------
 
     @property
@@ -314,5 +321,10 @@ def family_named(name: str) -> Family:
 
 
 def size_tables() -> dict[str, tuple[Size, ...]]:
-    """The sizes of every named table of all families."""
-    return {name: table.sizes for family in FAMILIES.values() for name, table in family.resolutions.items()}
+    """The sizes of every named table of all families. Raises ValueError where two families differ in a table."""
+    tables: dict[str, tuple[Size, ...]] = {}
+    for family in FAMILIES.values():
+        for name, table in family.resolutions.items():
+            if tables.setdefault(name, table.sizes) != table.sizes:
+                raise ValueError(f"family {family.name!r}: {name} names other sizes in another family; rename it")
+    return tables

@@ -193,7 +193,7 @@ def test_a_decoder_that_hangs_is_a_reject(folder: Path, tmp_path: Path) -> None:
     assert (reject["reason"], reject["window_id"]) == ("decode_failed", windows[0].window_id)
     assert reject["detail"].endswith("no sign of life from the decoder for 1 s")
     assert row["pixels"] is None
-    watched(1.0).close()
+    watched(1.0, DecodeWindows.__module__).close()
 
 
 def test_kept_pixels_stay_as_they_are_unless_they_hold_other_frames(folder: Path, tmp_path: Path) -> None:
@@ -211,4 +211,4 @@ def test_kept_pixels_stay_as_they_are_unless_they_hold_other_frames(folder: Path
     assert again == sha256_file(kept)
     pixels = np.frombuffer(stage(blocks[0]).to_pylist()[0]["pixels"], np.uint8)
     assert np.array_equal(read_video(kept)[0].ravel(), pixels)
-    watched(60.0).close()
+    watched(60.0, DecodeWindows.__module__).close()

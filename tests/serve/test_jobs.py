@@ -197,7 +197,7 @@ def test_finished_jobs_expire_and_running_ones_do_not(jobs: JobStore, clock: Clo
     lease(jobs)
     clock.now += 101
     assert [job.id for job in jobs.expired()] == ["a"]
-    jobs.delete(["a", "b"])
+    jobs.forget(["a", "b"])
     assert jobs.get("a") is None
     assert jobs.get("b") is not None
 

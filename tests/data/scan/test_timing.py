@@ -10,9 +10,9 @@ import av
 import numpy as np
 import pytest
 
-from cinesynth.data.config import ShotSettings
+from cinesynth.data.config import Backend, ShotSettings
 from cinesynth.data.scan.decoder_pyav import PyAVDecoder
-from cinesynth.data.scan.decoders import make_decoder
+from cinesynth.data.scan.decoders import DECODERS, make_decoder
 from cinesynth.data.scan.scan import scan_file
 from cinesynth.data.scan.timing import MENDED, MendedTimes, StatedTimes, TimesUnusable, is_mended
 from cinesynth.errors import MediaError
@@ -80,9 +80,9 @@ def _avi(path: Path) -> Path:
     return encode_frames(path, frames, options=options)
 
 
-@pytest.mark.parametrize("backend", ["pyav", "decord", "torchcodec"])
-def test_all_frames_of_an_avi_with_b_frames_come_evenly_and_in_order(backend: str, tmp_path: Path) -> None:
-    if importlib.util.find_spec("av" if backend == "pyav" else backend) is None:
+@pytest.mark.parametrize("backend", DECODERS)
+def test_all_frames_of_an_avi_with_b_frames_come_evenly_and_in_order(backend: Backend, tmp_path: Path) -> None:
+    if importlib.util.find_spec(DECODERS[backend].module) is None:
         pytest.skip(f"{backend} is not installed")
     path = str(_avi(tmp_path / "old.avi"))
     found = scan_file(lambda: None, path, ShotSettings())
@@ -91,7 +91,7 @@ def test_all_frames_of_an_avi_with_b_frames_come_evenly_and_in_order(backend: st
     assert is_mended(found.pts[40:])
     assert not found.cuts
     chosen = found.pts[37:60:2]
-    frames = make_decoder(backend).read(path, chosen)  # type: ignore[arg-type]
+    frames = make_decoder(backend).read(path, chosen)
     assert [round((float(f.mean()) - 10) / 3) for f in frames] == list(range(37, 60, 2))
     with pytest.raises(MediaError, match="no frame decodes at timestamp"):
         PyAVDecoder().read(path, [found.pts[-1] + 1])
