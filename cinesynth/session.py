@@ -7,16 +7,21 @@ import logging
 import os
 import socket
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from cinesynth.config import JobConfig
 from cinesynth.errors import ConfigError
 from cinesynth.log_filter import without_actor_notes
 from cinesynth.storage import scratch_folder
 
+Result = TypeVar("Result")
+
+_GLANCE_S = 0.2
 _ANSWER_S = 10.0
 """Seconds in which a Ray head takes a connection, and again in which it answers."""
 
@@ -52,6 +57,32 @@ def ray_session(config: JobConfig) -> Iterator[None]:
                 ray.shutdown()
     finally:
         sys.executable = interpreter
+
+
+def interruptible(call: Callable[[], Result]) -> Result:
+    """The result of a call that waits on Ray, made in a thread of its own so that Ctrl-C and SIGTERM end the wait.
+
+    In the main thread, Ray Train answers Ctrl-C by asking its controller, which does not listen while it waits for
+    resources. An interrupted call is left to end with the session.
+    """
+    results: list[Result] = []
+    errors: list[BaseException] = []
+    ended = threading.Event()
+
+    def run() -> None:
+        try:
+            results.append(call())
+        except BaseException as e:  # whatever it is, it is raised where the call was made
+            errors.append(e)
+        finally:
+            ended.set()
+
+    threading.Thread(target=run, name="waits-on-ray", daemon=True).start()
+    while not ended.wait(_GLANCE_S):  # a signal that another thread took is seen here too
+        pass
+    if errors:
+        raise errors[0]
+    return results[0]
 
 
 def connect(address: str, key: str, log_to_driver: bool) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from cinesynth.config import JobConfig
 from cinesynth.errors import ConfigError, user_error
@@ -59,11 +60,14 @@ def run_job(
             return
         result = job(config)
     except (KeyboardInterrupt, SystemExit) as e:
-        _end("stopped; the same command goes on from what is stored", _code_of(e))
+        _say("stopped; the same command goes on from what is stored")
+        logging.shutdown()
+        os._exit(_code_of(e))  # threads of Ray that still wait would abort the interpreter's orderly end
     except Exception as e:
         if (found := user_error(e)) is None:
             raise
-        _end(f"error: {found}", 2)
+        _say(f"error: {found}")
+        raise SystemExit(2) from None
     _print_summary(result)
     print(f"{cls.kind} {config.name}: complete", flush=True)
 
@@ -80,10 +84,10 @@ def _parser(cls: type[JobConfig], description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _end(message: str, code: int) -> NoReturn:
+def _say(message: str) -> None:
+    """A job's last line."""
     sys.stdout.flush()
     print(message, file=sys.stderr, flush=True)
-    raise SystemExit(code) from None
 
 
 def _code_of(stop: BaseException) -> int:

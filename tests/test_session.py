@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 from cinesynth import session
 from cinesynth.config import PublishConfig
 from cinesynth.errors import ConfigError
-from cinesynth.session import check_head, interpreter_for_ray, ray_session
+from cinesynth.session import check_head, interpreter_for_ray, interruptible, ray_session
 from cinesynth.settings import parse_config
 from tests.conftest import Head
 
@@ -55,6 +57,20 @@ def test_what_is_no_address_is_refused(address: str) -> None:
 def test_a_head_that_answers_is_taken(ray_head: Head) -> None:
     check_head(ray_head.address, "ray.address")
     check_head("local", "ray.address")
+
+
+def test_an_interrupt_ends_a_wait_at_once_and_errors_come_through() -> None:
+    stay = threading.Event()
+    press = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
+    press.start()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        interruptible(stay.wait)
+    assert time.monotonic() - started < 5
+    stay.set()
+    assert interruptible(lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError):
+        interruptible(lambda: 1 // 0)
 
 
 def test_ray_gets_an_interpreter_by_a_path_without_spaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from cinesynth.errors import ConfigError, DatasetError
 from cinesynth.locate import locate_adapter, locate_dataset
 from cinesynth.report.training import write_train_report
 from cinesynth.runs import Run, records_its_end
-from cinesynth.session import ray_session
+from cinesynth.session import interruptible, ray_session
 from cinesynth.storage import Storage
 from cinesynth.train.worker import train_worker
 from cinesynth.wan.card import check_adapters
@@ -102,7 +102,7 @@ def _fit(plan: Plan) -> dict[str, Any]:
             logging_config=LoggingConfig(log_level="WARNING"),  # state transitions and reports are in Ray's log files
         ),
     )
-    trainer.fit()
+    interruptible(trainer.fit)
     figures = folder.read_json("trained.json")
     curve = [e["val_loss"] for e in plan.run.events() if "val_loss" in e]
     ends = {"val_loss_first": curve[0], "val_loss_last": curve[-1]} if curve else {}

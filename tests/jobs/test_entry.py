@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,8 +76,14 @@ def test_help_lists_the_fields_by_group_with_defaults(capsys: pytest.CaptureFixt
     ],
 )
 def test_a_job_that_is_stopped_or_refused_ends_with_one_line(
-    raised: BaseException, code: int, last: str, capsys: pytest.CaptureFixture[str]
+    raised: BaseException,
+    code: int,
+    last: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("os._exit", sys.exit)
+
     def job(config: PublishConfig) -> dict[str, object]:
         raise raised
 
