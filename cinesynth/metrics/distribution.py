@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cinesynth.metrics import frechet, mmd
 from cinesynth.metrics.frechet import frechet_distance
-from cinesynth.metrics.metric import Item, Metric, Network, Results, Sample, interval_fields
+from cinesynth.metrics.metric import SHOWN, Item, Metric, Network, Results, Sample, interval_fields
 from cinesynth.metrics.mmd import KernelSums
 from cinesynth.metrics.networks import I3D_FEATURES, I3D_MIN_FRAMES, I3D_WEIGHTS
 from cinesynth.metrics.record import Comparison, Floor, Value
@@ -48,7 +48,7 @@ NETWORK = Network(
     load=_load,
     weights=_weights,
     preprocessing={
-        "input": "uint8 RGB, all pixels",
+        "input": f"{SHOWN}; all pixels",
         "resize": "bilinear to 224x224, aspect not kept, half-pixel centres (align_corners=False), no antialiasing",
         "range": "x / 127.5 - 1",
     },

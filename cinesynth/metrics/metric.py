@@ -23,6 +23,9 @@ Item = tuple[Any, ...]
 """What a network sees at once: (video,), or (real video, video) for pairs, then the caption where it asks for one.
 A video is uint8 RGB frames [T, H, W, 3]."""
 
+SHOWN = "uint8 RGB as shown: upright, in square pixels (Lanczos), in the matrix and range stated or assumed"
+"""How every video is read, as a network's `preprocessing` is to say it."""
+
 
 def _no_weights(settings: EvaluateSettings) -> dict[str, str]:
     return {}

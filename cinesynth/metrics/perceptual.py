@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinesynth.metrics.means import group_means
-from cinesynth.metrics.metric import Item, Metric, Network
+from cinesynth.metrics.metric import SHOWN, Item, Metric, Network
 from cinesynth.metrics.networks import LPIPS_MIN_SIDE
 from cinesynth.metrics.weights import WEIGHTS
 from cinesynth.storage import sha256_file
@@ -53,7 +53,7 @@ NETWORK = Network(
     run=_run,
     load=_load,
     weights=_weights,
-    preprocessing={"input": "uint8 RGB, all pixels, no resize", "range": "x / 127.5 - 1"},
+    preprocessing={"input": f"{SHOWN}; all pixels, no resize", "range": "x / 127.5 - 1"},
     pair=True,
     min_side=LPIPS_MIN_SIDE,
 )

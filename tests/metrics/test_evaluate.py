@@ -230,7 +230,7 @@ def test_the_job_writes_its_record_and_does_not_repeat_itself(folders, tmp_path,
     changed = {**arms, "adapter": str(_write(tmp_path / "changed", 20))}
     with pytest.raises(IdentityError, match=r"inputs\.adapter"):
         evaluate(parse_config(EvaluateConfig, {**values, "arms": changed}))
-    assert set(result["inputs"]) == {"real", "base", "adapter", "metric_lpips", "metric_lpips_late"}
+    assert set(result["inputs"]) == {"real", "base", "adapter", "groups", "metric_lpips", "metric_lpips_late"}
 
 
 def test_the_command_line_takes_any_two_folders_without_ray(folders, tmp_path):
