@@ -79,7 +79,7 @@ def annotate_windows(
         rows = ray.data.from_arrow(to_blocks(missing)).map_batches(
             Annotate,
             fn_constructor_args=(
-                config.model_dump(mode="json", exclude={"name", "storage", "ray", "model"}),
+                config.model_dump(mode="json", include=set(PrepareSettings.model_fields)),
                 config.decode,
                 device_of(resources),
             ),

@@ -138,7 +138,7 @@ def test_a_captioner_describes_what_has_no_caption(tmp_path: Path) -> None:
     captioner = {"model": str(_captioner(tmp_path / "model")), "max_tokens": 6, "prompt": "describe"}
     config = config_of(path, captioner=captioner, shots={"detector": "none"})
     windows, _ = cut(path, config)
-    settings: dict[str, Any] = config.model_dump(mode="json", exclude={"name", "storage", "ray", "model"})
+    settings: dict[str, Any] = config.model_dump(mode="json", include=set(PrepareSettings.model_fields))
     stage = Annotate(settings, DecodeSettings(), "cpu")
     found = stage(to_blocks(windows[:2])[0]).to_pylist()
     captions = [row["caption"] for row in found]
@@ -184,7 +184,7 @@ def test_what_does_not_decode_is_an_error_in_its_row(tmp_path: Path) -> None:
     config = config_of(path, shots={"detector": "none"})
     windows, _ = cut(path, config)
     path.write_bytes(b"gone")
-    settings = config.model_dump(mode="json", exclude={"name", "storage", "ray", "model"})
+    settings = config.model_dump(mode="json", include=set(PrepareSettings.model_fields))
     bad = replace(windows[0], stamp=fingerprint(str(path)))
     found: pa.Table = Annotate(settings, DecodeSettings(), "cpu")(to_blocks([bad])[0])
     row = found.to_pylist()[0]
@@ -196,9 +196,7 @@ def test_a_model_that_fails_costs_its_window_one_attempt(tmp_path: Path) -> None
     path = write_levels(tmp_path / "clip.mkv", range(0, 2000, 40))
     config = config_of(path, shots={"detector": "none"})
     windows, _ = cut(path, config)
-    stage = Annotate(
-        config.model_dump(mode="json", exclude={"name", "storage", "ray", "model"}), DecodeSettings(), "cpu"
-    )
+    stage = Annotate(config.model_dump(mode="json", include=set(PrepareSettings.model_fields)), DecodeSettings(), "cpu")
 
     def fail(frames_THWC: np.ndarray) -> float:
         raise RuntimeError("odd picture")
