@@ -20,6 +20,7 @@ from cinesynth.data.records import Reject, read_plan, read_rejects, withdrawn
 from cinesynth.errors import DatasetError
 from cinesynth.locate import run_output
 from cinesynth.report.dataset import write_dataset_page
+from cinesynth.runs import complete_result
 from cinesynth.storage import Storage
 
 _REASON = "withdrawn"
@@ -93,11 +94,17 @@ def affected_adapters(storage: Storage, dataset: Storage, source_sha256: str) ->
 
 def _cards(storage: Storage) -> list[tuple[str, dict[str, Any]]]:
     """(where, card) of every adapter in runs and registry."""
-    finished = [run for run in storage.folders("runs") if storage.exists(f"runs/{run}/result.json")]
-    made = [(f"runs/{run}/adapter", run_output(storage, run, "adapter")) for run in finished]
+    made = [(f"runs/{run}/adapter", _adapter_of(storage, run)) for run in storage.folders("runs")]
     cards = [(where, folder.read_json("card.json")) for where, folder in made if folder and folder.exists("card.json")]
     published = [name for name in storage.list("registry", recursive=True) if name.endswith("/card.json")]
     return cards + [(name.removesuffix("/card.json"), storage.read_json(name)) for name in published]
+
+
+def _adapter_of(storage: Storage, run: str) -> Storage | None:
+    """The adapter that a run recorded; of a run that has not finished, what it has written so far."""
+    if complete_result(storage.child("runs", run)) is None:
+        return storage.child("runs", run, "adapter")
+    return run_output(storage, run, "adapter")
 
 
 def _names(given: str, uri: str, sha256: str) -> bool:

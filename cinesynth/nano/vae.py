@@ -19,6 +19,7 @@ from torch import nn
 
 from cinesynth.nano.fit import Curve, Schedule, fit
 from cinesynth.nano.skeleton import Skeleton, copy_into
+from cinesynth.processor import fast_autocast
 from cinesynth.wan.condition import to_unit_range
 from cinesynth.wan.family import WAN21_I2V
 
@@ -82,7 +83,7 @@ def train_phase(
     def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
         x = to_video(_clips(train, phase.frames, phase.batch, phase.crop, seed, step))
         draws = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_autocast():
             posterior = vae.encode(x).latent_dist
             z = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=draws)
             y = vae.decode(z).sample

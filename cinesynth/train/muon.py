@@ -12,6 +12,8 @@ from collections.abc import Iterable
 
 import torch
 
+from cinesynth.processor import fast_float
+
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
@@ -85,7 +87,8 @@ def orthogonalised(matrices: torch.Tensor, iterations: int = 5) -> torch.Tensor:
     """U V^T of each matrix U S V^T of a stack [N, R, C], to about 30 %: singular values end between 0.7 and 1.2."""
     a, b, c = _COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
-    x = (matrices.mT if tall else matrices).bfloat16()
+    dtype = fast_float() if matrices.device.type == "cpu" else torch.bfloat16
+    x = (matrices.mT if tall else matrices).to(dtype)
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(iterations):
         gram = x @ x.mT

@@ -101,7 +101,7 @@ def test_a_child_ends_with_its_parent_even_while_it_hangs() -> None:
         "print(watched.call('x', pid), flush=True)\n"
         "watched.call('x', hang)\n"
     )
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     with subprocess.Popen([sys.executable, "-c", script], cwd=root, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         child = psutil.Process(int(parent.stdout.readline()))
