@@ -29,7 +29,7 @@ from cinesynth.settings import parse_config
 from cinesynth.storage import sha256_file
 from tests.data.clips import encode_frames, flip_bytes, write_levels
 
-CONFIGS = Path(__file__).resolve().parents[2] / "jobs" / "configs"
+CONFIGS = Path(__file__).resolve().parents[3] / "jobs" / "configs"
 WHOLE = {"shots": {"detector": "none"}}
 
 
