@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 
-TARGET_MINUTES = 8.0
+TARGET_MINUTES = 6.0
 
 
 def main(runs: int) -> None:
