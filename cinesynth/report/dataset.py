@@ -11,7 +11,8 @@ from typing import Any
 from cinesynth.data.dataset import WindowFacts
 from cinesynth.data.records import Reject
 from cinesynth.data.spread import in_turn
-from cinesynth.report.page import count, write_page
+from cinesynth.outline import sized
+from cinesynth.report.page import write_page
 from cinesynth.report.sheet import contact_sheet
 from cinesynth.storage import Storage
 
@@ -96,7 +97,7 @@ def _summary(manifest: dict[str, Any]) -> list[tuple[str, str]]:
         ("windows", f"{manifest['windows']:,}"),
         ("length", _duration(seconds)),
         ("footage", _duration(manifest["found_s"])),
-        ("size", f"{size} in {count(len(manifest['shards']), 'shard')}"),
+        ("size", f"{size} in {sized(len(manifest['shards']), 'shard')}"),
         ("encoded by", f"{manifest['model']} ({manifest['encoder_hash'][:12]})"),
         ("content", manifest["content_sha256"][:12]),
     ]
@@ -118,7 +119,7 @@ def _unscored(windows: Sequence[WindowFacts]) -> dict[str, list[WindowFacts]]:
 def _gaps(windows: Sequence[WindowFacts]) -> list[str]:
     """What was not measured in some of all windows, with how many."""
     return [
-        f"{name} in {count(len(without), 'window')} of {count(len({w.source_sha256 for w in without}), 'source')}"
+        f"{name} in {sized(len(without), 'window')} of {sized(len({w.source_sha256 for w in without}), 'source')}"
         for name, without in _unscored(windows).items()
     ]
 
@@ -126,7 +127,7 @@ def _gaps(windows: Sequence[WindowFacts]) -> list[str]:
 def _lacking(windows: Sequence[WindowFacts]) -> list[str]:
     """What was not measured in the windows of a source."""
     return [
-        f"{name} not measured" + (f" in {count(len(without), 'window')}" if len(without) < len(windows) else "")
+        f"{name} not measured" + (f" in {sized(len(without), 'window')}" if len(without) < len(windows) else "")
         for name, without in _unscored(windows).items()
     ]
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import jinja2
 
+from cinesynth.outline import sized
 from cinesynth.storage import Storage
 
 log = logging.getLogger("cinesynth.report")
@@ -52,11 +53,6 @@ def signed(value: float | None, digits: int = 4) -> str:
     return number(value, digits) if value is None or value <= 0 else f"+{number(value, digits)}"
 
 
-def count(n: int, noun: str) -> str:
-    """`1 window`, `2 windows`."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
-
-
 @cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
@@ -67,5 +63,5 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "span": span, "signed": signed}
-    environment.globals["count"] = count
+    environment.globals["count"] = sized
     return environment

@@ -11,8 +11,9 @@ from cinesynth.data.dataset import SPLITS, ClipsDataset, WindowRow
 from cinesynth.errors import DatasetError
 from cinesynth.metrics import catalogue
 from cinesynth.metrics.record import MetricsRecord, Value
+from cinesynth.outline import sized
 from cinesynth.report.filmstrips import make_scenes
-from cinesynth.report.page import count, number, write_page
+from cinesynth.report.page import number, write_page
 from cinesynth.report.sheet import contact_sheet
 from cinesynth.report.training import Training
 from cinesynth.report.verdict import reading, verdict
@@ -94,7 +95,7 @@ class ClipsPart:
 
 def _counted(windows: list[WindowRow], split: str | None) -> str:
     members = [w for w in windows if split in (None, w.split)]
-    return f"{len(members):,} in {count(len({w.group for w in members}), 'group')}" if members else "none"
+    return f"{len(members):,} in {sized(len({w.group for w in members}), 'group')}" if members else "none"
 
 
 def _result(storage: Storage, pipeline: str, step: str) -> dict[str, Any] | None:
