@@ -7,9 +7,9 @@ storage and Ray address).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from cinesynth.data.config import PrepareSettings
 from cinesynth.errors import ConfigError
@@ -120,6 +120,10 @@ class AdapterRef(Settings):
     scale: Finite = Field(1.0, description="factor that its change is applied with")
 
 
+def _as_mode(value: Any) -> Any:
+    return {True: "full", False: "none"}[value] if isinstance(value, bool) else value  # as 0.1.0 had it
+
+
 class TrainSettings(Settings):
     """One training stage."""
 
@@ -140,7 +144,14 @@ class TrainSettings(Settings):
     cpus_per_worker: Finite = runtime(1.0, gt=0, description="CPUs of each worker")
     use_gpu: bool = runtime(False, description="one GPU for each worker")
     micro_batch: int = runtime(1, ge=1, description="windows per forward pass on one worker")
-    activation_checkpointing: bool = runtime(True, description="less memory, about a third more time")
+    activation_checkpointing: Annotated[Literal["none", "full", "attention"], BeforeValidator(_as_mode)] = runtime(
+        "full",
+        description="what is computed again in the backward pass: nothing, each block, or all but self-attention",
+    )
+    attention: Literal["auto", "flash", "cudnn", "efficient", "math"] = runtime(
+        "auto", description="kernel of PyTorch's attention; auto: PyTorch chooses"
+    )
+    compile: bool = runtime(False, description="compile the blocks, which are compiled one for all: a slow first step")
     checkpoint_every: int = runtime(250, ge=1, description="optimiser steps")
     log_every: int = runtime(10, ge=1, description="optimiser steps between two lines of the log")
     max_failures: int = runtime(3, ge=0, description="restarts of the worker group before the run fails")

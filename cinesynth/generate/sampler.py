@@ -21,9 +21,10 @@ from cinesynth.errors import AdapterError, ModelError
 from cinesynth.pictures import Frames, crop_to
 from cinesynth.wan.adapter import load_adapters
 from cinesynth.wan.card import Parent
-from cinesynth.wan.condition import ConditionEncoder, latent_statistics, model_input, pad_prompt, to_frames
+from cinesynth.wan.condition import ConditionEncoder, latent_statistics, to_frames
 from cinesynth.wan.family import ModelSpec
 from cinesynth.wan.folder import base_hash, model_hash, model_spec
+from cinesynth.wan.inputs import model_input, pad_prompt
 from cinesynth.wan.load import load_scheduler, load_transformer, load_vae
 
 OnStep = Callable[[int, int], None]

@@ -28,7 +28,7 @@ def _transformer(steps: int, batch: int) -> TrainSettings:
         dtype="bf16",
         validation=ValidationSettings(every=max(1, steps // 20), max_windows=32),
         micro_batch=batch,
-        activation_checkpointing=False,
+        activation_checkpointing="none",
         checkpoint_every=max(1, steps // 40),
         log_every=max(1, steps // 200),
     )

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 import torch
 
-from cinesynth.wan.condition import pad_prompt
 from cinesynth.wan.family import Family
+from cinesynth.wan.inputs import pad_prompt
 
 
 class Clips(Protocol):

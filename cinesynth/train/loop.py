@@ -11,20 +11,23 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from cinesynth.config import OptimizerSettings, TrainSettings
 from cinesynth.train.batch import Clips, collate
 from cinesynth.train.checkpoint import collect_state, read_state, restore_state
 from cinesynth.train.muon import Muon
 from cinesynth.train.randomness import drops_caption, generator, noise, sample_index
+from cinesynth.train.recompute import set_recompute
 from cinesynth.train.strategy import Strategy, World, sum_gradients
 from cinesynth.train.validation import held_out_loss
-from cinesynth.wan.adapter import adapter_state, add_lora
 from cinesynth.wan.family import Family
 from cinesynth.wan.flow import flow_loss, sample_sigma
+from cinesynth.wan.lora import adapter_state, add_lora
+
+if TYPE_CHECKING:
+    from cinesynth.config import OptimizerSettings, TrainSettings
 
 log = logging.getLogger("cinesynth.train")
 
@@ -91,8 +94,9 @@ class TrainLoop:
             add_lora(family, transformer, lora.rank, lora.alpha, lora.targets, settings.seed)
         else:
             transformer.requires_grad_(True)
-        if settings.activation_checkpointing:
-            transformer.enable_gradient_checkpointing()
+        set_recompute(transformer, settings.activation_checkpointing, settings.compile)
+        if settings.attention != "auto":
+            transformer.set_attention_backend(f"_native_{settings.attention}")
         strategy.prepare(transformer)
         transformer.train()
         self.parameters = {n: p for n, p in transformer.named_parameters() if p.requires_grad}

@@ -9,65 +9,20 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from diffusers import WanImageToVideoPipeline, WanTransformer3DModel
-from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from cinesynth.errors import AdapterError, ModelError
+from cinesynth.errors import AdapterError
 from cinesynth.storage import sha256_file
 from cinesynth.wan.card import DIFFUSERS_FILE, PEFT_FILE, AdapterCard, Parent, check_adapters
-from cinesynth.wan.family import Family
-
-Targets = Literal["cross_attention", "attention", "all"]
 
 _PEFT_PREFIX = "base_model.model."
-
-
-def target_modules(family: Family, transformer: WanTransformer3DModel, targets: Targets) -> list[str]:
-    """Full names of the linear layers that an adapter is put on.
-
-    Raises ModelError when the transformer lacks one of those that its family has.
-    """
-    linear = [name for name, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)]
-    suffixes = family.adapter_targets[targets]
-    for suffix in suffixes:
-        if not any(name.endswith(suffix) for name in linear):
-            raise ModelError(f"the transformer has no layer {suffix!r}, which {family.title} models have")
-    return [name for name in linear if name.endswith(suffixes)]
-
-
-def add_lora(
-    family: Family,
-    transformer: WanTransformer3DModel,
-    rank: int,
-    alpha: float,
-    targets: Targets,
-    seed: int,
-    name: str = "default",
-) -> None:
-    """Put a fresh, trainable adapter on the transformer, in fp32. A is drawn from `seed`; B is zero.
-
-    The output stays the same until B changes.
-    """
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=target_modules(family, transformer, targets))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        transformer.add_adapter(config, adapter_name=name)
-    for parameter_name, parameter in transformer.named_parameters():
-        if f".{name}." in parameter_name and "lora_" in parameter_name:
-            parameter.data = parameter.data.float()
-            parameter.requires_grad_(True)
-
-
-def adapter_state(transformer: torch.nn.Module, name: str = "default") -> dict[str, torch.Tensor]:
-    """The adapter's tensors on the CPU, under PEFT's names (`blocks.0.attn2.to_q.lora_A.weight`)."""
-    state = get_peft_model_state_dict(transformer, adapter_name=name)
-    return {k: v.detach().cpu().contiguous() for k, v in state.items()}
 
 
 def save_adapter(

@@ -17,7 +17,7 @@ from PIL import Image
 
 from cinesynth.errors import MediaError
 from cinesynth.pictures import Frames
-from cinesynth.wan.family import Family, ModelSpec
+from cinesynth.wan.family import ModelSpec
 from cinesynth.wan.folder import encoder_hash, model_spec
 from cinesynth.wan.load import load_image_encoder, load_text_encoder, load_vae
 
@@ -108,7 +108,7 @@ class ConditionEncoder:
     def _prompt_embeds(self, prompt: str) -> torch.Tensor:
         """UMT5 states of the cleaned prompt at its true length: float32 [L, D], L up to the family's tokens.
 
-        The prompt is padded before encoding, as in the pipeline, and the padding is cut off again. `pad_prompt`
+        The prompt is padded before encoding, as in the pipeline, and the padding is cut off again. `inputs.pad_prompt`
         restores the model's input.
         """
         tokenizer, encoder = self._text_parts
@@ -154,28 +154,3 @@ def to_frames(video_THWC: torch.Tensor) -> Frames:
     """The inverse of `to_unit_range`, values outside clipped: uint8, same shape."""
     scaled = (video_THWC.float() / 2 + 0.5).clamp(0, 1) * 255
     return scaled.round().to(torch.uint8).cpu().numpy().astype(np.uint8, copy=False)
-
-
-def first_frame_mask(family: Family, condition_BCFhw: torch.Tensor) -> torch.Tensor:
-    """[B, mask channels, F, h, w]: all channels are 1 at latent frame 0, else 0."""
-    batch, _, frames, height, width = condition_BCFhw.shape
-    mask = condition_BCFhw.new_zeros(batch, family.mask_channels, frames, height, width)
-    mask[:, :, 0] = 1
-    return mask
-
-
-def model_input(family: Family, noisy_BCFhw: torch.Tensor, condition_BCFhw: torch.Tensor) -> torch.Tensor:
-    """The transformer's input channels, in the family's order; Wan2.1's are 16 noisy, 4 mask, 16 condition."""
-    parts = {
-        "noisy": noisy_BCFhw,
-        "mask": first_frame_mask(family, condition_BCFhw),
-        "condition": condition_BCFhw,
-    }
-    return torch.cat([parts[name] for name in family.input_layout], dim=1)
-
-
-def pad_prompt(family: Family, embeds_LD: torch.Tensor) -> torch.Tensor:
-    """Zero-fill [L, D] to [text tokens, D]: there is no cross-attention mask, so the zeros are part of the input."""
-    padded = embeds_LD.new_zeros(family.text_tokens, embeds_LD.shape[1])
-    padded[: len(embeds_LD)] = embeds_LD
-    return padded

@@ -10,8 +10,8 @@ from typing import Literal
 
 import torch
 
-from cinesynth.wan.condition import model_input
 from cinesynth.wan.family import Family
+from cinesynth.wan.inputs import model_input
 
 
 def shift_sigma(sigma: torch.Tensor, shift: float) -> torch.Tensor:

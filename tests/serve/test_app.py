@@ -20,11 +20,12 @@ from cinesynth.generate.sampler import Generator
 from cinesynth.registry import Registry
 from cinesynth.settings import parse_config
 from cinesynth.storage import Storage, sha256_json
-from cinesynth.wan.adapter import adapter_state, add_lora, save_adapter
+from cinesynth.wan.adapter import save_adapter
 from cinesynth.wan.card import AdapterCard
 from cinesynth.wan.family import WAN21_I2V
 from cinesynth.wan.folder import base_hash
 from cinesynth.wan.load import load_transformer
+from cinesynth.wan.lora import adapter_state, add_lora
 from cluster.local import free_ports
 from serve.auth import create_key
 from serve.config import ServeConfig

@@ -106,7 +106,7 @@ def test_a_run_killed_after_its_last_checkpoint_still_has_its_figures(tmp_path: 
 
 
 def test_micro_batches_and_recomputation_do_not_change_the_result(uninterrupted: Recorded, tmp_path: Path) -> None:
-    other = Recorded(tmp_path, settings(micro_batch=4, activation_checkpointing=False))
+    other = Recorded(tmp_path, settings(micro_batch=4, activation_checkpointing="none"))
     other.loop.run(stop_at=2)
     for step, loss in other.losses().items():
         assert loss == pytest.approx(uninterrupted.losses()[step], rel=1e-4)

@@ -17,11 +17,12 @@ from cinesynth.config import SamplerSettings
 from cinesynth.errors import AdapterError
 from cinesynth.generate.sampler import Generator
 from cinesynth.nano.architecture import LAYERS
-from cinesynth.wan.adapter import adapter_state, add_lora, load_adapters, merge_adapters, save_adapter, target_modules
+from cinesynth.wan.adapter import load_adapters, merge_adapters, save_adapter
 from cinesynth.wan.card import AdapterCard, Parent
 from cinesynth.wan.family import WAN21_I2V
 from cinesynth.wan.folder import base_hash, model_folder
 from cinesynth.wan.load import load_transformer
+from cinesynth.wan.lora import adapter_state, add_lora, target_modules
 from tests.nano_clips import FRAMES, HEIGHT, WIDTH, encoded_clips
 
 SAMPLER = SamplerSettings(steps=3, guidance_scale=1.0, seed=7)
@@ -201,3 +202,16 @@ def test_damaged_and_empty_adapters_are_refused(adapter: Path, tmp_path: Path) -
     weights.write_bytes(data)
     refused(flipped, "does not match the sha256")
     refused(tmp_path / "nowhere", r"card\.json is missing")
+
+
+def test_an_adapter_in_fp32_computes_in_the_dtype_of_its_base() -> None:
+    transformer = load_transformer("nano", torch.bfloat16)
+    add_lora(WAN21_I2V, transformer, rank=4, alpha=8, targets="cross_attention", seed=0)
+    layer = transformer.blocks[0].attn2.to_q
+    inputs = torch.randn(2, layer.in_features, dtype=torch.bfloat16)
+    seen: list[torch.dtype] = []
+    layer.lora_B["default"].register_forward_hook(lambda module, args, out: seen.extend((args[0].dtype, out.dtype)))
+    layer(inputs)
+    assert seen == [torch.bfloat16, torch.bfloat16]
+    trained = {p.dtype for p in transformer.parameters() if p.requires_grad}
+    assert trained == {torch.float32}

@@ -12,9 +12,10 @@ from PIL import Image
 
 from cinesynth.generate.sampler import initial_noise
 from cinesynth.scripted.series import scripted_clip
-from cinesynth.wan.condition import ConditionEncoder, model_input, pad_prompt
+from cinesynth.wan.condition import ConditionEncoder
 from cinesynth.wan.family import WAN21_I2V
 from cinesynth.wan.folder import model_folder
+from cinesynth.wan.inputs import model_input, pad_prompt
 
 PROMPT = "A red ball rolls to the right while the camera pans left. &amp; it stops"
 FRAMES, HEIGHT, WIDTH, SEED = 17, 64, 96, 5

@@ -29,10 +29,10 @@ from cinesynth.storage import Storage
 from cinesynth.train.checkpoint import LocalCheckpoints
 from cinesynth.train.loop import TrainLoop
 from cinesynth.train.strategy import Replicate, World
-from cinesynth.wan.adapter import target_modules
 from cinesynth.wan.family import FAMILIES, WAN21_I2V, Family, Signature, wan_adapter_targets
 from cinesynth.wan.folder import base_hash, encoder_hash, model_folder, model_spec
 from cinesynth.wan.load import load_transformer
+from cinesynth.wan.lora import target_modules
 
 FRAMES, HEIGHT, WIDTH = 5, 32, 48
 IMAGELESS = replace(

@@ -1,0 +1,393 @@
+"""One GPU at the real shape of Wan2.1-I2V-14B: seconds, memory and MFU of a LoRA step and of a denoising step.
+
+    python -m benchmarks.gpu_train --frames 49
+
+The weights are random, as time and memory do not depend on them. The rival is the loop of diffusers' own training
+scripts: accelerate's bf16 autocast, PEFT's adapter, every block computed again, AdamW. Ours is `TrainLoop`, with one
+lever after another. It needs torch, transformers, peft, accelerate and diffusers, and neither Ray nor a network. Each
+variant runs in turn on the same weights; what does not fit into the memory or the time is said and left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from diffusers import WanTransformer3DModel
+from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
+from peft import LoraConfig
+
+from cinesynth.train.flops import Flops, peak_tflops, transformer_flops
+from cinesynth.train.loop import TrainLoop
+from cinesynth.train.strategy import Replicate, World
+from cinesynth.wan.family import WAN21_I2V
+from cinesynth.wan.inputs import model_input, pad_prompt
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "wan14b": {
+        "num_attention_heads": 40,
+        "attention_head_dim": 128,
+        "ffn_dim": 13824,
+        "num_layers": 40,
+        "text_dim": 4096,
+        "freq_dim": 256,
+        "image_dim": 1280,
+        "added_kv_proj_dim": 5120,
+        "rope_max_seq_len": 1024,
+    },
+    "nano": {
+        "num_attention_heads": 4,
+        "attention_head_dim": 64,
+        "ffn_dim": 512,
+        "num_layers": 6,
+        "text_dim": 64,
+        "freq_dim": 64,
+        "image_dim": 64,
+        "added_kv_proj_dim": 256,
+        "rope_max_seq_len": 64,
+    },
+}
+IMAGE_TOKENS = 257
+LORA_RANK, LORA_ALPHA = 32, 32.0
+LEVERS: dict[str, dict[str, Any]] = {
+    "ours": {},
+    "ours, compiled, cuDNN, attention kept": {
+        "compile": True,
+        "attention": "cudnn",
+        "activation_checkpointing": "attention",
+    },
+    "ours, cuDNN": {"attention": "cudnn"},
+    "ours, compiled": {"compile": True},
+    "ours, compiled, attention kept": {"compile": True, "activation_checkpointing": "attention"},
+    "ours, cuDNN, attention kept": {"attention": "cudnn", "activation_checkpointing": "attention"},
+    "ours, compiled, cuDNN": {"compile": True, "attention": "cudnn"},
+    "ours, attention kept": {"activation_checkpointing": "attention"},
+}
+"""Settings of `TrainConfig` by variant, most telling first."""
+STOCK = "diffusers' loop"
+DENOISING: dict[str, dict[str, Any]] = {
+    "as loaded": {},
+    "cuDNN": {"attention": "cudnn"},
+    "compiled, cuDNN": {"attention": "cudnn", "compile": True},
+}
+
+
+class NoCheckpoints:
+    """Nothing to continue from, nothing kept."""
+
+    def latest(self) -> Path | None:
+        return None
+
+    def save(self, state: dict[str, torch.Tensor], step: int, figures: dict[str, float]) -> None:
+        raise AssertionError("a benchmark's loop takes single steps")
+
+
+def random_transformer(shape: str, dtype: torch.dtype, device: str) -> WanTransformer3DModel:
+    """The shape's transformer with random weights, made on the device, in the dtypes in which it would be loaded."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            transformer = WanTransformer3DModel(in_channels=WAN21_I2V.in_channels, out_channels=16, **SHAPES[shape])
+    finally:
+        torch.set_default_dtype(default)
+    kept = WanTransformer3DModel._keep_in_fp32_modules
+    for name, parameter in transformer.named_parameters():
+        if any(part in name.split(".") for part in kept):
+            parameter.data = parameter.data.float()
+    config = transformer.config
+    transformer.rope = WanRotaryPosEmbed(config.attention_head_dim, config.patch_size, config.rope_max_seq_len)
+    return transformer.to(device).requires_grad_(False)
+
+
+def random_windows(shape: str, frames: int, height: int, width: int, count: int) -> list[dict[str, torch.Tensor]]:
+    """Encoded windows, as a dataset gives them."""
+    latents, sizes = WAN21_I2V.latent_shape(frames, height, width), SHAPES[shape]
+    draw = torch.Generator().manual_seed(0)
+    return [
+        {
+            "latents": torch.randn(latents, generator=draw),
+            "condition_latents": torch.randn(latents, generator=draw),
+            "prompt_embeds": torch.randn(60, sizes["text_dim"], generator=draw),
+            "image_embeds": torch.randn(IMAGE_TOKENS, sizes["image_dim"], generator=draw),
+        }
+        for _ in range(count)
+    ]
+
+
+def our_step(
+    transformer: WanTransformer3DModel, windows: list[dict[str, torch.Tensor]], device: str, levers: dict[str, Any]
+) -> Callable[[int], float]:
+    """One optimiser step of `TrainLoop`; returns its loss."""
+    plain = {"activation_checkpointing": "full", "attention": "auto", "compile": False}
+    settings = SimpleNamespace(
+        mode="lora",
+        lora=SimpleNamespace(rank=LORA_RANK, alpha=LORA_ALPHA, targets="attention"),
+        optimizer=SimpleNamespace(
+            algorithm="adamw",
+            lr=1e-4,
+            warmup=0.0,
+            steps=1000,
+            betas=(0.9, 0.999),
+            weight_decay=0.01,
+            batch_size=1,
+            max_grad_norm=1.0,
+        ),
+        flow=SimpleNamespace(distribution="uniform", shift=3.0),
+        caption_dropout=0.1,
+        seed=0,
+        micro_batch=1,
+        **{**plain, **levers},
+    )
+    dtype = transformer.proj_out.weight.dtype
+    prompt = windows[0]["prompt_embeds"][:1]
+    world = World(device=device)
+    loop = TrainLoop(
+        settings,  # type: ignore[arg-type]  # the same fields, without pydantic
+        WAN21_I2V,
+        transformer,
+        windows,
+        [],
+        prompt,
+        Replicate(world),
+        NoCheckpoints(),
+        lambda first, events: None,
+        world,
+        dtype,
+    )
+    return lambda step: float(loop.train_step(step)["loss"])
+
+
+def stock_step(
+    transformer: WanTransformer3DModel, windows: list[dict[str, torch.Tensor]], device: str
+) -> Callable[[int], float]:
+    """One optimiser step as diffusers' LoRA scripts take it; returns its loss."""
+    bf16 = transformer.proj_out.weight.dtype == torch.bfloat16
+    accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=device == "cpu")
+    suffixes = list(WAN21_I2V.adapter_targets["attention"])
+    transformer.add_adapter(LoraConfig(r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules=suffixes))
+    trained = [p for p in transformer.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.data = parameter.data.float()
+    transformer.enable_gradient_checkpointing()
+    transformer.train()
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, betas=(0.9, 0.999), weight_decay=0.01)
+    dtype = transformer.proj_out.weight.dtype
+
+    def step(number: int) -> float:
+        window = {name: value[None].to(device) for name, value in windows[number % len(windows)].items()}
+        prompt = pad_prompt(WAN21_I2V, window["prompt_embeds"][0])[None]
+        latents, noise = window["latents"], torch.randn_like(window["latents"])
+        sigma = torch.rand(1, device=device)
+        noisy = (1 - sigma) * latents + sigma * noise
+        with accelerator.autocast():
+            velocity = transformer(
+                hidden_states=model_input(WAN21_I2V, noisy, window["condition_latents"]).to(dtype),
+                timestep=sigma * 1000,
+                encoder_hidden_states=prompt.to(dtype),
+                encoder_hidden_states_image=window["image_embeds"].to(dtype),
+                return_dict=False,
+            )[0]
+        loss = F.mse_loss(velocity.float(), noise - latents)
+        accelerator.backward(loss)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    return step
+
+
+def denoising_step(
+    transformer: WanTransformer3DModel, window: dict[str, torch.Tensor], device: str, levers: dict[str, Any]
+) -> Callable[[int], float]:
+    """One denoising step with guidance, which is two forward passes; returns the result's mean square."""
+    if "attention" in levers:
+        transformer.set_attention_backend(f"_native_{levers['attention']}")
+    if levers.get("compile"):
+        transformer.compile_repeated_blocks()
+    transformer.eval()
+    dtype = transformer.proj_out.weight.dtype
+    batch = {name: value[None].to(device) for name, value in window.items()}
+    texts = [
+        pad_prompt(WAN21_I2V, p)[None].to(dtype) for p in (batch["prompt_embeds"][0], batch["prompt_embeds"][0, :1])
+    ]
+    inputs = model_input(WAN21_I2V, batch["latents"], batch["condition_latents"]).to(dtype)
+
+    @torch.inference_mode()
+    def step(number: int) -> float:
+        timestep = torch.full((1,), 900.0 - number, device=device)
+        image = batch["image_embeds"].to(dtype)
+        one, other = (transformer(inputs, timestep, text, image, return_dict=False)[0] for text in texts)
+        return (other + 5.0 * (one - other)).float().square().mean().item()
+
+    return step
+
+
+@contextmanager
+def clean(transformer: WanTransformer3DModel) -> Iterator[None]:
+    """Takes away afterwards what a variant put on the transformer."""
+    try:
+        yield
+    finally:
+        transformer.disable_gradient_checkpointing()
+        transformer.set_attention_backend("native")  # what is set stays for all models of the process
+        for block in transformer.blocks:
+            block._compiled_call_impl = None
+        if getattr(transformer, "peft_config", None):
+            transformer.unload_lora()
+        torch._dynamo.reset()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+
+def measure(step: Callable[[int], float], warmup: int, steps: int, flops: float, device: str) -> dict[str, Any]:
+    """Seconds of each step after the warm-up, peak memory, and the share of the device's peak."""
+    first = time.perf_counter()
+    for number in range(warmup):
+        step(number)
+    warmed = time.perf_counter() - first
+    seconds = []
+    for number in range(warmup, warmup + steps):
+        _synchronise(device)
+        started = time.perf_counter()
+        value = step(number)
+        _synchronise(device)
+        seconds.append(time.perf_counter() - started)
+        if not torch.isfinite(torch.tensor(value)):
+            raise FloatingPointError(f"step {number}: {value}")
+    median = statistics.median(seconds)
+    found: dict[str, Any] = {"s_per_step": round(median, 4), "spread": round(max(seconds) - min(seconds), 4)}
+    found |= {"warmup_s": round(warmed, 1), "tflops": round(flops / median / 1e12, 2)}
+    if device.startswith("cuda"):
+        peak = peak_tflops(torch.cuda.get_device_name())
+        found["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+        found["mfu"] = round(flops / median / 1e12 / peak, 4) if peak else None
+    return found
+
+
+def _synchronise(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def _table(title: str, rows: dict[str, Any]) -> str:
+    lines = [
+        title,
+        "",
+        "| variant | s/step | spread | warm-up s | peak GiB | TFLOP/s | MFU |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        if "error" in row:
+            lines.append(f"| {name} | {row['error']} | | | | | |")
+            continue
+        mfu = "" if row.get("mfu") is None else f"{100 * row['mfu']:.1f} %"
+        cells = (row["s_per_step"], row["spread"], row["warmup_s"], row.get("peak_gib", ""), row["tflops"], mfu)
+        lines.append(f"| {name} | {' | '.join(str(c) for c in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_train", description=__doc__.split("\n")[0])
+    parser.add_argument("--shape", choices=list(SHAPES), default="wan14b", help="of the transformer")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--size", default="832x480", help="width x height in pixels")
+    parser.add_argument("--frames", type=int, default=49)
+    parser.add_argument("--steps", type=int, default=5, help="measured, of each variant")
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=5.5, help="no variant is started after them")
+    parser.add_argument("--variants", nargs="*", help="parts of the names of the variants to run; default: all")
+    parser.add_argument("--out", type=Path, help="folder that gets the table and the figures as JSON")
+    args = parser.parse_args(arguments)
+    started = time.monotonic()
+    width, height = (int(side) for side in args.size.split("x"))
+    device, dtype = args.device, torch.bfloat16 if args.device.startswith("cuda") else torch.float32
+    transformer = random_transformer(args.shape, dtype, device)
+    windows = random_windows(args.shape, args.frames, height, width, count=4)
+    context = WAN21_I2V.text_tokens + IMAGE_TOKENS
+    flops = transformer_flops(transformer.config, *windows[0]["latents"].shape[1:], context)
+    named = torch.cuda.get_device_name() if device.startswith("cuda") else "CPU"
+    where = f"{named}, torch {torch.__version__}, {args.size}x{args.frames}, {args.shape}, random weights, {dtype}"
+    print(f"{where}; model made in {time.monotonic() - started:.0f} s", flush=True)
+
+    def wanted(name: str) -> bool:
+        return not args.variants or any(part in name for part in args.variants)
+
+    def run(rows: dict[str, Any], name: str, make: Callable[[], Callable[[int], float]], work: float) -> None:
+        if not wanted(name):
+            return
+        if time.monotonic() - started > 60 * args.minutes:
+            rows[name] = {"error": "no time left"}
+            return
+        with clean(transformer):
+            try:
+                rows[name] = measure(make(), args.warmup, args.steps, work, device)
+            except (torch.OutOfMemoryError, RuntimeError) as e:
+                rows[name] = {"error": f"{type(e).__name__}: {str(e).splitlines()[0][:120]}"}
+        print(f"{name}: {rows[name]}", flush=True)
+
+    training: dict[str, Any] = {}
+    work = flops.training(frozen=True)
+    run(training, STOCK, lambda: stock_step(transformer, windows, device), work)
+    for name, levers in LEVERS.items():
+        run(training, name, lambda levers=levers: our_step(transformer, windows, device, levers), work)
+    denoising: dict[str, Any] = {}
+    for name, levers in DENOISING.items():
+        make = lambda levers=levers: denoising_step(transformer, windows[0], device, levers)  # noqa: E731
+        run(denoising, f"denoising, {name}", make, 2 * flops.forward)
+    return report(args, where, flops, training, denoising)
+
+
+def report(
+    args: argparse.Namespace, where: str, flops: Flops, training: dict[str, Any], denoising: dict[str, Any]
+) -> dict[str, Any]:
+    """Print both tables and the line of JSON; keep them where `--out` says."""
+    text = "\n".join(
+        (
+            f"# {where}\n",
+            _table(f"LoRA step, rank {LORA_RANK} on attention, {flops.training(True) / 1e15:.2f} PFLOP:", training),
+            _table(f"Denoising step with guidance, {2 * flops.forward / 1e15:.2f} PFLOP:", denoising),
+        )
+    )
+    ours = {name: row["s_per_step"] for name, row in training.items() if name != STOCK and "s_per_step" in row}
+    stock = training.get(STOCK, {}).get("s_per_step")
+    best = min(ours, key=ours.__getitem__, default=None)
+    ratio = round(stock / ours[best], 3) if stock and best else None
+    result = {
+        "name": "gpu_train",
+        "figures": {
+            "where": where,
+            "training": training,
+            "denoising": denoising,
+            "best": best,
+            "stock_over_best": ratio,
+        },
+        "targets": {"stock_over_best": 1.0},
+        "pass": ratio is not None and ratio >= 1.0,
+    }
+    print("\n" + text)
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        stem = f"gpu_train_{args.shape}_{args.size}x{args.frames}"
+        (args.out / f"{stem}.md").write_text(text)
+        (args.out / f"{stem}.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result))
+    return result
+
+
+if __name__ == "__main__":
+    main()
