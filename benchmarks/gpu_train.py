@@ -28,10 +28,12 @@ from diffusers import WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 from peft import LoraConfig
 
+from cinesynth.train.batch import ListedClips
 from cinesynth.train.flops import Flops, peak_tflops, transformer_flops
 from cinesynth.train.loop import TrainLoop
+from cinesynth.train.state import Saved
 from cinesynth.train.strategy import Replicate, World
-from cinesynth.wan.family import WAN21_I2V
+from cinesynth.wan.family import TARGET_ALIASES, WAN21_I2V
 from cinesynth.wan.inputs import model_input, pad_prompt
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -86,10 +88,10 @@ DENOISING: dict[str, dict[str, Any]] = {
 class NoCheckpoints:
     """Nothing to continue from, nothing kept."""
 
-    def latest(self) -> Path | None:
+    def latest(self) -> Saved | None:
         return None
 
-    def save(self, state: dict[str, torch.Tensor], step: int, figures: dict[str, float]) -> None:
+    def save(self, saved: Saved) -> None:
         raise AssertionError("a benchmark's loop takes single steps")
 
 
@@ -157,8 +159,8 @@ def our_step(
         settings,  # type: ignore[arg-type]  # the same fields, without pydantic
         WAN21_I2V,
         transformer,
-        windows,
-        [],
+        ListedClips(windows),
+        ListedClips(),
         prompt,
         Replicate(world),
         NoCheckpoints(),
@@ -175,7 +177,7 @@ def stock_step(
     """One optimiser step as diffusers' LoRA scripts take it; returns its loss."""
     bf16 = transformer.proj_out.weight.dtype == torch.bfloat16
     accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=device == "cpu")
-    suffixes = list(WAN21_I2V.adapter_targets["attention"])
+    suffixes = [s for group in TARGET_ALIASES["attention"] for s in WAN21_I2V.adapter_targets[group]]
     transformer.add_adapter(LoraConfig(r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules=suffixes))
     trained = [p for p in transformer.parameters() if p.requires_grad]
     for parameter in trained:

@@ -24,7 +24,7 @@ from cinesynth.settings import (
     runtime,
     side_steps,
 )
-from cinesynth.wan.family import DEFAULT_FAMILY
+from cinesynth.wan.family import DEFAULT_FAMILY, adapter_targets
 
 _SHIFTS = ", ".join(f"{table.flow_shift} at {name}" for name, table in DEFAULT_FAMILY.resolutions.items())
 
@@ -69,8 +69,10 @@ class LoraSettings(Settings):
 
     rank: int = Field(8, ge=1, le=1024, description="rank of the two factors of each layer's change")
     alpha: Finite = Field(16.0, gt=0, description="the change is scaled by alpha / rank")
-    targets: Literal["cross_attention", "attention", "all"] = Field(
-        "cross_attention", description="attention: self-attention too; all: the feed-forward layers as well"
+    targets: Annotated[str | tuple[str, ...], BeforeValidator(adapter_targets)] = Field(
+        "cross_attention",
+        description="groups of layers (cross, image, self, ffn), or a regular expression over their names; default: "
+        "those of the stage. cross_attention is cross and image, attention has self too, all has ffn too",
     )
 
 
@@ -120,6 +122,9 @@ class AdapterRef(Settings):
     scale: Finite = Field(1.0, description="factor that its change is applied with")
 
 
+_STAGE_TARGETS = {"style": ["cross", "image"], "motion": ["self"], "joint": ["cross", "image", "self"]}
+
+
 def _as_mode(value: Any) -> Any:
     return {True: "full", False: "none"}[value] if isinstance(value, bool) else value  # as 0.1.0 had it
 
@@ -127,7 +132,11 @@ def _as_mode(value: Any) -> Any:
 class TrainSettings(Settings):
     """One training stage."""
 
-    stage: Literal["style", "motion"] = Field("style", description="what the adapter is for; recorded on its card")
+    stage: Literal["style", "motion", "joint"] = Field(
+        "style",
+        description="what the adapter is for, and which layers it is put on unless lora.targets says: style on cross- "
+        "and image attention, motion on self-attention, joint on all three",
+    )
     mode: Literal["lora", "full"] = Field("lora", description="full: all weights of the transformer, and no adapter")
     lora: LoraSettings = LoraSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
@@ -137,8 +146,11 @@ class TrainSettings(Settings):
     dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the device has it")
     seed: int = Field(0, ge=0, lt=2**31, description="of order, noise, noise levels and the adapter's first weights")
     validation: ValidationSettings = runtime(ValidationSettings())
-    strategy: Literal["auto", "replicate", "fsdp2"] = runtime(
-        "auto", description="how the base lies on the workers; auto: a whole copy on each where it fits"
+    strategy: Literal["auto", "replicate", "fsdp2", "hsdp"] = runtime(
+        "auto", description="how the base lies on the workers; auto: a whole copy on each where a step fits"
+    )
+    shard_over: int | None = runtime(
+        None, ge=2, description="workers that share a copy of the base under hsdp; default: those of a node"
     )
     workers: int = runtime(1, ge=1, description="processes that train together")
     cpus_per_worker: Finite = runtime(1.0, gt=0, description="CPUs of each worker")
@@ -156,10 +168,23 @@ class TrainSettings(Settings):
     log_every: int = runtime(10, ge=1, description="optimiser steps between two lines of the log")
     max_failures: int = runtime(3, ge=0, description="restarts of the worker group before the run fails")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _targets_of_stage(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        targets = _STAGE_TARGETS.get(values.get("stage", "style"))
+        lora = values.get("lora", {})
+        if targets is None or "targets" in (lora.model_fields_set if isinstance(lora, LoraSettings) else lora):
+            return values
+        if isinstance(lora, LoraSettings):
+            return {**values, "lora": lora.model_copy(update={"targets": adapter_targets(targets)})}
+        return {**values, "lora": {**lora, "targets": targets}}
+
     @model_validator(mode="after")
     def _shards_a_frozen_base(self) -> TrainSettings:
-        if self.mode == "full" and self.strategy == "fsdp2":
-            raise ValueError("strategy 'fsdp2' shards a frozen base; with mode 'full' use 'replicate'")
+        if self.mode == "full" and self.strategy in ("fsdp2", "hsdp"):
+            raise ValueError(f"strategy {self.strategy!r} shards a frozen base; with mode 'full' use 'replicate'")
         return self
 
     @model_validator(mode="after")

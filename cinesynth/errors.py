@@ -43,6 +43,14 @@ class MediaError(CinesynthError):
     """A video or image that cannot be read or written."""
 
 
+class RunTaken(CinesynthError):
+    """A run that another driver is working on."""
+
+
+class TrainingError(CinesynthError):
+    """A training that would fail again as it is: a loss that is not finite, too little memory."""
+
+
 class AttemptFailed(CinesynthError):
     """What says nothing about its input, and may succeed the next time: a time limit, a crash, memory, a store."""
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 
 from cinesynth.data.dataset import ClipsDataset
-from cinesynth.errors import ConfigError, DatasetError
+from cinesynth.errors import AdapterError, ConfigError, DatasetError
 from cinesynth.registry import Registry
-from cinesynth.runs import read_result
+from cinesynth.runs import complete_result, read_result
 from cinesynth.storage import Storage, scratch_folder
-from cinesynth.wan.card import DIFFUSERS_FILE
+from cinesynth.wan.card import CARD_FILE, DIFFUSERS_FILE, read_card
 
 
 def locate_dataset(storage: Storage, dataset: str) -> ClipsDataset:
@@ -35,19 +36,74 @@ def locate_adapter(storage: Storage, ref: str, cache: Path | None = None) -> Pat
     """The local folder of an adapter given as a folder, a train run's name or `name@version` in the registry.
 
     Raises ConfigError for a run that made no adapter, StorageError for one that has not finished, and AdapterError for
-    what is not published.
+    what is no adapter folder and is not published.
     """
-    if Path(ref).expanduser().is_dir():
-        return Path(ref).expanduser()
+    path = Path(ref).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise AdapterError(
+            f"adapter {ref!r} is a file; give the folder with {CARD_FILE} that a train run wrote. Files of other "
+            "programs (Kohya, ComfyUI) cannot be used yet"
+        )
     cache = cache or scratch_folder("adapters")
-    if "@" not in ref and storage.exists(f"runs/{ref}/result.json"):
+    if _is_run(storage, ref):
         folder = run_output(storage, ref, "adapter")
         if folder is None:
             raise ConfigError(f"adapter {ref!r}: that run made no adapter")
         if folder.is_local:
             return Path(folder.path)
         return folder.download_folder("", cache / folder.sha256(DIFFUSERS_FILE))
+    if ref.startswith((".", "~", "/")) or ref.count("/") > 1 or ref.endswith(".safetensors"):
+        raise AdapterError(f"adapter {ref!r}: there is no such folder; give one, a train run's name or name@version")
     return Registry(storage).fetch(ref, cache)
+
+
+def pin_adapter(storage: Storage, ref: str) -> str:
+    """The same adapter by a reference that cannot come to mean another one: an alias becomes its version.
+
+    Raises AdapterError for what is not published.
+    """
+    if Path(ref).expanduser().is_dir():
+        return str(Path(ref).expanduser().absolute())
+    return ref if _is_run(storage, ref) else Registry(storage).resolve(ref).ref
+
+
+def adapter_chain(storage: Storage, adapters: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
+    """(reference, scale) of adapters in the order they are applied, each reference pinned.
+
+    Where the first one was trained on top of others and they are not given, they are found in the storage by their
+    hash and put before it.
+
+    Raises AdapterError for an adapter that is not there, or whose parents are not.
+    """
+    chain = [(pin_adapter(storage, ref), scale) for ref, scale in adapters]
+    if not chain:
+        return []
+    parents = read_card(locate_adapter(storage, chain[0][0])).parents
+    before = []
+    for parent in parents:
+        ref = find_adapter(storage, parent.sha256)
+        if ref is None:
+            raise AdapterError(
+                f"adapter {chain[0][0]!r} was trained on top of another ({parent.sha256[:12]}), which is neither a run "
+                f"nor published in {storage.uri}; give it before this one"
+            )
+        before.append((ref, parent.scale))
+    return before + chain
+
+
+def find_adapter(storage: Storage, sha256: str) -> str | None:
+    """The reference of the adapter whose weights have this hash: a finished train run's name, or name@version."""
+    for run in storage.folders("runs"):
+        trained, finished = f"runs/{run}/trained.json", complete_result(storage.child("runs", run)) is not None
+        if finished and storage.exists(trained) and storage.read_json(trained).get("adapter_sha256") == sha256:
+            return run
+    return Registry(storage).find(sha256)
+
+
+def _is_run(storage: Storage, ref: str) -> bool:
+    return "@" not in ref and "/" not in ref and storage.exists(f"runs/{ref}/run.json")
 
 
 def run_output(storage: Storage, run: str, name: str) -> Storage | None:

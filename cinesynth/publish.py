@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from cinesynth.config import PublishConfig
-from cinesynth.locate import locate_adapter
+from cinesynth.locate import adapter_chain, locate_adapter
 from cinesynth.outline import Outline, state_of
 from cinesynth.registry import Registry
 from cinesynth.runs import Run, records_its_end
@@ -16,13 +17,24 @@ from cinesynth.wan.card import AdapterCard, read_card
 
 @records_its_end
 def publish(config: PublishConfig) -> dict[str, Any]:
-    """Put an adapter into the registry as an immutable version, and move its alias."""
+    """Put an adapter into the registry as an immutable version, and move its alias.
+
+    An adapter that was trained on top of others is published as one with them, as a service loads one adapter.
+    """
+    storage = Storage.open(config.storage)
     folder, card = _adapter(config)
+    chain = [(locate_adapter(storage, ref), scale) for ref, scale in adapter_chain(storage, [(config.adapter, 1.0)])]
     run = Run.open(config, {"adapter": card.sha256})
-    registry = Registry(Storage.open(config.storage))
+    registry = Registry(storage)
     if (done := run.result()) is not None and registry.holds(done["outputs"]["adapter"]):
         return done
-    entry = registry.publish(folder, config.adapter_name, config.version, config.alias)
+    with tempfile.TemporaryDirectory() as local:
+        if len(chain) > 1:
+            from cinesynth.wan.chain import concatenate  # loads PyTorch
+
+            folder = Path(local)
+            concatenate(chain, card.base_sha256, folder)
+        entry = registry.publish(folder, config.adapter_name, config.version, config.alias)
     return run.finish({"adapter": entry.ref}, {"sha256": entry.sha256})
 
 
@@ -40,7 +52,10 @@ def outline_publishing(config: PublishConfig) -> Outline:
             ("parents", parents),
         ],
         work=[
-            ("publish", f"{config.adapter_name}@{version}"),
+            (
+                "publish",
+                f"{config.adapter_name}@{version}{', as one adapter with its parents' if card.parents else ''}",
+            ),
             ("alias", f"{config.adapter_name}@{config.alias} moves to it" if config.alias else "none is moved"),
         ],
         resources=[("Ray", "not needed")],

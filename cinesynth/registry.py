@@ -16,6 +16,7 @@ from typing import Any
 from cinesynth.errors import AdapterError
 from cinesynth.settings import NAME_PATTERN
 from cinesynth.storage import Storage, sha256_file, sha256_json
+from cinesynth.wan.card import DIFFUSERS_FILE
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,15 @@ class Registry:
         entry = home.read_json(f"versions/{version}.json")
         card = home.read_json(f"files/{entry['sha256']}/card.json")
         return Published(name, version, entry["sha256"], entry["files"], card)
+
+    def find(self, sha256: str) -> str | None:
+        """`name@version` of a published adapter whose weights have this hash, if there is one."""
+        for name in self.names():
+            for version in self.versions(name):
+                files = self.folder.child(name).read_json(f"versions/{version}.json")["files"]
+                if files.get(DIFFUSERS_FILE) == sha256:
+                    return f"{name}@{version}"
+        return None
 
     def holds(self, ref: str) -> bool:
         """Whether `name@version` is published."""

@@ -16,7 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import cinesynth
 from cinesynth.config import JobConfig
-from cinesynth.errors import IdentityError, StorageError, user_error
+from cinesynth.errors import IdentityError, RunTaken, StorageError, user_error
 from cinesynth.settings import differences, to_yaml
 from cinesynth.storage import Storage
 
@@ -159,6 +159,8 @@ def records_its_end(job: Callable[Parameters, Outcome]) -> Callable[Parameters, 
         before = _OPENED.set(opened)
         try:
             return job(*args, **kwargs)
+        except RunTaken:  # the run is another driver's to end
+            raise
         except BaseException as error:
             status, reason = _end_of(error)
             for run in opened:

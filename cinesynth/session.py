@@ -59,8 +59,10 @@ def ray_session(config: JobConfig) -> Iterator[None]:
         sys.executable = interpreter
 
 
-def interruptible(call: Callable[[], Result]) -> Result:
+def interruptible(call: Callable[[], Result], check: Callable[[], None] = lambda: None) -> Result:
     """The result of a call that waits on Ray, made in a thread of its own so that Ctrl-C and SIGTERM end the wait.
+
+    What `check` raises, which is called while it waits, ends the wait too.
 
     In the main thread, Ray Train answers Ctrl-C by asking its controller, which does not listen while it waits for
     resources. An interrupted call is left to end with the session.
@@ -79,10 +81,50 @@ def interruptible(call: Callable[[], Result]) -> Result:
 
     threading.Thread(target=run, name="waits-on-ray", daemon=True).start()
     while not ended.wait(_GLANCE_S):  # a signal that another thread took is seen here too
-        pass
+        check()
     if errors:
         raise errors[0]
     return results[0]
+
+
+def check_room(workers: int, cpus: float, gpus: float) -> None:
+    """Raise ConfigError, with the arithmetic, for more workers than all nodes of the connected cluster can hold.
+
+    Ray itself waits for ever. A cluster that adds nodes by itself is not judged.
+
+    Args:
+        workers: processes that are needed at once.
+        cpus, gpus: of each.
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    room = [_workers_on(node, cpus, gpus) for node in nodes]
+    if sum(room) >= workers or _adds_nodes():
+        return
+    each = f"{cpus:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
+    held = ", ".join(
+        f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU hold {count}"
+        for node, count in zip(nodes, room, strict=True)
+    )
+    raise ConfigError(
+        f"workers: {workers} with {each} each; the cluster's nodes ({held}) hold {sum(room)} together; lower workers "
+        "or cpus_per_worker, or add nodes"
+    )
+
+
+def _workers_on(node: dict[str, float], cpus: float, gpus: float) -> int:
+    wanted = {"CPU": cpus, "GPU": gpus}
+    return int(min(node.get(name, 0.0) // amount for name, amount in wanted.items() if amount))
+
+
+def _adds_nodes() -> bool:
+    """Whether the cluster starts nodes when work waits: its configuration names a group that can grow."""
+    from ray._private.state import state
+
+    config = state.get_cluster_config()
+    groups = config.node_group_configs if config is not None else []
+    return any(group.max_count == -1 or group.max_count > group.min_count for group in groups)
 
 
 def connect(address: str, key: str, log_to_driver: bool) -> None:

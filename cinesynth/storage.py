@@ -257,6 +257,11 @@ class Storage:
         if self.exists(name):
             self.filesystem.delete_file(self._at(name))
 
+    def delete_folder(self, folder: str) -> None:
+        """Delete a folder or prefix and all below it; a missing one is no error."""
+        if self.filesystem.get_file_info(self._at(folder)).type == pafs.FileType.Directory:
+            self.filesystem.delete_dir(self._at(folder))
+
     def sweep(self, folder: str) -> None:
         """Delete what killed writers left in a folder of a local disk; an object store shows no part of an object."""
         if self.is_local:

@@ -26,7 +26,7 @@ PREPARE = str(CONFIGS / "nano" / "prepare.yaml")
         (["optimizer.lr=.nan"], r"optimizer\.lr = nan: input should be a finite number"),
         (["optimizer.batch_size=3", "workers=2"], r"batch_size 3 does not divide by workers 2"),
         (["validation.sigmas=[0.5,1.5]"], r"sigmas holds 1\.5; every noise level lies in \(0, 1\]"),
-        (["strategy=zero9"], r"strategy = 'zero9': input should be 'auto', 'replicate' or 'fsdp2'"),
+        (["strategy=zero9"], r"strategy = 'zero9': input should be 'auto', 'replicate', 'fsdp2' or 'hsdp'"),
         (["optimizer.betas=[0.9,1.0]"], r"optimizer\.betas\.1 = 1\.0: input should be less than 1"),
         (["cpus_per_worker=.inf"], r"cpus_per_worker = inf: input should be a finite number"),
         (["name=Bad Name"], r"name = 'Bad Name'"),
@@ -197,3 +197,37 @@ def _class_of(path: Path) -> Any:
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_every_shipped_configuration_is_valid(path: Path) -> None:
     load_config(_class_of(path), str(path))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "targets"),
+    [
+        ([], "cross_attention"),
+        (["stage=motion"], ("self",)),
+        (["stage=joint"], "attention"),
+        (["stage=motion", "lora={rank: 4}"], ("self",)),
+        (["stage=motion", "lora.targets=all"], "all"),
+        (["lora.targets=[image, cross]"], "cross_attention"),
+        (["lora.targets=[ffn, self, self]"], ("self", "ffn")),
+        (["lora.targets=self"], ("self",)),
+        (["lora.targets=to_q$"], "to_q$"),
+    ],
+)
+def test_what_an_adapter_is_put_on_has_one_form(overrides: list[str], targets: object) -> None:
+    config = load_config(TrainConfig, None, ["name=a", "storage=/x", "dataset=d", *overrides])
+    assert config.lora.targets == targets
+    again = parse_config(TrainConfig, config.model_dump(mode="json"))
+    assert again.identity() == config.identity()
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("[crosss]", "has no group 'crosss'; there are cross, image, self, ffn"),
+        ("[]", "names no group"),
+        ("'('", "regular"),
+    ],
+)
+def test_targets_that_mean_nothing_are_refused(value: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        load_config(TrainConfig, None, ["name=a", "storage=/x", "dataset=d", f"lora.targets={value}"])

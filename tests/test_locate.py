@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from cinesynth.errors import AdapterError, ConfigError
-from cinesynth.locate import locate_adapter, run_output
-from cinesynth.storage import Storage
+from cinesynth.errors import AdapterError, ConfigError, StorageError
+from cinesynth.locate import adapter_chain, find_adapter, locate_adapter, pin_adapter, run_output
+from cinesynth.registry import Registry
+from cinesynth.storage import Storage, sha256_file
+from cinesynth.wan.card import CARD_FILE, CONFIG_FILE, DIFFUSERS_FILE, PEFT_FILE, AdapterCard, Parent, read_card
 
 
 def finished_run(storage: Path, name: str, outputs: dict[str, Any]) -> Storage:
@@ -21,6 +23,7 @@ def finished_run(storage: Path, name: str, outputs: dict[str, Any]) -> Storage:
     run.mkdir(parents=True)
     result = {"schema": 1, "kind": "train", "name": name, "inputs": {}, "outputs": outputs, "figures": {}}
     (run / "result.json").write_text(json.dumps(result))
+    (run / "run.json").write_text("{}")
     return Storage.open(storage)
 
 
@@ -52,6 +55,75 @@ def test_a_run_without_an_adapter_says_so(tmp_path: Path) -> None:
 def test_what_is_neither_folder_nor_run_is_looked_up_in_the_registry(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="is not published"):
         locate_adapter(Storage.open(tmp_path), "noir@latest")
+
+
+@pytest.mark.parametrize(
+    ("ref", "told"),
+    [
+        ("unfinished", "has not finished"),
+        ("{folder}/kohya.safetensors", "is a file; give the folder"),
+        ("{folder}/nowhere", "there is no such folder"),
+        ("other.safetensors", "there is no such folder"),
+    ],
+)
+def test_what_is_no_adapter_is_told_as_what_it_is(tmp_path: Path, ref: str, told: str) -> None:
+    (tmp_path / "runs" / "unfinished").mkdir(parents=True)
+    (tmp_path / "runs" / "unfinished" / "run.json").write_text("{}")
+    (tmp_path / "kohya.safetensors").write_bytes(b"x")
+    with pytest.raises((AdapterError, StorageError), match=told):
+        locate_adapter(Storage.open(tmp_path), ref.format(folder=tmp_path))
+
+
+def test_a_folder_that_cinesynth_did_not_write_says_so(tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match=r"has no card\.json, so it is not an adapter folder"):
+        read_card(tmp_path)
+
+
+def test_an_alias_is_pinned_to_the_version_that_it_means_now(tmp_path: Path) -> None:
+    adapter = tmp_path / "made"
+    adapter.mkdir()
+    (adapter / "card.json").write_text("{}")
+    storage = Storage.open(tmp_path / "storage")
+    first = Registry(storage).publish(adapter, "noir", "v1", alias="best")
+    assert pin_adapter(storage, "noir@best") == first.ref == "noir@v1"
+    (adapter / "card.json").write_text('{"a": 1}')
+    Registry(storage).publish(adapter, "noir", "v2", alias="best")
+    assert pin_adapter(storage, "noir@best") == "noir@v2"
+    assert pin_adapter(storage, str(adapter)) == str(adapter)
+
+
+def test_parents_are_found_by_their_hash_and_put_before(tmp_path: Path) -> None:
+    def adapter(folder: Path, content: bytes, parents: list[Parent]) -> str:
+        folder.mkdir(parents=True)
+        for file in (DIFFUSERS_FILE, PEFT_FILE, CONFIG_FILE):
+            (folder / file).write_bytes(content)
+        made = AdapterCard(
+            base_model="nano",
+            base_sha256="b",
+            parents=parents,
+            stage="style",
+            dataset="d",
+            dataset_sha256="d",
+            config={},
+            step=1,
+            sha256=sha256_file(folder / DIFFUSERS_FILE),
+        )
+        (folder / CARD_FILE).write_text(made.model_dump_json())
+        return made.sha256
+
+    style = adapter(tmp_path / "style", b"style", [])
+    storage = finished_run(tmp_path, "motion", {"adapter": str(tmp_path / "runs" / "motion" / "adapter")})
+    motion = adapter(tmp_path / "runs" / "motion" / "adapter", b"motion", [Parent(sha256=style, scale=0.5)])
+    (tmp_path / "runs" / "motion" / "trained.json").write_text(json.dumps({"adapter_sha256": motion}))
+    with pytest.raises(AdapterError, match="'motion' was trained on top of another"):
+        adapter_chain(storage, [("motion", 1.0)])
+    Registry(storage).publish(tmp_path / "style", "noir", "v1")
+    assert adapter_chain(storage, [("motion", 1.0)]) == [("noir@v1", 0.5), ("motion", 1.0)]
+    given = [(str(tmp_path / "style"), 0.5), ("motion", 1.0)]
+    assert adapter_chain(storage, given) == given
+    assert find_adapter(storage, motion) == "motion"
+    assert find_adapter(storage, "0" * 64) is None
+    assert adapter_chain(storage, []) == []
 
 
 def test_workers_import_no_plotting_and_no_pages() -> None:

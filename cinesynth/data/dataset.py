@@ -278,7 +278,7 @@ class ClipsDataset:
             for entry in self.manifest["shards"]:
                 if entry["file"] in wanted:
                     self._stage_file(entry, folder / Path(entry["file"]).name)
-        return StagedClips(folder, windows, self.family.tensors)
+        return StagedClips(folder, windows, self.family)
 
     def stage_pixels(self, folder: str | os.PathLike[str], split: Split) -> dict[str, Path]:
         """Copy the lossless videos of a held-out split into a local folder: window_id to file.
@@ -324,10 +324,10 @@ class StagedClips:
     Picklable; files are opened where they are read. One row group is read for a window.
     """
 
-    def __init__(self, folder: Path, windows: list[WindowRow], tensors: Sequence[str]) -> None:
+    def __init__(self, folder: Path, windows: list[WindowRow], family: Family) -> None:
         self.folder = folder
         self.windows = windows
-        self.tensors = tuple(tensors)
+        self.family = family
         self._files: dict[tuple[int, str], _Shard] = {}
 
     def __len__(self) -> int:
@@ -339,12 +339,21 @@ class StagedClips:
         window = self.windows[index]
         key = (os.getpid(), window.shard)
         if key not in self._files:
-            self._files[key] = _Shard(self.folder / Path(window.shard).name, self.tensors)
+            self._files[key] = _Shard(self.folder / Path(window.shard).name, self.family.tensors)
         row = self._files[key].read(window.row)
         if row["window_id"] != window.window_id:
             raise DatasetError(f"{self.folder}: {window.shard} row {window.row} holds another window; stage it again")
-        tensors = {name: tensor_from_columns(row, name) for name in self.tensors}
+        tensors = {name: tensor_from_columns(row, name) for name in self.family.tensors}
         return {**tensors, "caption": window.caption, "window_id": window.window_id, "group": window.group}
+
+    def latent_shape(self, index: int) -> tuple[int, ...]:
+        """[C, F, h, w] of a window's latents; nothing is read for it."""
+        window = self.windows[index]
+        return self.family.latent_shape(window.num_frames, window.height, window.width)
+
+    def window_id(self, index: int) -> str:
+        """The window's id; nothing is read for it."""
+        return self.windows[index].window_id
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_files": {}}

@@ -13,7 +13,8 @@ from cinesynth.config import GenerateConfig
 from cinesynth.data.dataset import ClipsDataset, WindowRow
 from cinesynth.generate.windows import GROUPS, copy_real, held_out_windows, settle_windows
 from cinesynth.generate.worker import GenerateWorker
-from cinesynth.locate import locate_adapter, locate_dataset
+from cinesynth.lease import Lease, held
+from cinesynth.locate import adapter_chain, locate_adapter, locate_dataset
 from cinesynth.pictures import check_picture
 from cinesynth.runs import Run, records_its_end
 from cinesynth.session import ray_session
@@ -33,8 +34,14 @@ def check_generation(config: GenerateConfig) -> Checked:
     Returns the adapters (folder, scale), the dataset where windows are made again, and the hashes of what is read.
     Raises CinesynthError.
     """
+    if config.sampler.negative_prompt and config.sampler.guidance_scale <= 1:
+        log.warning(
+            "sampler.negative_prompt is not used: with guidance_scale %g there is no guidance; set it above 1",
+            config.sampler.guidance_scale,
+        )
     storage = Storage.open(config.storage)
-    adapters = [(locate_adapter(storage, a.ref), a.scale) for a in config.adapters]
+    chain = adapter_chain(storage, [(a.ref, a.scale) for a in config.adapters])
+    adapters = [(locate_adapter(storage, ref), scale) for ref, scale in chain]
     inputs = {"model": model_hash(config.model)}
     spec = model_spec(config.model)
     loaded = check_adapters(adapters, base_hash(config.model))
@@ -72,8 +79,8 @@ def generate(config: GenerateConfig) -> dict[str, Any]:
     log.info("%d videos to make, %d of them there already", len(tasks), len(tasks) - len(left))
     figures: dict[str, Any] = {"videos": len(tasks)}
     if left:
-        with ray_session(config):
-            figures |= seconds_of(_map(config, adapters, dataset, run, left))
+        with held(run) as lease, ray_session(config):
+            figures |= seconds_of(_map(config, adapters, dataset, run, left, lease))
     figures["seconds"] = round(time.monotonic() - started, 1)
     outputs = {"videos": run.folder.child("videos").uri}
     if dataset is not None:
@@ -125,6 +132,7 @@ def _map(
     dataset: ClipsDataset | None,
     run: Run,
     tasks: list[dict[str, Any]],
+    lease: Lease,
 ) -> list[dict[str, Any]]:
     """Make the videos of the tasks. Returns what the workers say of each."""
     import ray.data
@@ -145,6 +153,7 @@ def _map(
     started = time.monotonic()
     rows: list[dict[str, Any]] = []
     for row in made.iter_rows():
+        lease.check()
         rows.append(row)
         count = len(rows)
         if count % 8 == 0 or count == len(tasks):

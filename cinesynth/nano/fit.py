@@ -12,8 +12,10 @@ from pathlib import Path
 
 import torch
 
-from cinesynth.train.checkpoint import LocalCheckpoints, collect_state, read_state, restore_state
+from cinesynth.storage import Storage
+from cinesynth.train.checkpoint import StoredCheckpoints
 from cinesynth.train.muon import Muon
+from cinesynth.train.state import Saved, collect_state, restore_state
 
 log = logging.getLogger("cinesynth.nano")
 
@@ -52,11 +54,11 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
     optimizer = Muon(parameters.values(), lr=schedule.lr)
-    checkpoints = LocalCheckpoints(folder, keep=1)
+    checkpoints = StoredCheckpoints(Storage.open(folder), keep=1)
     step = 0
     if (latest := checkpoints.latest()) is not None:
-        state, step, _ = read_state(latest)
-        restore_state(state, parameters, optimizer)
+        restore_state(latest.tensors, parameters, optimizer)
+        step = latest.step
     curve = [event for event in _read_curve(folder) if event["step"] <= step]
     since, first = time.monotonic(), step
     while step < schedule.steps:
@@ -90,7 +92,7 @@ def fit(
             )
         if step % schedule.checkpoint_every == 0 or step == schedule.steps:
             (folder / "curve.json").write_text(json.dumps(curve))
-            checkpoints.save(collect_state(parameters, optimizer), step, {})
+            checkpoints.save(Saved(collect_state(parameters, optimizer), step, {}))
     return curve
 
 

@@ -19,8 +19,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from cinesynth.config import TrainSettings
 from cinesynth.pictures import Frames
 from cinesynth.processor import fast_autocast, fast_float
-from cinesynth.storage import sha256_json
-from cinesynth.train.checkpoint import LocalCheckpoints
+from cinesynth.storage import Storage, sha256_json
+from cinesynth.train.checkpoint import StoredCheckpoints
 from cinesynth.train.loop import TrainLoop
 from cinesynth.train.strategy import Replicate, World
 from cinesynth.wan.condition import ConditionEncoder
@@ -46,6 +46,13 @@ class EncodedWindows:
         length = int(shard["prompt_lengths"][row])
         tensors = {name: shard[name][row] for name in WAN21_I2V.pixel_tensors}
         return {**tensors, "prompt_embeds": shard["prompt_embeds"][row, :length]}
+
+    def latent_shape(self, index: int) -> tuple[int, ...]:
+        return tuple(self.shards[index // SHARD]["latents"].shape[1:])
+
+    def window_id(self, index: int) -> str:
+        """Its place: the windows of a series are seeded."""
+        return str(index)
 
 
 class Clip(Protocol):
@@ -114,7 +121,7 @@ def train_transformer(
         held_out,
         ConditionEncoder(model).prompt_embeds(""),
         Replicate(world),
-        LocalCheckpoints(folder / "checkpoints", keep=1),
+        StoredCheckpoints(Storage.open(folder / "checkpoints"), keep=1),
         lambda first, events: _write_events(folder, first, events),
         world,
         dtype,

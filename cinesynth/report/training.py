@@ -16,6 +16,15 @@ from cinesynth.report.curves import held_out_curve, loss_curve
 from cinesynth.report.page import write_page
 from cinesynth.runs import Run, read_events
 from cinesynth.storage import Storage
+from cinesynth.train.events import training_steps, validations
+from cinesynth.wan.family import TARGET_ALIASES
+
+
+def told_targets(targets: str | tuple[str, ...]) -> str:
+    """What an adapter is put on, in words."""
+    groups = TARGET_ALIASES.get(targets, targets) if isinstance(targets, str) else targets
+    return f"those that match {groups}" if isinstance(groups, str) else ", ".join(groups)
+
 
 _NAMES = {"adamw": "AdamW", "muon": "Muon"}
 
@@ -29,6 +38,8 @@ class Training:
     """`step`, `loss`, `lr`, `grad_norm` of every optimiser step."""
     held_out: list[dict[str, Any]]
     """`step`, `val_loss`, and `val_loss/<sigma>` of every validation; empty where nothing is held out."""
+    held_out_otherwise: int = 0
+    """Validations on other windows or noise levels, before the run was continued with these."""
 
     @classmethod
     def read(cls, settings: TrainSettings, folder: Storage) -> Training:
@@ -37,10 +48,8 @@ class Training:
 
     @classmethod
     def of(cls, settings: TrainSettings, events: Sequence[dict[str, Any]]) -> Training:
-        """From events as they were logged. The last record of a step counts: a killed run does its last steps again."""
-        steps = {event["step"]: event for event in events if "loss" in event}
-        held_out = {event["step"]: event for event in events if "val_loss" in event}
-        return cls(settings, [steps[k] for k in sorted(steps)], [held_out[k] for k in sorted(held_out)])
+        """From events as they were logged."""
+        return cls(settings, training_steps(events), *validations(events))
 
     @property
     def sigmas(self) -> list[str]:
@@ -78,7 +87,7 @@ class Training:
         return [
             ("stage", s.stage),
             ("rank, alpha", f"{s.lora.rank}, {s.lora.alpha:g}"),
-            ("adapted layers", s.lora.targets.replace("_", " ")),
+            ("adapted layers", told_targets(s.lora.targets)),
             ("steps", f"{o.steps:,}"),
             ("windows per step", str(o.batch_size)),
             ("learning rate", f"{o.lr:g}, cosine to 0 after {100 * o.warmup:g} % warm-up"),
@@ -89,7 +98,7 @@ class Training:
             ("gradient norm at most", f"{o.max_grad_norm:g}"),
             ("noise level", f"{s.flow.distribution.replace('_', '-')}, shift {s.flow.shift:g}"),
             ("caption dropout", f"{s.caption_dropout:g}"),
-            ("merged parents", parents or "none"),
+            ("parents, live and frozen", parents or "none"),
             ("seed", str(s.seed)),
         ]
 

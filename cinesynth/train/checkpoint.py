@@ -1,82 +1,112 @@
-"""Checkpoints: what a training run needs to continue exactly, which is its weights, their moments and the step.
+"""Checkpoints of a training as objects of a storage: `<step>.safetensors`, and `<step>.json`, which commits it.
 
-They hold whole tensors, whatever the strategy, so that a run can continue with another number of workers. Randomness
-has no state (see `randomness`).
+The manifest is written last and has the sha256 of the state, so that a cut or damaged one is found: the newest whole
+one counts. Ray's own state of a training holds no checkpoint: whatever happens to it, the run continues from here.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
+import logging
+import tempfile
 from pathlib import Path
 
-import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")
+from cinesynth.errors import StorageError
+from cinesynth.storage import Storage, sha256_file
+from cinesynth.train.state import Saved
+
+log = logging.getLogger("cinesynth.train")
+
+SCHEMA = 2
+"""Of the manifest. Checkpoints of schema 1 lay in folders of Ray Train; they are read, and no more written."""
 
 
-def collect_state(
-    parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
-) -> dict[str, torch.Tensor]:
-    """All trainable tensors and their optimiser moments, copied to the CPU."""
-    state = {f"parameter/{name}": p.detach().cpu().clone() for name, p in parameters.items()}
-    for name, parameter in parameters.items():
-        moments = optimizer.state.get(parameter, {})
-        state |= {f"{m}/{name}": moments[m].detach().cpu().clone() for m in _MOMENTS if m in moments}
-    return state
+class StoredCheckpoints:
+    """The checkpoints in one folder of a storage.
+
+    Args:
+        folder: theirs alone, but for what runs of schema 1 left in it.
+        writes: whether this process is the one that writes; the others' `save` does nothing.
+        keep: newest ones that are kept.
+    """
+
+    def __init__(self, folder: Storage, writes: bool = True, keep: int = 2) -> None:
+        self.folder, self.writes, self.keep = folder, writes, keep
+
+    def steps(self) -> list[int]:
+        """Steps of which there is a checkpoint, newest first; damaged ones count."""
+        names = [name for name in self.folder.list() if name.startswith("step-") and name.endswith(".json")]
+        return sorted((int(name.removeprefix("step-").removesuffix(".json")) for name in names), reverse=True)
+
+    def latest(self) -> Saved | None:
+        """The newest checkpoint that is whole; damaged ones before it are said in the log."""
+        for step in self.steps():
+            try:
+                return self._read(step)
+            except (StorageError, SafetensorError, KeyError, OSError) as e:
+                log.warning("checkpoint of step %d is damaged (%s); the one before it is used", step, e)
+        return self._of_schema_1()
+
+    def save(self, saved: Saved) -> None:
+        """Write a checkpoint, and drop the oldest ones and what killed writers left."""
+        if not self.writes:
+            return
+        with tempfile.TemporaryDirectory() as local:
+            path = Path(local) / "state.safetensors"
+            save_file(saved.tensors, path)
+            sha256, size = sha256_file(path), path.stat().st_size
+            self.folder.upload(path, f"{_stem(saved.step)}-{sha256[:12]}.safetensors")
+        manifest = {"schema": SCHEMA, "step": saved.step, "figures": saved.figures, "sha256": sha256, "bytes": size}
+        self.folder.write_json(f"{_stem(saved.step)}.json", manifest)
+        self._sweep()
+
+    def _read(self, step: int) -> Saved:
+        manifest = self.folder.read_json(f"{_stem(step)}.json")
+        if manifest["schema"] != SCHEMA:
+            raise StorageError(f"it has schema {manifest['schema']!r}, this version of cinesynth reads {SCHEMA}")
+        with tempfile.TemporaryDirectory() as local:
+            path = self.folder.download(_state_of(step, manifest), Path(local) / "state.safetensors")
+            if (found := sha256_file(path)) != manifest["sha256"]:
+                raise StorageError(f"sha256 {found[:12]} in place of {manifest['sha256'][:12]}")
+            return Saved(load_file(path), step, manifest["figures"])
+
+    def _sweep(self) -> None:
+        """Keep the newest checkpoints. A state without a manifest is of a writer that was killed."""
+        kept = self.steps()[: self.keep]
+        wanted = {f"{_stem(step)}.json" for step in kept}
+        for step in kept:
+            try:
+                wanted.add(_state_of(step, self.folder.read_json(f"{_stem(step)}.json")))
+            except (StorageError, KeyError):  # a damaged manifest: whatever it meant stays
+                wanted |= {name for name in self.folder.list() if name.startswith(_stem(step))}
+        # Manifests go first: one without its state would look damaged.
+        for name in sorted(self.folder.list(), key=lambda name: not name.endswith(".json")):
+            if name.startswith("step-") and name not in wanted:
+                self.folder.delete(name)
+        self.folder.sweep("")
+
+    def _of_schema_1(self) -> Saved | None:
+        """The newest checkpoint that Ray Train committed for a run of schema 1."""
+        for name in sorted(self.folder.folders(), reverse=True):
+            inside = self.folder.child(name)
+            if not name.startswith("checkpoint_") or not inside.exists("state.json"):
+                continue
+            try:
+                record = inside.read_json("state.json")
+                with tempfile.TemporaryDirectory() as local:
+                    path = inside.download("state.safetensors", Path(local) / "state.safetensors")
+                    return Saved(load_file(path), record["step"], record["figures"])
+            except (StorageError, SafetensorError, KeyError, OSError) as e:
+                log.warning("checkpoint %s is damaged (%s); the one before it is used", name, e)
+        return None
 
 
-def write_state(
-    folder: str | os.PathLike[str], state: dict[str, torch.Tensor], step: int, figures: dict[str, float]
-) -> None:
-    """Write the state after `step` optimiser steps, and the figures of that moment, into a local folder."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(state, folder / "state.safetensors")
-    (folder / "state.json").write_text(json.dumps({"schema": 1, "step": step, "figures": figures}))
+def _stem(step: int) -> str:
+    return f"step-{step:08d}"
 
 
-def read_state(folder: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], int, dict[str, float]]:
-    """(state, number of optimiser steps done, figures)."""
-    folder = Path(folder)
-    record = json.loads((folder / "state.json").read_text())
-    return load_file(folder / "state.safetensors"), record["step"], record["figures"]
-
-
-@torch.no_grad()
-def restore_state(
-    state: dict[str, torch.Tensor], parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
-) -> None:
-    """Put a collected state back, on the parameters' device."""
-    for name, parameter in parameters.items():
-        parameter.copy_(state[f"parameter/{name}"])
-        moments = {m: state[f"{m}/{name}"].clone() for m in _MOMENTS if f"{m}/{name}" in state}
-        if moments:
-            # AdamW keeps its step counter on the CPU and its moments beside the parameter.
-            optimizer.state[parameter] = {m: v if m == "step" else v.to(parameter.device) for m, v in moments.items()}
-
-
-class LocalCheckpoints:
-    """Checkpoints in a local folder, for the loop without Ray: `step-00000100/`, the newest whole one counts."""
-
-    def __init__(self, folder: str | os.PathLike[str], keep: int = 2) -> None:
-        self.folder = Path(folder)
-        self.keep = keep
-
-    def latest(self) -> Path | None:
-        """The newest checkpoint's folder, if there is one."""
-        found = sorted(self.folder.glob("step-*"))
-        return found[-1] if found else None
-
-    def save(self, state: dict[str, torch.Tensor], step: int, figures: dict[str, float]) -> None:
-        """Write a checkpoint that appears whole, and drop the oldest ones."""
-        temporary = self.folder / f".tmp-{os.getpid()}"
-        shutil.rmtree(temporary, ignore_errors=True)
-        write_state(temporary, state, step, figures)
-        target = self.folder / f"step-{step:08d}"
-        shutil.rmtree(target, ignore_errors=True)
-        os.rename(temporary, target)
-        for old in sorted(self.folder.glob("step-*"))[: -self.keep]:
-            shutil.rmtree(old, ignore_errors=True)
+def _state_of(step: int, manifest: dict[str, str]) -> str:
+    """A writer that was killed and another that follows never write one object with two contents."""
+    return f"{_stem(step)}-{manifest['sha256'][:12]}.safetensors"

@@ -1,6 +1,6 @@
 """The training loop: it trains a Wan transformer, or a LoRA on it, by flow matching. It knows nothing of Ray.
 
-It runs under plain torch (`LocalCheckpoints`) and inside a Ray Train worker (`worker`) alike. The same seed gives the
+It runs under plain torch and inside a Ray Train worker (`worker`) alike. The same seed gives the
 same losses with any number of workers, and a run that was stopped and continued gives those of an uninterrupted one.
 """
 
@@ -9,19 +9,20 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cinesynth.train.batch import Clips, collate
-from cinesynth.train.checkpoint import collect_state, read_state, restore_state
+from cinesynth.errors import TrainingError
+from cinesynth.train.batch import Clips, Forward, collate, share_out
 from cinesynth.train.muon import Muon
 from cinesynth.train.randomness import drops_caption, generator, noise, sample_index
+from cinesynth.train.reader import ReadAhead
 from cinesynth.train.recompute import set_recompute
+from cinesynth.train.state import Checkpoints, Saved, collect_state, restore_state
 from cinesynth.train.strategy import Strategy, World, sum_gradients
-from cinesynth.train.validation import held_out_loss
+from cinesynth.train.validation import held_out_loss, held_out_set
 from cinesynth.wan.family import Family
 from cinesynth.wan.flow import flow_loss, sample_sigma
 from cinesynth.wan.lora import adapter_state, add_lora
@@ -32,14 +33,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("cinesynth.train")
 
 Event = dict[str, Any]
-
-
-class Checkpoints(Protocol):
-    """Keeps the loop's state. Every worker calls `save`."""
-
-    def latest(self) -> Path | None: ...
-
-    def save(self, state: dict[str, torch.Tensor], step: int, figures: dict[str, float]) -> None: ...
 
 
 def learning_rate(step: int, settings: OptimizerSettings) -> float:
@@ -109,6 +102,9 @@ class TrainLoop:
         )
         self.step = 0
         self.figures: dict[str, float] = {}
+        self._in_step = strategy.in_step
+        self._read = ReadAhead(self._read_step, settings.optimizer.steps)
+        self._seconds, self._steps_timed = 0.0, 0
         self._events: list[Event] = []
         self._segment = 0
         self._restore()
@@ -116,16 +112,17 @@ class TrainLoop:
     def run(self, stop_at: int | None = None) -> dict[str, float]:
         """Train to the last step (or to `stop_at`, as if interrupted there); returns the last figures."""
         total = self.settings.optimizer.steps
-        started, first = time.monotonic(), self.step
         if self.step == 0:
             self.validate()
         while self.step < (total if stop_at is None else min(stop_at, total)):
+            started = time.monotonic()
             event = self.train_step(self.step)
+            self._seconds, self._steps_timed = self._seconds + time.monotonic() - started, self._steps_timed + 1
             self.step += 1
             self._events.append(event)
             self.figures |= {"loss": event["loss"], "grad_norm": event["grad_norm"]}
             if self.step % self.settings.log_every == 0 or self.step == total:
-                self._log_progress(event, (time.monotonic() - started) / (self.step - first))
+                self._log_progress(event, self._seconds / self._steps_timed)
             if self.step % self.settings.validation.every == 0 or self.step == total:
                 self.validate()
             if self.step % self.settings.checkpoint_every == 0 or self.step == total:
@@ -133,39 +130,59 @@ class TrainLoop:
         return self.figures
 
     def train_step(self, step: int) -> Event:
-        """One optimiser step over this worker's share of the global batch; the event holds global figures."""
+        """One optimiser step over this worker's share of the global batch; the event holds global figures.
+
+        Raises TrainingError where the step would fail again: a figure that is not finite, or too little memory.
+        """
         rate = learning_rate(step, self.settings.optimizer)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), dtype=torch.float64, device=self.world.device)
-        for indices in self._micro_batches(step):
-            loss = self.forward(step, indices).sum() / self.settings.optimizer.batch_size
-            loss.backward()
-            total += loss.detach()
+        for forward, windows in self._read(step):
+            try:
+                loss = self.forward(step, forward.places, windows).sum() / self.settings.optimizer.batch_size
+                (loss if forward.counts else 0 * loss).backward()
+            except torch.OutOfMemoryError as e:
+                raise self._too_little_memory(step, forward) from e
+            if forward.counts:
+                total += loss.detach()
         sum_gradients(self.parameters.values(), self.world)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.optimizer.max_grad_norm)
         loss_value = self.world.sum(total).item()
         if not math.isfinite(loss_value) or not math.isfinite(norm.item()):
-            raise FloatingPointError(f"step {step}: loss {loss_value}, gradient norm {norm.item()}; lower the lr")
+            raise TrainingError(
+                f"step {step + 1}: loss {loss_value}, gradient norm {norm.item()}, on windows "
+                f"{', '.join(self._window_ids(step, range(self.settings.optimizer.batch_size)))}; {self._last_good()}; "
+                "lower optimizer.lr or optimizer.max_grad_norm under another name, or take these windows out"
+            )
         self.optimizer.step()
         return {"step": step + 1, "loss": loss_value, "lr": rate, "grad_norm": norm.item()}
 
-    def forward(self, step: int, indices: list[int]) -> torch.Tensor:
-        """The loss of each sample [B]; `indices` are their places in the global batch of this step."""
+    def forward(
+        self, step: int, places: Sequence[int], windows: Sequence[Mapping[str, Any]] | None = None
+    ) -> torch.Tensor:
+        """The loss of each sample [B].
+
+        Args:
+            step: from 0.
+            places: of the samples in the global batch of this step.
+            windows: that stand there; default: they are read.
+        """
         s = self.settings
-        windows = [self.train[self._window(step, i)] for i in indices]
+        if windows is None:
+            windows = self._windows(step, places)
         dropped = {
-            place: self.empty_prompt
-            for place, i in enumerate(indices)
-            if drops_caption(s.seed, step, i, s.caption_dropout)
+            sample: self.empty_prompt
+            for sample, place in enumerate(places)
+            if drops_caption(s.seed, step, place, s.caption_dropout)
         }
         batch = collate(self.family, windows, self.world.device, dropped)
         shape = tuple(batch["latents"].shape[1:])
         sigma = torch.stack(
-            [sample_sigma(generator(s.seed, "sigma", step, i), s.flow.distribution, s.flow.shift) for i in indices]
+            [sample_sigma(generator(s.seed, "sigma", step, i), s.flow.distribution, s.flow.shift) for i in places]
         )
-        noises = torch.stack([noise(s.seed, step, i, shape) for i in indices])
+        noises = torch.stack([noise(s.seed, step, i, shape) for i in places])
         device = self.world.device
         with self._autocast():
             inputs = (batch, noises.to(device), sigma.to(device), self._input_dtype)
@@ -179,8 +196,8 @@ class TrainLoop:
         with self._autocast():
             arguments = (self.held_out, v.sigmas, v.max_windows, self._input_dtype, self.world)
             losses = held_out_loss(self.family, self.transformer, *arguments)
-        self._events.append({"step": self.step, **losses})
-        self.figures |= losses
+        self._events.append({"step": self.step, "val_set": held_out_set(*arguments[:3]), **losses})
+        self.figures = {k: v for k, v in self.figures.items() if not k.startswith("val_loss/")} | losses
         if self.world.rank == 0:
             log.info("step %d: held-out loss %.5f", self.step, losses["val_loss"])
 
@@ -188,7 +205,7 @@ class TrainLoop:
         """Write the events, then the state, which commits both."""
         if self.world.rank == 0:
             self.write_events(self._segment, self._events)
-        self.checkpoints.save(collect_state(self.parameters, self.optimizer), self.step, self.figures)
+        self.checkpoints.save(Saved(collect_state(self.parameters, self.optimizer), self.step, self.figures))
         self._events, self._segment = [], self.step
 
     def adapter(self) -> dict[str, torch.Tensor]:
@@ -205,11 +222,11 @@ class TrainLoop:
         return torch.autocast(device, self.dtype, enabled=self._input_dtype != self.dtype)
 
     def _restore(self) -> None:
-        folder = self.checkpoints.latest()
-        if folder is None:
+        saved = self.checkpoints.latest()
+        if saved is None:
             return
-        state, self.step, self.figures = read_state(folder)
-        restore_state(state, self.parameters, self.optimizer)
+        restore_state(saved.tensors, self.parameters, self.optimizer)
+        self.step, self.figures = saved.step, dict(saved.figures)
         self._segment = self.step
         if self.world.rank == 0:
             log.info("continuing after step %d", self.step)
@@ -217,19 +234,30 @@ class TrainLoop:
     def _window(self, step: int, index: int) -> int:
         return sample_index(self.settings.seed, step, index, self.settings.optimizer.batch_size, len(self.train))
 
-    def _micro_batches(self, step: int) -> Iterator[list[int]]:
-        """This worker's places in the global batch, in runs of one shape of at most `micro_batch`."""
-        mine = range(self.world.rank, self.settings.optimizer.batch_size, self.world.size)
-        run: list[int] = []
-        shape = None
-        for index in mine:
-            window_shape = tuple(self.train[self._window(step, index)]["latents"].shape)
-            if run and (window_shape != shape or len(run) == self.settings.micro_batch):
-                yield run
-                run = []
-            run.append(index)
-            shape = window_shape
-        yield run
+    def _windows(self, step: int, places: Sequence[int]) -> list[Mapping[str, Any]]:
+        return [self.train[self._window(step, place)] for place in places]
+
+    def _window_ids(self, step: int, places: Sequence[int]) -> list[str]:
+        return [self.train.window_id(self._window(step, place)) for place in places]
+
+    def _read_step(self, step: int) -> list[tuple[Forward, list[Mapping[str, Any]]]]:
+        """This worker's forward passes of a step, with their windows."""
+        optimizer, world = self.settings.optimizer, self.world
+        shapes = [self.train.latent_shape(self._window(step, place)) for place in range(optimizer.batch_size)]
+        mine = share_out(shapes, world.size, self.settings.micro_batch, self._in_step)[world.rank]
+        return [(forward, self._windows(step, forward.places)) for forward in mine]
+
+    def _too_little_memory(self, step: int, forward: Forward) -> TrainingError:
+        shape = self.train.latent_shape(self._window(step, forward.places[0]))
+        return TrainingError(
+            f"step {step + 1}: out of memory on {self.world.device} of rank {self.world.rank} with "
+            f"{len(forward.places)} window(s) of latents {'x'.join(map(str, shape))} "
+            f"({', '.join(self._window_ids(step, forward.places))}); {self._last_good()}; lower micro_batch, set "
+            "activation_checkpointing=full or strategy=fsdp2, or take smaller windows"
+        )
+
+    def _last_good(self) -> str:
+        return f"the last checkpoint is of step {self._segment}" if self._segment else "there is no checkpoint yet"
 
     def _log_progress(self, event: Event, seconds: float) -> None:
         if self.world.rank == 0:

@@ -5,19 +5,23 @@ from __future__ import annotations
 from cinesynth.config import TrainConfig
 from cinesynth.outline import Facts, Outline, cluster_of, sized, state_of, worker_fact
 from cinesynth.train.driver import check_training
+from cinesynth.wan.lora import told_modules
 
 
 def outline_training(config: TrainConfig) -> Outline:
     """Check everything that a training checks before a worker starts. Raises CinesynthError as `plan_training` does."""
-    dataset, inputs = check_training(config)
+    checked = check_training(config)
+    dataset, inputs = checked.dataset, checked.inputs
     windows, held_out = len(dataset.windows("train")), len(dataset.windows("val"))
     optimizer = config.optimizer
     buckets = ", ".join(sorted(dataset.manifest["buckets"]))
     parents: Facts = [
-        (f"parent {i}", f"{parent.ref} x {parent.scale:g} ({inputs[f'parent_{i}'][:12]})")
-        for i, parent in enumerate(config.parents)
+        (f"parent {i}", f"{ref} x {scale:g} ({inputs[f'parent_{i}'][:12]})")
+        for i, (ref, scale) in enumerate(checked.parents)
     ]
-    what = f"LoRA of rank {config.lora.rank} on {config.lora.targets}" if config.mode == "lora" else "all weights"
+    what = "all weights"
+    if config.mode == "lora":
+        what = f"LoRA of rank {config.lora.rank} on {told_modules(checked.modules)}"
     epochs = optimizer.steps * optimizer.batch_size / windows
     validated = min(held_out, config.validation.max_windows)
     return Outline(
@@ -39,5 +43,6 @@ def outline_training(config: TrainConfig) -> Outline:
             cluster_of(config),
             worker_fact(config.workers, config.cpus_per_worker, 1.0 if config.use_gpu else 0.0),
             ("strategy", f"{config.strategy}, {config.dtype}"),
+            ("memory", f"{checked.memory.told()} on a device that holds a whole copy, estimated"),
         ],
     )

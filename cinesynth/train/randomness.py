@@ -14,7 +14,7 @@ import torch
 Draw = Literal["order", "sigma", "noise", "dropout", "validation"]
 
 
-def generator(seed: int, draw: Draw, *position: int) -> torch.Generator:
+def generator(seed: int, draw: Draw, *position: int | str) -> torch.Generator:
     """A fresh CPU generator for one draw at one position; different draws never share a stream."""
     key = ":".join([str(seed), draw, *map(str, position)])
     value = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import logging
+import socket
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from cinesynth.config import TrainConfig
 from cinesynth.data.dataset import ClipsDataset
+from cinesynth.errors import TrainingError
 from cinesynth.locate import locate_adapter
 from cinesynth.runs import Run
 from cinesynth.settings import parse_config
 from cinesynth.storage import Storage, scratch_folder
-from cinesynth.train.checkpoint import write_state
+from cinesynth.train.batch import ListedClips
+from cinesynth.train.checkpoint import StoredCheckpoints
 from cinesynth.train.loop import TrainLoop
+from cinesynth.train.memory import compute_dtype, training_memory
+from cinesynth.train.state import Saved
 from cinesynth.train.strategy import World, choose_strategy, make_strategy
-from cinesynth.wan.adapter import merge_adapters, save_adapter
+from cinesynth.wan.adapter import load_adapters, merge_adapters, save_adapter
 from cinesynth.wan.card import AdapterCard, Parent
-from cinesynth.wan.folder import base_hash, model_spec
-from cinesynth.wan.load import load_transformer, save_model
+from cinesynth.wan.folder import base_hash, model_spec, split_revision
+from cinesynth.wan.load import prepare_attention, save_model
+from cinesynth.wan.lora import target_modules, told_modules
+from cinesynth.wan.stream import StoredWeights
 
 log = logging.getLogger("cinesynth.train")
-
-_EMPTY_HELD_OUT: list[dict[str, Any]] = []
 
 
 def train_worker(task: dict[str, Any]) -> None:
@@ -37,41 +41,66 @@ def train_worker(task: dict[str, Any]) -> None:
     logging.getLogger("cinesynth").setLevel(logging.INFO)
     context = ray.train.get_context()
     device = str(get_device()) if torch.cuda.is_available() else "cpu"
-    world = World(context.get_world_rank(), context.get_world_size(), device)
+    world = World(context.get_world_rank(), context.get_world_size(), device, context.get_local_world_size())
     config = parse_config(TrainConfig, task["config"])
     dataset = ClipsDataset.open(Storage(*task["dataset"]))
+    _check("dataset", dataset.manifest_sha256, task["inputs"])
     storage = Storage.open(config.storage)
     run = Run(storage.child("runs", config.name), config.name, config.kind, task["inputs"])
 
-    dtype = torch.bfloat16 if config.dtype == "bf16" or (config.dtype == "auto" and device != "cpu") else torch.float32
-    transformer = load_transformer(config.model, torch.float32 if config.mode == "full" else dtype)
-    folders = [(locate_adapter(storage, p.ref), p.scale) for p in config.parents]
-    parents = merge_adapters(transformer, folders, task["inputs"]["base"])
-    weight_bytes = sum(p.numel() * p.element_size() for p in transformer.parameters())
-    name, reason = choose_strategy(config.strategy, weight_bytes, _device_bytes(device), world.size)
+    dtype = compute_dtype(config, device != "cpu")
+    _check("base", base_hash(config.model), task["inputs"])
+    parents = [(locate_adapter(storage, ref), scale) for ref, scale in task["parents"]]
+    full = config.mode == "full"
+    weights = StoredWeights(config.model, torch.float32 if full else dtype)
+    transformer = weights.empty_transformer()
+    prepare_attention(transformer, config.model, device)
+    family = model_spec(config.model).family
+    memory = training_memory(config, family, transformer, weights.bytes, dataset, dtype)
+    name, shards, reason = choose_strategy(
+        config.strategy, memory, world.least(_device_bytes(device)), world, config.shard_over, full
+    )
+    if world.rank == 0 and not full:
+        log.info("adapter on %s", told_modules(target_modules(family, transformer, config.lora.targets)))
     if world.rank == 0:
         log.info("strategy %s: %s; %d worker(s) on %s, %s", name, reason, world.size, device, dtype)
+    if full:
+        weights.fill(transformer, "cpu")
+        applied = merge_adapters(transformer, parents, task["inputs"]["base"])
+    else:
+        applied = load_adapters(transformer, parents, task["inputs"]["base"])
+    for i, parent in enumerate(applied):
+        _check(f"parent_{i}", parent.sha256, task["inputs"])
     cache = scratch_folder("shards", dataset.manifest_sha256)
     loop = TrainLoop(
         config,
-        model_spec(config.model).family,
+        family,
         transformer,
         dataset.stage(cache, "train"),
-        dataset.stage(cache, "val") if dataset.windows("val") else _EMPTY_HELD_OUT,
+        dataset.stage(cache, "val") if dataset.windows("val") else ListedClips(),
         torch.as_tensor(dataset.empty_prompt_embeds()),
-        make_strategy(name, world),
-        RayCheckpoints(world),
+        make_strategy(name, world, None if full else weights, shards),
+        WorkerCheckpoints(run.folder.child("checkpoints"), world),
         lambda first, events: run.write_events(f"train-{first:08d}", events),
         world,
         dtype,
     )
     figures = loop.run()
     if world.rank == 0:
-        if config.mode == "lora":
-            made = {"adapter_sha256": _write_adapter(loop, config, task["inputs"], parents, figures, run.folder)}
-        else:
+        if full:
             made = {"transformer_sha256": _write_model(loop, config.model, run.folder)}
+        else:
+            made = {"adapter_sha256": _write_adapter(loop, config, task["inputs"], applied, figures, run.folder)}
         run.folder.write_json("trained.json", {"loss_last": figures["loss"], "steps": loop.step, **made})
+
+
+def _check(name: str, found: str, inputs: dict[str, str]) -> None:
+    """Raise TrainingError where this node reads another input than the driver: an alias that moved, an older copy."""
+    if found != inputs[name]:
+        raise TrainingError(
+            f"{name} on {socket.gethostname()} has the content {found[:12]}, but this run was started with "
+            f"{inputs[name][:12]}; give every node the same files"
+        )
 
 
 def _write_adapter(
@@ -83,8 +112,10 @@ def _write_adapter(
     run: Storage,
 ) -> str:
     """Write the adapter's folder; returns the hash on its card."""
+    model, revision = split_revision(config.model)
     card = AdapterCard(
-        base_model=config.model,
+        base_model=model,
+        base_revision=revision,
         base_sha256=inputs["base"],
         parents=parents,
         stage=config.stage,
@@ -115,24 +146,15 @@ def _device_bytes(device: str) -> int:
         return int(f.readline().split()[1]) * 1024
 
 
-class RayCheckpoints:
-    """Checkpoints through `ray.train.report`: Ray commits them and hands the newest one to a restarted group."""
+class WorkerCheckpoints(StoredCheckpoints):
+    """Checkpoints in the run's folder, written by rank 0. Ray Train is told of each, so that its state shows the run go
+    on; it keeps none of its own."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, folder: Storage, world: World) -> None:
+        super().__init__(folder, writes=world.rank == 0)
 
-    def latest(self) -> Path | None:
+    def save(self, saved: Saved) -> None:
         import ray.train
 
-        checkpoint = ray.train.get_checkpoint()
-        return None if checkpoint is None else Path(checkpoint.to_directory())
-
-    def save(self, state: dict[str, torch.Tensor], step: int, figures: dict[str, float]) -> None:
-        import ray.train
-
-        with tempfile.TemporaryDirectory() as folder:
-            checkpoint = None
-            if self.world.rank == 0:  # every worker holds the same state
-                write_state(folder, state, step, figures)
-                checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report({"step": step, **figures}, checkpoint=checkpoint)
+        super().save(saved)
+        ray.train.report({"step": saved.step, **saved.figures})

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from cinesynth.errors import AdapterError
 from cinesynth.storage import sha256_file
-from cinesynth.wan.card import DIFFUSERS_FILE, PEFT_FILE, AdapterCard, Parent, check_adapters
+from cinesynth.wan.card import CONFIG_FILE, DIFFUSERS_FILE, PEFT_FILE, AdapterCard, Parent, check_adapters
 
 _PEFT_PREFIX = "base_model.model."
 
@@ -28,7 +28,7 @@ _PEFT_PREFIX = "base_model.model."
 def save_adapter(
     folder: str | os.PathLike[str], state: dict[str, torch.Tensor], config: LoraConfig, card: AdapterCard
 ) -> AdapterCard:
-    """Write an adapter folder; returns the card with the file's hash."""
+    """Write an adapter folder; returns the card with the file's hash. Equal tensors give equal bytes."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {k: v for k, v in config.to_dict().items() if v is not None}
@@ -38,16 +38,33 @@ def save_adapter(
     )
     save_file({_PEFT_PREFIX + k: v for k, v in state.items()}, folder / PEFT_FILE, metadata={"format": "pt"})
     config.save_pretrained(os.fspath(folder))
+    _sort_header(folder / DIFFUSERS_FILE)
+    settings = json.loads((folder / CONFIG_FILE).read_text())
+    (folder / CONFIG_FILE).write_text(json.dumps(settings | {"target_modules": metadata["target_modules"]}, indent=2))
     card = card.model_copy(update={"sha256": sha256_file(folder / DIFFUSERS_FILE)})
     (folder / "card.json").write_text(card.model_dump_json(indent=2) + "\n")
     return card
+
+
+def _sort_header(path: Path) -> None:
+    """Sort the header of a safetensors file, whose library writes metadata in a random order."""
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
 
 
 def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=lambda v: sorted(v) if isinstance(v, set) else str(v)))
 
 
-def _read(folder: Path) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
+def read_adapter(folder: Path) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
+    """(configuration, tensors under PEFT's names) of an adapter folder.
+
+    Raises AdapterError for one that cannot be read or that changes nothing.
+    """
     try:
         config = LoraConfig.from_pretrained(os.fspath(folder))
         state = load_file(folder / PEFT_FILE)
@@ -71,18 +88,27 @@ def load_adapters(
     applied = check_adapters(adapters, base_sha256)
     loaded = []
     for folder, _ in adapters:
-        loaded.append(_read(folder))
+        loaded.append(read_adapter(folder))
         _check_modules(transformer, loaded[-1][1], folder)
     for name in list(getattr(transformer, "peft_config", {})):
         transformer.delete_adapters(name)
     names = [f"adapter_{i}" for i in range(len(adapters))]
     for name, (config, state) in zip(names, loaded, strict=True):
         transformer.add_adapter(config, adapter_name=name)
-        set_peft_model_state_dict(transformer, state, adapter_name=name)
+        on_meta = next(transformer.parameters()).is_meta  # a base whose weights are placed later
+        set_peft_model_state_dict(transformer, state, adapter_name=name, low_cpu_mem_usage=on_meta)
+        _take_dtype_of_base(transformer, name)
     if names:
         transformer.set_adapters(names, [scale for _, scale in adapters])
     transformer.requires_grad_(False)
     return applied
+
+
+def _take_dtype_of_base(transformer: WanTransformer3DModel, name: str) -> None:
+    for module in transformer.modules():
+        if isinstance(module, LoraLayer) and name in module.lora_A:
+            for factor in (module.lora_A[name], module.lora_B[name]):
+                factor.to(module.get_base_layer().weight.dtype)
 
 
 def _check_modules(transformer: WanTransformer3DModel, state: dict[str, torch.Tensor], folder: Path) -> None:

@@ -14,10 +14,12 @@ from cinesynth.storage import sha256_file, sha256_json
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 PEFT_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+CARD_FILE = "card.json"
 
 
 class Parent(BaseModel):
-    """An adapter that was merged into the base before training."""
+    """An adapter that was under the new one, frozen, while that was trained."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     sha256: str
@@ -46,7 +48,7 @@ class AdapterCard(BaseModel):
 
     @property
     def trained_on(self) -> str:
-        """Hash of the base as it was during training: the transformer with its parents merged."""
+        """Hash of what the adapter was trained on: the base and the adapters under it."""
         return merged_base_hash(self.base_sha256, self.parents)
 
 
@@ -64,7 +66,7 @@ def check_adapters(adapters: list[tuple[Path, float]], base_sha256: str) -> list
 
 
 def merged_base_hash(base_sha256: str, parents: list[Parent]) -> str:
-    """The hash of the base with its parents merged: that of the base without parents, else one over all of them."""
+    """The hash of a base and the adapters on it: that of the base where there are none, else one over all of them."""
     if not parents:
         return base_sha256
     return sha256_json([base_sha256, [[p.sha256, p.scale] for p in parents]])
@@ -73,7 +75,12 @@ def merged_base_hash(base_sha256: str, parents: list[Parent]) -> str:
 def read_card(folder: str | os.PathLike[str]) -> AdapterCard:
     """The adapter's card, with its weights' hash checked. Raises AdapterError naming what is wrong."""
     folder = Path(folder)
-    for file in ("card.json", DIFFUSERS_FILE, PEFT_FILE, "adapter_config.json"):
+    if not (folder / CARD_FILE).is_file():
+        raise AdapterError(
+            f"adapter {folder}: it has no {CARD_FILE}, so it is not an adapter folder that cinesynth wrote; a train "
+            "run's is runs/<name>/adapter in its storage"
+        )
+    for file in (DIFFUSERS_FILE, PEFT_FILE, CONFIG_FILE):
         if not (folder / file).is_file():
             raise AdapterError(f"adapter {folder}: {file} is missing")
     try:

@@ -6,6 +6,7 @@ C channels, F latent frames, h/w latent sides, N image tokens, L text tokens, D 
 
 from __future__ import annotations
 
+import logging
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -20,6 +21,8 @@ from cinesynth.pictures import Frames
 from cinesynth.wan.family import ModelSpec
 from cinesynth.wan.folder import encoder_hash, model_spec
 from cinesynth.wan.load import load_image_encoder, load_text_encoder, load_vae
+
+log = logging.getLogger("cinesynth.wan")
 
 
 class ConditionEncoder:
@@ -112,6 +115,9 @@ class ConditionEncoder:
         restores the model's input.
         """
         tokenizer, encoder = self._text_parts
+        count, most = len(tokenizer(prompt_clean(prompt)).input_ids), self.spec.family.text_tokens
+        if count > most:
+            log.warning("a prompt of %d tokens is cut to the model's %d: %.60s...", count, most, prompt)
         tokens = tokenizer(
             [prompt_clean(prompt)],
             padding="max_length",

@@ -9,6 +9,7 @@ To add a family, see docs/model_families.md: a record, an entry in `FAMILIES`, a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +50,8 @@ class Family:
         resolutions: tables of sizes by name. A name means the same sizes in every family.
         default_size: (width, height) where nothing is asked for.
         negative_prompt: where a request gives none.
-        adapter_targets: group of linear layers to the ends of their names in a transformer.
+        adapter_targets: group of linear layers (`TARGET_GROUPS`) to the ends of their names in a transformer; `image`
+            where there is an image encoder.
     """
 
     name: str
@@ -230,16 +232,50 @@ _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 _IMAGE_ATTENTION = ("add_k_proj", "add_v_proj")
 
 
+TARGET_GROUPS = ("cross", "image", "self", "ffn")
+TARGET_ALIASES = {
+    "cross_attention": ("cross", "image"),
+    "attention": ("cross", "image", "self"),
+    "all": ("cross", "image", "self", "ffn"),
+}
+"""Names of 0.1.0 for several groups of layers. They are what is recorded, however the same groups are asked for."""
+
+
+def adapter_targets(value: Any) -> str | tuple[str, ...]:
+    """The one form of what an adapter is put on: an alias, else groups in their order, else a regular expression.
+
+    Args:
+        value: any of these; one group may be given without a list.
+
+    Raises ValueError for an empty list, an unknown group, or a text that is neither a name nor a regular expression.
+    """
+    if isinstance(value, str) and value not in TARGET_GROUPS:
+        if value not in TARGET_ALIASES:
+            try:
+                re.compile(value)
+            except re.error as e:
+                raise ValueError(
+                    f"is neither a group ({', '.join(TARGET_GROUPS)}) nor a regular expression: {e}"
+                ) from e
+        return value
+    asked = {value} if isinstance(value, str) else set(value)
+    if unknown := sorted(asked - set(TARGET_GROUPS)):
+        raise ValueError(f"has no group {unknown[0]!r}; there are {', '.join(TARGET_GROUPS)}")
+    if not asked:
+        raise ValueError(f"names no group; there are {', '.join(TARGET_GROUPS)}")
+    groups = tuple(name for name in TARGET_GROUPS if name in asked)
+    return next((alias for alias, meant in TARGET_ALIASES.items() if meant == groups), groups)
+
+
 def wan_adapter_targets(image_encoder: bool) -> dict[str, tuple[str, ...]]:
     """The linear layers of diffusers' `WanTransformer3DModel` that adapters are put on, by group."""
-    cross = (*_ATTENTION, *_IMAGE_ATTENTION) if image_encoder else _ATTENTION
-    cross_attention = tuple(f"attn2.{name}" for name in cross)
-    attention = (*cross_attention, *(f"attn1.{name}" for name in _ATTENTION))
-    return {
-        "cross_attention": cross_attention,
-        "attention": attention,
-        "all": (*attention, "ffn.net.0.proj", "ffn.net.2"),
+    groups = {
+        "cross": tuple(f"attn2.{name}" for name in _ATTENTION),
+        "image": tuple(f"attn2.{name}" for name in _IMAGE_ATTENTION),
+        "self": tuple(f"attn1.{name}" for name in _ATTENTION),
+        "ffn": ("ffn.net.0.proj", "ffn.net.2"),
     }
+    return groups if image_encoder else {name: layers for name, layers in groups.items() if name != "image"}
 
 
 WAN21_I2V = Family(

@@ -20,11 +20,24 @@ MANIFEST = "sha256.json"
 
 
 def model_folder(model: str) -> Path:
-    """The local diffusers folder of 'nano', a folder path or a hub id.
+    """The local diffusers folder of 'nano', a folder path or a hub id (`owner/name`, or `owner/name@revision`).
 
     Raises ModelError when it is missing, incomplete, or of no known family.
     """
     return _folder_and_family(model)[0]
+
+
+def pinned_model(model: str) -> str:
+    """The same model by a name that cannot come to mean another one: a hub id gets the commit that it stands for."""
+    folder = model_folder(model)
+    on_hub = model != "nano" and not Path(model).expanduser().is_dir()
+    return f"{split_revision(model)[0]}@{folder.name}" if on_hub and folder.parent.name == "snapshots" else model
+
+
+def split_revision(model: str) -> tuple[str, str | None]:
+    """(model, revision that it is pinned to): only a hub id has one."""
+    name, _, revision = model.partition("@")
+    return (model, None) if not revision or Path(model).expanduser().is_dir() else (name, revision)
 
 
 def _folder_and_family(model: str) -> tuple[Path, Family]:
@@ -41,10 +54,12 @@ def _from_hub(model: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    if model.count("/") != 1:
+    name, revision = split_revision(model)
+    if name.count("/") != 1:
         raise ModelError(f"model {model!r} is neither 'nano', nor an existing folder, nor a hub id (owner/name)")
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt"]
     try:
-        return Path(snapshot_download(model, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"]))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as e:
         raise ModelError(
             f"model {model!r} is not in the hub cache and cannot be downloaded ({type(e).__name__}: {str(e)[:200]}); "

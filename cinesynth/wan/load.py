@@ -11,43 +11,47 @@ from typing import Any
 import torch
 import transformers
 from diffusers import AutoencoderKLWan, SchedulerMixin, WanTransformer3DModel
-from safetensors import safe_open
 
 from cinesynth.errors import ModelError
 from cinesynth.wan.folder import model_folder, model_spec, read_json
 from cinesynth.wan.padding import collapse_padding
-
-_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+from cinesynth.wan.stream import StoredWeights
 
 
 def load_transformer(
     model: str, dtype: torch.dtype = torch.float32, device: str = "cpu", expert: str = "transformer"
 ) -> WanTransformer3DModel:
-    """The frozen transformer, or one of two experts, in eval mode. Raises ModelError when its weights are damaged."""
-    transformer = _load(WanTransformer3DModel, model, expert, torch_dtype=dtype)
-    if device == "cpu":  # on a GPU a mask would cost the faster attention kernels
+    """The frozen transformer, or one of two experts, in eval mode, read tensor by tensor to the device it computes on.
+
+    Raises ModelError when its weights are damaged.
+    """
+    weights = StoredWeights(model, dtype, expert)
+    transformer = weights.empty_transformer()
+    weights.fill(transformer, device)
+    prepare_attention(transformer, model, device)
+    return transformer.to(device)
+
+
+def prepare_attention(transformer: WanTransformer3DModel, model: str, device: str) -> None:
+    """Choose how cross-attention is computed, by the device that computes.
+
+    On a CPU the padding of prompts is collapsed. On a GPU the mask for that would cost the faster kernels, and finding
+    the padding a wait for the GPU in every block.
+    """
+    if torch.device(device).type == "cpu":
         collapse_padding(transformer, model_spec(model).family)
-    return transformer.requires_grad_(False).eval().to(device)
 
 
 def save_model(transformer: WanTransformer3DModel, base: str, folder: str | os.PathLike[str]) -> Path:
     """Write a model folder with this transformer, its weights in the dtypes of `base`, and all else from `base`."""
     source, target = model_folder(base), Path(folder)
     shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("transformer"))
-    dtypes = _stored_dtypes(source / "transformer")
+    dtypes = StoredWeights(base).stored_dtypes
     whole = copy.deepcopy(transformer)
     for name, parameter in whole.named_parameters():
         parameter.data = parameter.data.to(dtypes[name])
     whole.save_pretrained(target / "transformer", safe_serialization=True)
     return target
-
-
-def _stored_dtypes(folder: Path) -> dict[str, torch.dtype]:
-    dtypes: dict[str, torch.dtype] = {}
-    for file in folder.glob("*.safetensors"):
-        with safe_open(file, framework="pt") as tensors:
-            dtypes |= {name: _DTYPES[tensors.get_slice(name).get_dtype()] for name in tensors.keys()}  # noqa: SIM118
-    return dtypes
 
 
 def load_vae(model: str, device: str = "cpu") -> AutoencoderKLWan:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import hashlib
+import re
 
 import torch
 import torch.nn.functional as F
@@ -11,22 +12,42 @@ from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 
 from cinesynth.errors import ModelError
-from cinesynth.wan.family import Family
+from cinesynth.wan.family import TARGET_ALIASES, Family
+from cinesynth.wan.parameters import bare_name
 
-Targets = Literal["cross_attention", "attention", "all"]
+Targets = str | tuple[str, ...]
+"""What an adapter is put on, in the form that `family.adapter_targets` gives."""
 
 
 def target_modules(family: Family, transformer: WanTransformer3DModel, targets: Targets) -> list[str]:
     """Full names of the linear layers that an adapter is put on.
 
-    Raises ModelError when the transformer lacks one of those that its family has.
+    Raises ModelError when the transformer lacks layers that its family has, or when nothing matches.
     """
-    linear = [name for name, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)]
-    suffixes = family.adapter_targets[targets]
+    modules = {bare_name(f"{name}."): module for name, module in transformer.named_modules()}
+    linear = [name.removesuffix(".") for name, module in modules.items() if isinstance(module, torch.nn.Linear)]
+    groups = TARGET_ALIASES.get(targets) if isinstance(targets, str) else targets
+    if groups is None:
+        assert isinstance(targets, str)
+        found = [name for name in linear if re.search(targets, name)]
+        if not found:
+            raise ModelError(f"lora.targets: no linear layer of the transformer matches {targets!r}")
+        return found
+    asked = [group for group in groups if group in family.adapter_targets]
+    if not asked:
+        raise ModelError(f"lora.targets: {family.title} models have no layers of the group {groups[0]!r}")
+    suffixes = tuple(suffix for group in asked for suffix in family.adapter_targets[group])
     for suffix in suffixes:
         if not any(name.endswith(suffix) for name in linear):
             raise ModelError(f"the transformer has no layer {suffix!r}, which {family.title} models have")
     return [name for name in linear if name.endswith(suffixes)]
+
+
+def told_modules(names: list[str]) -> str:
+    """Layers in a few words: `60 layers (attn1.to_k, attn1.to_q in 30 blocks)`."""
+    blocks = {match[1] for name in names if (match := re.match(r"blocks\.(\d+)\.", name))}
+    kinds = sorted({re.sub(r"^blocks\.\d+\.", "", name) for name in names})
+    return f"{len(names)} layers ({', '.join(kinds)} in {len(blocks)} blocks)"
 
 
 def add_lora(
@@ -38,19 +59,39 @@ def add_lora(
     seed: int,
     name: str = "default",
 ) -> None:
-    """Put a fresh, trainable adapter on the transformer, in fp32. A is drawn from `seed`; B is zero.
+    """Put a fresh, trainable adapter on the transformer, in fp32: A is drawn, B is zero.
 
-    The output stays the same until B changes.
+    Adapters that are there already stay, active and frozen. The output stays the same until B changes. A layer's A
+    depends on the seed, the layer's name and its shape only: not on the device, the base's dtype or what else is
+    adapted.
     """
+    below = list(getattr(transformer, "peft_config", {}))
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=target_modules(family, transformer, targets))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
         transformer.add_adapter(config, adapter_name=name)
-    for parameter_name, parameter in transformer.named_parameters():
-        if f".{name}." in parameter_name and "lora_" in parameter_name:
-            parameter.data = parameter.data.float()
-            parameter.requires_grad_(True)
+    for module in transformer.modules():
+        if isinstance(module, LoraLayer):
+            module.set_adapter([*below, name])
+            for adapter in below:
+                for factors in (module.lora_A, module.lora_B):
+                    if adapter in factors:
+                        factors[adapter].requires_grad_(False)
+    for module_name, module in transformer.named_modules():
+        if isinstance(module, LoraLayer) and name in module.lora_A:
+            base = module.get_base_layer().weight
+            device = torch.device("cpu") if base.is_meta else base.device  # a base without values is placed later
+            factors = {module.lora_A[name]: _first_factor(seed, module_name, rank, module.in_features)}
+            factors[module.lora_B[name]] = torch.zeros(module.out_features, rank)
+            for factor, values in factors.items():
+                factor.weight = torch.nn.Parameter(values.to(device))
     _compute_like_base(transformer, name)
+
+
+def _first_factor(seed: int, module: str, rank: int, features: int) -> torch.Tensor:
+    """A [rank, features], uniform within 1 / sqrt(features) as PEFT draws it."""
+    key = hashlib.sha256(f"{seed}:lora:{module}".encode()).digest()
+    draw = torch.Generator().manual_seed(int.from_bytes(key[:8], "big") >> 1)
+    return torch.empty(rank, features).uniform_(-(features**-0.5), features**-0.5, generator=draw)
 
 
 class _InputDtypeLinear(torch.nn.Linear):

@@ -7,12 +7,21 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import WanTransformer3DModel
 
 from cinesynth.config import FlowSettings, LoraSettings, OptimizerSettings, TrainSettings, ValidationSettings
+from cinesynth.errors import ConfigError, TrainingError
 from cinesynth.nano.architecture import build_nano
-from cinesynth.train.checkpoint import LocalCheckpoints
+from cinesynth.report.training import Training
+from cinesynth.storage import Storage
+from cinesynth.train.batch import ListedClips
+from cinesynth.train.checkpoint import StoredCheckpoints
+from cinesynth.train.events import validations
 from cinesynth.train.loop import TrainLoop, learning_rate
+from cinesynth.train.memory import Memory
 from cinesynth.train.strategy import Replicate, World, choose_strategy
+from cinesynth.wan.adapter import load_adapters, save_adapter
+from cinesynth.wan.card import AdapterCard
 from cinesynth.wan.family import WAN21_I2V
 from cinesynth.wan.folder import base_hash, encoder_hash, model_folder
 from cinesynth.wan.load import load_transformer, save_model
@@ -39,19 +48,24 @@ class Recorded:
     """A loop in a folder, and the events it wrote."""
 
     def __init__(
-        self, folder: Path, config: TrainSettings, dtype: torch.dtype = torch.float32, model: str = "nano"
+        self,
+        folder: Path,
+        config: TrainSettings,
+        dtype: torch.dtype = torch.float32,
+        model: str = "nano",
+        on: WanTransformer3DModel | None = None,
     ) -> None:
         self.segments: dict[int, list[dict[str, Any]]] = {}
         clips = encoded_clips()
         self.loop = TrainLoop(
             config,
             WAN21_I2V,
-            load_transformer(model),
-            clips[:6],
-            clips[6:],
+            on or load_transformer(model),
+            ListedClips(clips[:6]),
+            ListedClips(clips[6:]),
             encoder().prompt_embeds(""),
             Replicate(World()),
-            LocalCheckpoints(folder),
+            StoredCheckpoints(Storage.open(folder)),
             self.segments.__setitem__,
             dtype=dtype,
         )
@@ -151,8 +165,90 @@ def test_full_mode_casts_where_the_computation_is_not_fp32(tmp_path: Path) -> No
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
     run = Recorded(tmp_path, settings())
     run.loop.parameters[next(iter(run.loop.parameters))].data.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="step 0"):
+    with pytest.raises(TrainingError, match=r"step 1: loss nan.* on windows \d, .*there is no checkpoint yet"):
         run.loop.train_step(0)
+
+
+def test_too_little_memory_is_told_with_what_was_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Recorded(tmp_path, settings())
+    run.loop.run(stop_at=2)
+
+    def forward(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(run.loop, "forward", forward)
+    told = r"step 3: out of memory on cpu.*16x3x8x12.*checkpoint is of step 2.*micro_batch"
+    with pytest.raises(TrainingError, match=told):
+        run.loop.train_step(2)
+
+
+def test_another_validation_on_a_continued_run_is_another_curve(tmp_path: Path) -> None:
+    first = Recorded(tmp_path, settings())
+    first.loop.run(stop_at=4)
+    changed = ValidationSettings(every=2, sigmas=[0.5], max_windows=1)
+    second = Recorded(tmp_path, settings(validation=changed))
+    figures = second.loop.run()
+    assert [k for k in figures if k.startswith("val_loss/")] == ["val_loss/0.5"]
+    events = [e for run in (first, second) for segment in run.segments.values() for e in segment]
+    curve, others = validations(events)
+    assert [e["step"] for e in curve] == [6]
+    assert others == 2
+    page = Training.of(settings(validation=changed), events)
+    assert page.held_out_otherwise == 2
+    assert page.sigmas == ["0.5"]
+
+
+def test_each_window_is_read_once_a_step_and_ahead_of_it(tmp_path: Path) -> None:
+    class Counting(ListedClips):
+        read: list[int]
+
+        def __getitem__(self, index: Any) -> Any:
+            self.read.append(index)
+            return super().__getitem__(index)
+
+        def latent_shape(self, index: int) -> tuple[int, ...]:
+            return (16, 3, 8, 12)
+
+    run = Recorded(tmp_path, settings())
+    run.loop.train = clips = Counting(run.loop.train)
+    clips.read = []
+    run.loop.train_step(0)
+    run.loop._read(1)
+    run.loop._read(2)
+    assert len(clips.read) >= 12
+    assert len(clips.read) % 4 == 0
+    assert sorted(clips.read[:6] + clips.read[6:12]) == sorted(2 * [0, 1, 2, 3, 4, 5])
+
+
+def test_parents_stay_as_they_are_and_generation_computes_what_was_trained(tmp_path: Path) -> None:
+    base = base_hash("nano")
+    parent = Recorded(tmp_path / "parent", settings(optimizer=OptimizerSettings(steps=2, lr=5e-3, batch_size=2)))
+    parent.loop.run()
+    card = AdapterCard(
+        base_model="nano", base_sha256=base, stage="style", dataset="d", dataset_sha256="0", config={}, step=2
+    )
+    save_adapter(tmp_path / "a", parent.loop.adapter(), parent.loop.transformer.peft_config["default"], card)
+    below = load_transformer("nano")
+    parents = load_adapters(below, [(tmp_path / "a", 0.7)], base)
+    before = {n: p.clone() for n, p in below.named_parameters() if "adapter_0" in n}
+    short = settings(optimizer=OptimizerSettings(steps=2, lr=5e-3, batch_size=2))
+    child = Recorded(tmp_path / "child", short, on=below)
+    child.loop.run()
+    assert before
+    after = dict(child.loop.transformer.named_parameters())
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert not any("adapter_0" in name for name in child.loop.parameters)
+    card = card.model_copy(update={"parents": parents, "stage": "motion"})
+    save_adapter(tmp_path / "b", child.loop.adapter(), child.loop.transformer.peft_config["default"], card)
+    served = load_transformer("nano")
+    load_adapters(served, [(tmp_path / "a", 0.7), (tmp_path / "b", 1.0)], base)
+    with torch.no_grad():
+        trained = child.loop.forward(0, [0, 1])
+        child.loop.transformer = served
+        torch.testing.assert_close(child.loop.forward(0, [0, 1]), trained, rtol=1e-5, atol=1e-6)
+        bare = load_transformer("nano")
+        child.loop.transformer = bare
+        assert not torch.allclose(child.loop.forward(0, [0, 1]), trained, rtol=1e-4)
 
 
 def test_learning_rate_warms_up_and_ends_near_zero() -> None:
@@ -165,8 +261,23 @@ def test_learning_rate_warms_up_and_ends_near_zero() -> None:
 
 
 def test_auto_replicates_what_fits_and_shards_what_does_not() -> None:
-    assert choose_strategy("auto", 33 * 10**9, 80 * 10**9, 4)[0] == "replicate"
-    name, reason = choose_strategy("auto", 33 * 10**9, 40 * 10**9, 4)
-    assert name == "fsdp2"
-    assert "33.00 GB" in reason
-    assert choose_strategy("fsdp2", 1, 80 * 10**9, 1) == ("fsdp2", "asked for")
+    memory = Memory(33 * 10**9, 2 * 10**9, {"13x60x104": 15 * 10**9})
+    node = World(size=8, per_node=4)
+    assert choose_strategy("auto", memory, 80 * 10**9, node)[:2] == ("replicate", 1)
+    name, shards, reason = choose_strategy("auto", memory, 40 * 10**9, node)
+    assert (name, shards) == ("hsdp", 4)
+    assert "weights 33.00 GB / 4 + trained 2.00 GB + activations 15.00 GB (bucket 13x60x104) = 25.25 GB" in reason
+    assert choose_strategy("auto", memory, 24 * 10**9, node)[:2] == ("fsdp2", 8)
+    assert choose_strategy("auto", memory, 40 * 10**9, World(size=4, per_node=4))[:2] == ("fsdp2", 4)
+    assert choose_strategy("auto", memory, 40 * 10**9, World())[:2] == ("replicate", 1)
+    assert choose_strategy("fsdp2", memory, 80 * 10**9, World()) == ("fsdp2", 1, "asked for")
+    assert choose_strategy("hsdp", memory, 80 * 10**9, node, shards=2)[:2] == ("hsdp", 2)
+    with pytest.raises(ConfigError, match="8 workers do not divide into groups of 3"):
+        choose_strategy("hsdp", memory, 80 * 10**9, node, shards=3)
+
+
+def test_training_all_weights_is_refused_where_they_do_not_fit() -> None:
+    memory = Memory(0, 40 * 10**9, {})
+    assert choose_strategy("auto", memory, 80 * 10**9, World(), full=True)[0] == "replicate"
+    with pytest.raises(ConfigError, match=r"trained 40\.00 GB .*more than 92% of a device's 24\.0 GB"):
+        choose_strategy("auto", memory, 24 * 10**9, World(), full=True)

@@ -65,8 +65,8 @@ def losses(storage: Path, name: str) -> dict[int, float]:
 
 
 def checkpoints(storage: Path, name: str) -> list[Path]:
-    """Checkpoints that Ray committed (its state file names them)."""
-    return sorted((storage / "runs" / name / "checkpoints").glob("checkpoint_*/state.json"))
+    """Checkpoints that are whole: their manifests."""
+    return sorted((storage / "runs" / name / "checkpoints").glob("step-*.json"))
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from peft import PeftModel
 from PIL import Image
 
 from cinesynth.config import SamplerSettings
-from cinesynth.errors import AdapterError
+from cinesynth.errors import AdapterError, ModelError
 from cinesynth.generate.sampler import Generator
 from cinesynth.nano.architecture import LAYERS
 from cinesynth.wan.adapter import load_adapters, merge_adapters, save_adapter
@@ -22,7 +22,7 @@ from cinesynth.wan.card import AdapterCard, Parent
 from cinesynth.wan.family import WAN21_I2V
 from cinesynth.wan.folder import base_hash, model_folder
 from cinesynth.wan.load import load_transformer
-from cinesynth.wan.lora import adapter_state, add_lora, target_modules
+from cinesynth.wan.lora import Targets, adapter_state, add_lora, target_modules, told_modules
 from tests.nano_clips import FRAMES, HEIGHT, WIDTH, encoded_clips
 
 SAMPLER = SamplerSettings(steps=3, guidance_scale=1.0, seed=7)
@@ -86,6 +86,18 @@ def test_cross_attention_includes_the_image_branch() -> None:
         f"attn2.{p}" for p in ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj")
     }
     assert len(target_modules(WAN21_I2V, load_transformer("nano"), "all")) == LAYERS * 12
+
+
+def test_layers_are_named_by_groups_or_by_a_regular_expression() -> None:
+    transformer = load_transformer("nano")
+    of_self = target_modules(WAN21_I2V, transformer, ("self",))
+    assert {n.split(".", 2)[2] for n in of_self} == {f"attn1.{p}" for p in ("to_q", "to_k", "to_v", "to_out.0")}
+    both = target_modules(WAN21_I2V, transformer, ("image", "ffn"))
+    assert len(both) == LAYERS * 4
+    chosen = target_modules(WAN21_I2V, transformer, r"^blocks\.[01]\.attn2\.to_[qk]$")
+    assert told_modules(chosen) == "4 layers (attn2.to_k, attn2.to_q in 2 blocks)"
+    with pytest.raises(ModelError, match=r"no linear layer of the transformer matches 'attn9'"):
+        target_modules(WAN21_I2V, transformer, "attn9")
 
 
 def test_a_fresh_adapter_changes_nothing_at_all(base_output: torch.Tensor) -> None:
@@ -201,7 +213,7 @@ def test_damaged_and_empty_adapters_are_refused(adapter: Path, tmp_path: Path) -
     data[-1] ^= 0xFF
     weights.write_bytes(data)
     refused(flipped, "does not match the sha256")
-    refused(tmp_path / "nowhere", r"card\.json is missing")
+    refused(tmp_path / "nowhere", r"has no card\.json")
 
 
 def test_an_adapter_in_fp32_computes_in_the_dtype_of_its_base() -> None:
@@ -215,3 +227,28 @@ def test_an_adapter_in_fp32_computes_in_the_dtype_of_its_base() -> None:
     assert seen == [torch.bfloat16, torch.bfloat16]
     trained = {p.dtype for p in transformer.parameters() if p.requires_grad}
     assert trained == {torch.float32}
+
+
+def test_equal_tensors_give_equal_bytes(tmp_path: Path) -> None:
+    transformer = load_transformer("nano")
+    add_lora(WAN21_I2V, transformer, rank=4, alpha=8, targets="all", seed=0)
+    state, config = adapter_state(transformer), transformer.peft_config["default"]
+    for i in range(6):
+        config.target_modules = sorted(config.target_modules, reverse=bool(i % 2))
+        save_adapter(tmp_path / str(i), state, config, card())
+    contents = {tuple((p.name, p.read_bytes()) for p in sorted((tmp_path / str(i)).iterdir())) for i in range(6)}
+    assert len(contents) == 1
+
+
+def test_an_adapter_starts_from_its_seed_alone() -> None:
+    def first(targets: Targets, dtype: torch.dtype, seed: int = 3) -> torch.Tensor:
+        transformer = load_transformer("nano", dtype)
+        add_lora(WAN21_I2V, transformer, rank=4, alpha=8, targets=targets, seed=seed)
+        return adapter_state(transformer)["blocks.1.attn2.to_q.lora_A.weight"]
+
+    one = first("cross_attention", torch.float32)
+    assert one.dtype == torch.float32
+    assert torch.equal(one, first("all", torch.float32))
+    assert torch.equal(one, first("cross_attention", torch.bfloat16))
+    assert not torch.equal(one, first("cross_attention", torch.float32, seed=4))
+    assert one.abs().max() <= 256**-0.5

@@ -26,7 +26,7 @@ from cinesynth.errors import AdapterError, ConfigError, DatasetError, ModelError
 from cinesynth.generate.sampler import Conditions, Generator
 from cinesynth.nano.architecture import TEXT_DIM
 from cinesynth.storage import Storage
-from cinesynth.train.checkpoint import LocalCheckpoints
+from cinesynth.train.checkpoint import StoredCheckpoints
 from cinesynth.train.loop import TrainLoop
 from cinesynth.train.strategy import Replicate, World
 from cinesynth.wan.family import FAMILIES, WAN21_I2V, Family, Signature, wan_adapter_targets
@@ -148,7 +148,7 @@ def test_a_family_without_image_encoder_goes_from_encoding_to_a_video(tmp_path: 
         clips,
         dataset.empty_prompt_embeds(),
         Replicate(World()),
-        LocalCheckpoints(tmp_path / "checkpoints"),
+        StoredCheckpoints(Storage.open(tmp_path / "checkpoints")),
         lambda first, events: None,
     )
     figures = loop.run()
@@ -199,9 +199,11 @@ def test_the_transformer_has_what_its_family_puts_adapters_on() -> None:
     transformer = load_transformer("nano")
     assert any("add_k_proj" in name for name in target_modules(WAN21_I2V, transformer, "cross_attention"))
     assert not any("add_k_proj" in name for name in target_modules(IMAGELESS, transformer, "all"))
-    foreign = replace(WAN21_I2V, adapter_targets={"all": ("attn3.to_q",)})
+    foreign = replace(WAN21_I2V, adapter_targets={"cross": ("attn3.to_q",)})
     with pytest.raises(ModelError, match=r"no layer 'attn3\.to_q'"):
         target_modules(foreign, transformer, "all")
+    with pytest.raises(ModelError, match="imageless models have no layers of the group 'image'"):
+        target_modules(IMAGELESS, transformer, ("image",))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,15 @@ import torch
 
 from cinesynth.errors import ModelError
 from cinesynth.nano.architecture import build_nano
-from cinesynth.wan.folder import base_hash, encoder_hash, model_folder, model_hash, model_spec
+from cinesynth.wan.folder import (
+    base_hash,
+    encoder_hash,
+    model_folder,
+    model_hash,
+    model_spec,
+    pinned_model,
+    split_revision,
+)
 from cinesynth.wan.load import load_scheduler, load_transformer
 
 
@@ -64,6 +72,27 @@ def test_a_text_to_video_transformer_is_refused(copy: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"in_channels": 16, "image_dim": None}))
     with pytest.raises(ModelError, match=r"not a Wan2\.1 image-to-video transformer"):
         model_folder(str(copy))
+
+
+def test_a_hub_id_is_pinned_to_its_commit(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = tmp_path / "models--a--b" / "snapshots" / "0123abcd"
+    snapshot.parent.mkdir(parents=True)
+    copy.rename(snapshot)
+    asked: list[tuple[str, str | None]] = []
+
+    def download(name: str, revision: str | None = None, **_: object) -> str:
+        asked.append((name, revision))
+        return str(snapshot)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert pinned_model("a/b") == "a/b@0123abcd"
+    assert model_folder("a/b@0123abcd") == snapshot
+    assert asked[-1] == ("a/b", "0123abcd")
+    assert split_revision("a/b@0123abcd") == ("a/b", "0123abcd")
+    assert pinned_model("nano") == "nano"
+    assert pinned_model(str(snapshot)) == str(snapshot)
+    (tmp_path / "at@home").mkdir()
+    assert split_revision(str(tmp_path / "at@home")) == (str(tmp_path / "at@home"), None)
 
 
 def test_a_folder_that_is_no_model_and_an_unknown_id_are_refused(tmp_path: Path) -> None:

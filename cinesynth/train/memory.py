@@ -1,0 +1,145 @@
+"""What a training step takes of a device's memory, by arithmetic: what `strategy: auto` decides by.
+
+    weights      bytes of the base in the dtypes that it is loaded in
+    trained      16 bytes a trained parameter: fp32 values, gradients and AdamW's two moments (Muon: 12)
+    activations  for each bucket of N tokens, width D, L layers and b bytes a value, for each window of a micro-batch:
+                 L N D b          a block's input, for every block
+                 + L N D b        with `attention`: self-attention's output too
+                 + 64 N D         what one block needs while it runs, forward or computed again
+                 with `none`: 64 N D for every block
+
+64 bytes is measured, not derived: on one GPU at the 14B shape, peak memory less the terms above was 61 N D at 20,280
+tokens and 68 N D at 32,760 (`benchmarks/results/gpu_train_*.md`). It is an estimate, and PyTorch's own reserve comes
+on top.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import WanTransformer3DModel
+
+from cinesynth.train.recompute import Recompute
+from cinesynth.wan.family import Family
+from cinesynth.wan.lora import target_modules
+from cinesynth.wan.parameters import bare_name
+
+if TYPE_CHECKING:
+    from cinesynth.config import TrainSettings
+    from cinesynth.data.dataset import ClipsDataset
+
+_WORKING_BYTES = 64
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on a device under `replicate`."""
+
+    weights: int
+    trained: int
+    activations: dict[str, int]
+    """By bucket, as `33x480x832` latents are called: F x h x w."""
+
+    @property
+    def most_activations(self) -> int:
+        """Of the largest bucket."""
+        return max(self.activations.values(), default=0)
+
+    def on_each(self, shards: int = 1) -> int:
+        """Bytes on a device when the weights are sharded so many times."""
+        return self.weights // shards + self.trained + self.most_activations
+
+    def told(self, shards: int = 1) -> str:
+        """The arithmetic in words."""
+        split = f" / {shards}" if shards > 1 else ""
+        largest = max(self.activations, key=self.activations.__getitem__, default="none")
+        return (
+            f"weights {_gb(self.weights)}{split} + trained {_gb(self.trained)} + activations "
+            f"{_gb(self.most_activations)} (bucket {largest}) = {_gb(self.on_each(shards))}"
+        )
+
+
+def step_memory(
+    weights: int,
+    trained_parameters: int,
+    config: Any,
+    shapes: Iterable[tuple[int, ...]],
+    micro_batch: int,
+    recompute: Recompute,
+    bytes_per_value: int,
+    moments: int = 2,
+) -> Memory:
+    """The memory of a training step.
+
+    Args:
+        weights: bytes of the base.
+        trained_parameters: of the adapter, or of all.
+        config: of the transformer.
+        shapes: latent shapes [C, F, h, w] of the dataset's windows.
+        micro_batch: windows of a forward pass.
+        recompute: what the backward pass computes again.
+        bytes_per_value: of the computation's dtype.
+        moments: that the optimiser keeps of each parameter.
+    """
+    width = config.num_attention_heads * config.attention_head_dim
+    activations = {}
+    for _, *sides in sorted(set(shapes)):
+        values = micro_batch * width * math.prod(s // p for s, p in zip(sides, config.patch_size, strict=True))
+        kept = {"none": 0, "full": 1, "attention": 2}[recompute] * config.num_layers * values * bytes_per_value
+        running = _WORKING_BYTES * values * (config.num_layers if recompute == "none" else 1)
+        activations["x".join(map(str, sides))] = kept + running
+    return Memory(weights, trained_parameters * 4 * (2 + moments), activations)
+
+
+def compute_dtype(config: TrainSettings, on_gpu: bool) -> torch.dtype:
+    """The dtype of the computation: what is asked for, else bf16 on a GPU and fp32 elsewhere."""
+    return torch.bfloat16 if config.dtype == "bf16" or (config.dtype == "auto" and on_gpu) else torch.float32
+
+
+def training_memory(
+    config: TrainSettings,
+    family: Family,
+    transformer: WanTransformer3DModel,
+    weights: int,
+    dataset: ClipsDataset,
+    dtype: torch.dtype,
+) -> Memory:
+    """The memory of a step of a training.
+
+    Args:
+        config: the training.
+        family: of the model.
+        transformer: with or without values.
+        weights: its bytes.
+        dataset: that is trained on.
+        dtype: of the computation.
+    """
+    full = config.mode == "full"
+    trained = sum(p.numel() for p in transformer.parameters())
+    if not full:
+        trained = sum(config.lora.rank * (m.in_features + m.out_features) for m in adapted(config, family, transformer))
+    return step_memory(
+        0 if full else weights,
+        trained,
+        transformer.config,
+        {family.latent_shape(w.num_frames, w.height, w.width) for w in dataset.windows()},
+        config.micro_batch,
+        config.activation_checkpointing,
+        dtype.itemsize,
+        1 if config.optimizer.algorithm == "muon" else 2,
+    )
+
+
+def adapted(config: TrainSettings, family: Family, transformer: WanTransformer3DModel) -> list[torch.nn.Linear]:
+    """The layers that a training's adapter is put on. Raises ModelError as `target_modules` does."""
+    names = set(target_modules(family, transformer, config.lora.targets))
+    modules = {bare_name(f"{name}.").removesuffix("."): module for name, module in transformer.named_modules()}
+    return [module for name, module in modules.items() if name in names and isinstance(module, torch.nn.Linear)]
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.2f} GB"

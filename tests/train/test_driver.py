@@ -1,0 +1,77 @@
+"""Which failures of the workers are tried again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cinesynth.config import TrainConfig
+from cinesynth.errors import AttemptFailed, TrainingError
+from cinesynth.lease import Lease
+from cinesynth.runs import Run
+from cinesynth.settings import parse_config
+from cinesynth.train import driver
+from cinesynth.train.checkpoint import StoredCheckpoints
+from cinesynth.train.state import Saved
+
+
+class Attempts:
+    """Worker groups that end as a list says: an error, or a number of steps that are checkpointed before one."""
+
+    def __init__(self, run: Run, ends: list[Any]) -> None:
+        self.run, self.ends, self.started = run, list(ends), 0
+
+    def __call__(self, plan: driver.Plan, lease: Lease) -> None:
+        self.started += 1
+        end = self.ends.pop(0)
+        if isinstance(end, Exception):
+            raise end
+        if isinstance(end, int):
+            StoredCheckpoints(self.run.folder.child("checkpoints")).save(Saved({"a": torch.zeros(1)}, end, {}))
+            raise RuntimeError("a node went away")
+        self.run.folder.write_json("trained.json", {"steps": 9})
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> driver.Plan:
+    values = {"name": "noir", "storage": str(tmp_path), "dataset": "d", "max_failures": 2}
+    config = parse_config(TrainConfig, values)
+    return driver.Plan(config, Run.at(config), None, [])  # type: ignore[arg-type]  # no dataset is read
+
+
+def run(plan: driver.Plan, monkeypatch: pytest.MonkeyPatch, ends: list[Any]) -> Attempts:
+    attempts = Attempts(plan.run, ends)
+    monkeypatch.setattr(driver, "_fit", attempts)
+    driver._train_to_the_end(plan, Lease(plan.run))
+    return attempts
+
+
+def test_failures_without_progress_are_counted_and_progress_forgives_them(
+    plan: driver.Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = RuntimeError("a node went away")
+    assert run(plan, monkeypatch, [gone, 3, gone, 5, gone, None]).started == 6
+
+
+def test_too_many_failures_without_progress_end_the_run(plan: driver.Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = RuntimeError("a node went away")
+    with pytest.raises(RuntimeError, match="a node went away"):
+        run(plan, monkeypatch, [gone, gone, gone, None])
+
+
+def test_what_would_fail_again_is_not_tried_again(plan: driver.Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    class FromRay(Exception):
+        __module__ = "ray.train"
+
+    wrapped = FromRay("Training failed due to worker errors:\ncinesynth.errors.TrainingError: step 3: loss nan")
+    attempts = Attempts(plan.run, [wrapped, None])
+    monkeypatch.setattr(driver, "_fit", attempts)
+    with pytest.raises(FromRay):
+        driver._train_to_the_end(plan, Lease(plan.run))
+    assert attempts.started == 1
+    with pytest.raises(TrainingError):
+        run(plan, monkeypatch, [TrainingError("step 3: loss nan"), None])
+    assert run(plan, monkeypatch, [AttemptFailed("a store did not answer"), None]).started == 2

@@ -1,0 +1,42 @@
+"""The arithmetic of a step's memory against what a GPU measured."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks.gpu_train import SHAPES
+from cinesynth.train.memory import Memory, step_memory
+from tests.conftest import REPOSITORY
+
+WEIGHTS, LORA = 32_800_000_000, 131_000_000
+
+
+def memory(frames: int, recompute: str, micro_batch: int = 1) -> Memory:
+    config = SimpleNamespace(**SHAPES["wan14b"], patch_size=(1, 2, 2))
+    shape = (16, frames, 60, 104)
+    return step_memory(WEIGHTS, LORA, config, [shape], micro_batch, recompute, 2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("file", "frames", "row", "recompute"),
+    [
+        ("832x480x49", 13, "ours", "full"),
+        ("832x480x49", 13, "ours, cuDNN, attention kept", "attention"),
+        ("832x480x81", 21, "diffusers' loop", "full"),
+        ("832x480x81", 21, "ours, compiled, attention kept", "attention"),
+    ],
+)
+def test_the_estimate_is_within_a_tenth_of_what_was_measured(file: str, frames: int, row: str, recompute: str) -> None:
+    record = json.loads((REPOSITORY / "benchmarks" / "results" / f"gpu_train_wan14b_{file}.json").read_text())
+    measured = record["figures"]["training"][row]["peak_gib"] * 2**30
+    assert memory(frames, recompute).on_each() == pytest.approx(measured, rel=0.1)
+
+
+def test_what_grows_with_what() -> None:
+    assert memory(13, "full", 2).most_activations == 2 * memory(13, "full").most_activations
+    assert memory(13, "none").most_activations > 5 * memory(13, "attention").most_activations
+    assert memory(13, "full").on_each(4) == pytest.approx(memory(13, "full").on_each() - 0.75 * WEIGHTS, abs=4)
+    assert "weights 32.80 GB / 4 + trained 2.10 GB" in memory(13, "full").told(4)
