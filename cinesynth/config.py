@@ -126,7 +126,8 @@ _STAGE_TARGETS = {"style": ["cross", "image"], "motion": ["self"], "joint": ["cr
 
 
 def _as_mode(value: Any) -> Any:
-    return {True: "full", False: "none"}[value] if isinstance(value, bool) else value  # as 0.1.0 had it
+    """0.1.0 had true and false."""
+    return {"true": "full", "false": "none"}.get(str(value).lower(), value)
 
 
 class TrainSettings(Settings):

@@ -231,3 +231,9 @@ def test_what_an_adapter_is_put_on_has_one_form(overrides: list[str], targets: o
 def test_targets_that_mean_nothing_are_refused(value: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         load_config(TrainConfig, None, ["name=a", "storage=/x", "dataset=d", f"lora.targets={value}"])
+
+
+@pytest.mark.parametrize(("given", "meant"), [("true", "full"), ("false", "none"), ("attention", "attention")])
+def test_recomputation_is_still_asked_for_with_true_and_false(given: str, meant: str) -> None:
+    overrides = ["name=a", "storage=/x", "dataset=d", f"activation_checkpointing={given}"]
+    assert load_config(TrainConfig, None, overrides).activation_checkpointing == meant

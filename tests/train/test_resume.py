@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +14,9 @@ import pytest
 
 from cinesynth.config import PrepareConfig, TrainConfig
 from cinesynth.data.prepare import prepare
-from cinesynth.errors import IdentityError
-from cinesynth.runs import read_events
+from cinesynth.errors import ConfigError, IdentityError, RunTaken, TrainingError, user_error
+from cinesynth.lease import held
+from cinesynth.runs import Run, read_events
 from cinesynth.scripted.series import write_scripted_clips
 from cinesynth.session import ray_session
 from cinesynth.settings import parse_config
@@ -96,3 +98,25 @@ def test_a_killed_run_continues_with_two_workers_and_gives_the_same_losses(ray_h
     assert sorted(losses(storage, "killed")) == list(range(1, STEPS + 1))
     assert again["figures"]["val_loss_last"] == pytest.approx(whole["figures"]["val_loss_last"], rel=1e-4)
     assert read_card(again["outputs"]["adapter"]).step == STEPS
+
+
+@pytest.mark.slow
+def test_what_cannot_work_is_told_in_one_line(ray_head: Head, storage: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"workers: 50 with 1 CPU each; the cluster's nodes \(4 CPU and 0 GPU hold 4\)"
+    ):
+        train(config(ray_head, storage, "many", workers=50, optimizer={"steps": 2, "batch_size": 50}))
+    with pytest.raises(ConfigError, match=r"lora\.rank: 300 is above the width 256"):
+        train(config(ray_head, storage, "wide", lora={"rank": 300}))
+    hot = config(ray_head, storage, "hot", optimizer={"steps": STEPS, "lr": 1e30, "batch_size": 2, "warmup": 0.0})
+    started = time.monotonic()
+    with held(Run.at(hot)), pytest.raises(RunTaken, match="'hot' is being worked on by process"):
+        train(hot)
+    with pytest.raises(Exception, match="worker") as failed:
+        train(hot)
+    found = user_error(failed.value)
+    assert isinstance(found, TrainingError)
+    assert re.match(r"step \d: loss nan, gradient norm nan, on windows [0-9a-f]", str(found))
+    assert f"the last checkpoint is of step {len(checkpoints(storage, 'hot'))}" in str(found)
+    assert Run.at(hot).folder.read_json("result.json")["status"] == "failed"
+    assert time.monotonic() - started < 120
