@@ -16,7 +16,7 @@ from typing import Any
 from cinesynth.errors import AdapterError
 from cinesynth.settings import NAME_PATTERN
 from cinesynth.storage import Storage, sha256_file, sha256_json
-from cinesynth.wan.card import DIFFUSERS_FILE
+from cinesynth.wan.card import CARD_FILE, DIFFUSERS_FILE
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Registry:
             AdapterError: no adapter in the folder, a bad name, or the version is taken by other content.
         """
         root = Path(adapter)
-        if not (root / "card.json").is_file():
-            raise AdapterError(f"{root} is not an adapter folder: card.json is missing")
+        if not (root / CARD_FILE).is_file():
+            raise AdapterError(f"{root} is not an adapter folder: {CARD_FILE} is missing")
         for label, value in (("name", name), ("version", version), ("alias", alias)):
             if value is not None and not re.match(NAME_PATTERN, value):
                 raise AdapterError(f"adapter {label} {value!r}: use lower-case letters, digits, '.', '_' and '-'")
@@ -93,7 +93,7 @@ class Registry:
         if not home.exists(f"versions/{version}.json"):
             raise AdapterError(f"adapter {ref!r}: {name} has the versions {', '.join(self.versions(name)) or 'none'}")
         entry = home.read_json(f"versions/{version}.json")
-        card = home.read_json(f"files/{entry['sha256']}/card.json")
+        card = home.read_json(f"files/{entry['sha256']}/{CARD_FILE}")
         return Published(name, version, entry["sha256"], entry["files"], card)
 
     def find(self, sha256: str) -> str | None:

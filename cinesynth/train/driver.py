@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import WanTransformer3DModel
 
 from cinesynth.config import TrainConfig
 from cinesynth.data.dataset import ClipsDataset
@@ -25,9 +24,7 @@ from cinesynth.train.events import validations
 from cinesynth.train.memory import Memory, adapted, compute_dtype, training_memory
 from cinesynth.train.worker import train_worker
 from cinesynth.wan.card import check_adapters
-from cinesynth.wan.family import Family
 from cinesynth.wan.folder import base_hash, encoder_hash, model_spec, pinned_model
-from cinesynth.wan.lora import target_modules
 from cinesynth.wan.stream import StoredWeights
 
 log = logging.getLogger("cinesynth.train")
@@ -42,9 +39,7 @@ class Plan:
 
     config: TrainConfig
     run: Run
-    dataset: ClipsDataset
-    parents: list[tuple[str, float]]
-    """As in `Checked`."""
+    checked: Checked
 
 
 @dataclass(frozen=True)
@@ -73,8 +68,8 @@ def check_training(config: TrainConfig) -> Checked:
     dtype = compute_dtype(config, config.use_gpu)
     weights = StoredWeights(config.model, torch.float32 if config.mode == "full" else dtype)
     transformer = weights.empty_transformer()
-    modules = [] if config.mode == "full" else target_modules(spec.family, transformer, config.lora.targets)
-    _check_rank(config, spec.family, transformer)
+    layers = adapted(config, spec.family, transformer)
+    _check_rank(config.lora.rank, layers)
     storage = Storage.open(config.storage)
     dataset = locate_dataset(storage, config.dataset)
     if dataset.manifest["encoder_hash"] != encoder_hash(config.model):
@@ -92,16 +87,14 @@ def check_training(config: TrainConfig) -> Checked:
     for frames, height, width in sorted({(w.num_frames, w.height, w.width) for w in dataset.windows()}):
         spec.check_size(frames, height, width, f"dataset {config.dataset!r}")
     memory = training_memory(config, spec.family, transformer, weights.bytes, dataset, dtype)
-    return Checked(dataset, inputs, parents, modules, memory)
+    return Checked(dataset, inputs, parents, list(layers), memory)
 
 
-def _check_rank(config: TrainConfig, family: Family, transformer: WanTransformer3DModel) -> None:
-    if config.mode == "full":
-        return
-    width = min(min(m.in_features, m.out_features) for m in adapted(config, family, transformer))
-    if config.lora.rank > width:
+def _check_rank(rank: int, layers: dict[str, torch.nn.Linear]) -> None:
+    width = min((min(layer.in_features, layer.out_features) for layer in layers.values()), default=rank)
+    if rank > width:
         raise ConfigError(
-            f"lora.rank: {config.lora.rank} is above the width {width} of the narrowest layer that gets an adapter; "
+            f"lora.rank: {rank} is above the width {width} of the narrowest layer that gets an adapter; "
             "more rank than width changes nothing"
         )
 
@@ -109,7 +102,7 @@ def _check_rank(config: TrainConfig, family: Family, transformer: WanTransformer
 def plan_training(config: TrainConfig) -> Plan:
     """Check dataset, base and parents, and open the run. Raises CinesynthError; needs no Ray."""
     checked = check_training(config)
-    return Plan(config, Run.open(config, checked.inputs), checked.dataset, checked.parents)
+    return Plan(config, Run.open(config, checked.inputs), checked)
 
 
 @records_its_end
@@ -151,7 +144,7 @@ def _train_to_the_end(plan: Plan, lease: Lease) -> dict[str, Any]:
             log.warning(
                 "the workers failed after step %d (%s); they start again (failure %d of at most %d without progress)",
                 step,
-                _first_line(e),
+                _what_failed(e),
                 failures,
                 plan.config.max_failures,
             )
@@ -165,8 +158,8 @@ def _newest(checkpoints: StoredCheckpoints) -> int:
     return max(checkpoints.steps(), default=0)
 
 
-def _first_line(error: BaseException) -> str:
-    """The last line that is no advice of Ray's: the error itself."""
+def _what_failed(error: BaseException) -> str:
+    """The error itself, in one line: the last that names one, past Ray's traceback and before its advice."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
     return (raised or lines or [type(error).__name__])[-1][:300]
@@ -184,8 +177,8 @@ def _fit(plan: Plan, lease: Lease) -> None:
         train_loop_config={
             "config": config.model_dump(mode="json") | {"model": pinned_model(config.model)},
             "inputs": plan.run.inputs,
-            "dataset": plan.dataset.storage.reference(),
-            "parents": plan.parents,
+            "dataset": plan.checked.dataset.storage.reference(),
+            "parents": plan.checked.parents,
         },
         scaling_config=ScalingConfig(
             num_workers=config.workers,

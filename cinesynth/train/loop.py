@@ -196,7 +196,8 @@ class TrainLoop:
         with self._autocast():
             arguments = (self.held_out, v.sigmas, v.max_windows, self._input_dtype, self.world)
             losses = held_out_loss(self.family, self.transformer, *arguments)
-        self._events.append({"step": self.step, "val_set": held_out_set(*arguments[:3]), **losses})
+        taken_on = held_out_set(self.held_out, v.sigmas, v.max_windows)
+        self._events.append({"step": self.step, "val_set": taken_on, **losses})
         self.figures = {k: v for k, v in self.figures.items() if not k.startswith("val_loss/")} | losses
         if self.world.rank == 0:
             log.info("step %d: held-out loss %.5f", self.step, losses["val_loss"])

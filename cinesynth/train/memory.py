@@ -26,7 +26,7 @@ from diffusers import WanTransformer3DModel
 from cinesynth.train.recompute import Recompute
 from cinesynth.wan.family import Family
 from cinesynth.wan.lora import target_modules
-from cinesynth.wan.parameters import bare_name
+from cinesynth.wan.parameters import linear_layers
 
 if TYPE_CHECKING:
     from cinesynth.config import TrainSettings
@@ -119,9 +119,10 @@ def training_memory(
         dtype: of the computation.
     """
     full = config.mode == "full"
-    trained = sum(p.numel() for p in transformer.parameters())
-    if not full:
-        trained = sum(config.lora.rank * (m.in_features + m.out_features) for m in adapted(config, family, transformer))
+    layers = adapted(config, family, transformer).values()
+    trained = sum(config.lora.rank * (layer.in_features + layer.out_features) for layer in layers)
+    if full:
+        trained = sum(p.numel() for p in transformer.parameters())
     return step_memory(
         0 if full else weights,
         trained,
@@ -134,11 +135,15 @@ def training_memory(
     )
 
 
-def adapted(config: TrainSettings, family: Family, transformer: WanTransformer3DModel) -> list[torch.nn.Linear]:
-    """The layers that a training's adapter is put on. Raises ModelError as `target_modules` does."""
-    names = set(target_modules(family, transformer, config.lora.targets))
-    modules = {bare_name(f"{name}.").removesuffix("."): module for name, module in transformer.named_modules()}
-    return [module for name, module in modules.items() if name in names and isinstance(module, torch.nn.Linear)]
+def adapted(config: TrainSettings, family: Family, transformer: WanTransformer3DModel) -> dict[str, torch.nn.Linear]:
+    """The layers that a training's adapter is put on, by name; none where all weights are trained.
+
+    Raises ModelError as `target_modules` does.
+    """
+    if config.mode == "full":
+        return {}
+    linear = linear_layers(transformer)
+    return {name: linear[name] for name in target_modules(family, transformer, config.lora.targets)}
 
 
 def _gb(size: float) -> str:

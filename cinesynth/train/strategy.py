@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 
 from cinesynth.errors import ConfigError
 from cinesynth.train.memory import Memory
-from cinesynth.wan.parameters import bare_name, put
+from cinesynth.wan.parameters import put
 
 if TYPE_CHECKING:
     from cinesynth.wan.stream import StoredWeights
@@ -142,7 +142,7 @@ class FullyShard:
             local = parameter.to_local()
             first = self.world.rank % self.shards * -(-parameter.shape[0] // self.shards)
             if local.numel():
-                local.copy_(weights.read(bare_name(name), slice(first, first + local.shape[0])))
+                local.copy_(weights.read(name, slice(first, first + local.shape[0])))
 
 
 def make_strategy(

@@ -19,14 +19,14 @@ from cinesynth.storage import Storage, scratch_folder
 from cinesynth.train.batch import ListedClips
 from cinesynth.train.checkpoint import StoredCheckpoints
 from cinesynth.train.loop import TrainLoop
-from cinesynth.train.memory import compute_dtype, training_memory
+from cinesynth.train.memory import adapted, compute_dtype, training_memory
 from cinesynth.train.state import Saved
 from cinesynth.train.strategy import World, choose_strategy, make_strategy
 from cinesynth.wan.adapter import load_adapters, merge_adapters, save_adapter
 from cinesynth.wan.card import AdapterCard, Parent
 from cinesynth.wan.folder import base_hash, model_spec, split_revision
 from cinesynth.wan.load import prepare_attention, save_model
-from cinesynth.wan.lora import target_modules, told_modules
+from cinesynth.wan.lora import told_modules
 from cinesynth.wan.stream import StoredWeights
 
 log = logging.getLogger("cinesynth.train")
@@ -61,7 +61,7 @@ def train_worker(task: dict[str, Any]) -> None:
         config.strategy, memory, world.least(_device_bytes(device)), world, config.shard_over, full
     )
     if world.rank == 0 and not full:
-        log.info("adapter on %s", told_modules(target_modules(family, transformer, config.lora.targets)))
+        log.info("adapter on %s", told_modules(list(adapted(config, family, transformer))))
     if world.rank == 0:
         log.info("strategy %s: %s; %d worker(s) on %s, %s", name, reason, world.size, device, dtype)
     if full:

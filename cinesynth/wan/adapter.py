@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 
 from cinesynth.errors import AdapterError
 from cinesynth.storage import sha256_file
-from cinesynth.wan.card import CONFIG_FILE, DIFFUSERS_FILE, PEFT_FILE, AdapterCard, Parent, check_adapters
+from cinesynth.wan.card import CARD_FILE, CONFIG_FILE, DIFFUSERS_FILE, PEFT_FILE, AdapterCard, Parent, check_adapters
+from cinesynth.wan.parameters import linear_layers
 
 _PEFT_PREFIX = "base_model.model."
 
@@ -42,7 +43,7 @@ def save_adapter(
     settings = json.loads((folder / CONFIG_FILE).read_text())
     (folder / CONFIG_FILE).write_text(json.dumps(settings | {"target_modules": metadata["target_modules"]}, indent=2))
     card = card.model_copy(update={"sha256": sha256_file(folder / DIFFUSERS_FILE)})
-    (folder / "card.json").write_text(card.model_dump_json(indent=2) + "\n")
+    (folder / CARD_FILE).write_text(card.model_dump_json(indent=2) + "\n")
     return card
 
 
@@ -112,8 +113,7 @@ def _take_dtype_of_base(transformer: WanTransformer3DModel, name: str) -> None:
 
 
 def _check_modules(transformer: WanTransformer3DModel, state: dict[str, torch.Tensor], folder: Path) -> None:
-    modules = {n.replace(".base_layer", "") for n, m in transformer.named_modules() if isinstance(m, torch.nn.Linear)}
-    foreign = sorted({k.split(".lora_")[0] for k in state} - modules)
+    foreign = sorted({k.split(".lora_")[0] for k in state} - linear_layers(transformer).keys())
     if foreign:
         raise AdapterError(f"adapter {folder} names {len(foreign)} modules that the model lacks, such as {foreign[0]}")
 

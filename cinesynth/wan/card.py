@@ -84,9 +84,9 @@ def read_card(folder: str | os.PathLike[str]) -> AdapterCard:
         if not (folder / file).is_file():
             raise AdapterError(f"adapter {folder}: {file} is missing")
     try:
-        card = AdapterCard.model_validate_json((folder / "card.json").read_text())
+        card = AdapterCard.model_validate_json((folder / CARD_FILE).read_text())
     except ValueError as e:
-        raise AdapterError(f"adapter {folder}: card.json cannot be read: {e}") from e
+        raise AdapterError(f"adapter {folder}: {CARD_FILE} cannot be read: {e}") from e
     if sha256_file(folder / DIFFUSERS_FILE) != card.sha256:
         raise AdapterError(f"adapter {folder}: {DIFFUSERS_FILE} does not match the sha256 on its card; copy it again")
     return card

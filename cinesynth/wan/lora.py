@@ -13,7 +13,7 @@ from peft.tuners.lora import LoraLayer
 
 from cinesynth.errors import ModelError
 from cinesynth.wan.family import TARGET_ALIASES, Family
-from cinesynth.wan.parameters import bare_name
+from cinesynth.wan.parameters import linear_layers
 
 Targets = str | tuple[str, ...]
 """What an adapter is put on, in the form that `family.adapter_targets` gives."""
@@ -24,8 +24,7 @@ def target_modules(family: Family, transformer: WanTransformer3DModel, targets: 
 
     Raises ModelError when the transformer lacks layers that its family has, or when nothing matches.
     """
-    modules = {bare_name(f"{name}."): module for name, module in transformer.named_modules()}
-    linear = [name.removesuffix(".") for name, module in modules.items() if isinstance(module, torch.nn.Linear)]
+    linear = linear_layers(transformer)
     groups = TARGET_ALIASES.get(targets) if isinstance(targets, str) else targets
     if groups is None:
         assert isinstance(targets, str)

@@ -14,3 +14,12 @@ def put(transformer: torch.nn.Module, name: str, value: torch.Tensor) -> None:
     """Replace a parameter by a frozen one with this value."""
     owner, _, leaf = name.rpartition(".")
     setattr(transformer.get_submodule(owner), leaf, torch.nn.Parameter(value, requires_grad=False))
+
+
+def linear_layers(transformer: torch.nn.Module) -> dict[str, torch.nn.Linear]:
+    """The transformer's own linear layers, by their names without adapters; adapters' factors are not among them."""
+    return {
+        bare_name(f"{name}.").removesuffix("."): module
+        for name, module in transformer.named_modules()
+        if isinstance(module, torch.nn.Linear) and ".lora_" not in name
+    }

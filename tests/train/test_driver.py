@@ -39,7 +39,7 @@ class Attempts:
 def plan(tmp_path: Path) -> driver.Plan:
     values = {"name": "noir", "storage": str(tmp_path), "dataset": "d", "max_failures": 2}
     config = parse_config(TrainConfig, values)
-    return driver.Plan(config, Run.at(config), None, [])  # type: ignore[arg-type]  # no dataset is read
+    return driver.Plan(config, Run.at(config), None)  # type: ignore[arg-type]  # no dataset is read
 
 
 def run(plan: driver.Plan, monkeypatch: pytest.MonkeyPatch, ends: list[Any]) -> Attempts:

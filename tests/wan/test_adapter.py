@@ -229,6 +229,14 @@ def test_an_adapter_in_fp32_computes_in_the_dtype_of_its_base() -> None:
     assert trained == {torch.float32}
 
 
+def test_a_regular_expression_does_not_match_the_factors_of_adapters_below(adapter: Path) -> None:
+    transformer = load_transformer("nano")
+    before = target_modules(WAN21_I2V, transformer, "attn2.to_q")
+    load_adapters(transformer, [(adapter, 1.0)], base_hash("nano"))
+    assert target_modules(WAN21_I2V, transformer, "attn2.to_q") == before
+    assert len(before) == LAYERS
+
+
 def test_equal_tensors_give_equal_bytes(tmp_path: Path) -> None:
     transformer = load_transformer("nano")
     add_lora(WAN21_I2V, transformer, rank=4, alpha=8, targets="all", seed=0)
