@@ -384,7 +384,8 @@ def report(
     print("\n" + text)
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        stem = f"gpu_train_{args.shape}_{args.size}x{args.frames}"
+        gpu = "_".join(where.split(",")[0].lower().split())
+        stem = f"gpu_train_{gpu}_{args.shape}_{args.size}x{args.frames}"
         (args.out / f"{stem}.md").write_text(text)
         (args.out / f"{stem}.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result))
