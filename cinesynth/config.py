@@ -142,16 +142,19 @@ class TrainSettings(Settings):
     lora: LoraSettings = LoraSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     flow: FlowSettings = FlowSettings()
-    parents: list[AdapterRef] = Field([], description="adapters merged into the frozen base, in order")
+    parents: list[AdapterRef] = Field([], description="adapters that lie frozen under the new one, in order")
     caption_dropout: Finite = Field(0.0, ge=0, le=1, description="share of windows trained with the empty caption")
     dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the device has it")
     seed: int = Field(0, ge=0, lt=2**31, description="of order, noise, noise levels and the adapter's first weights")
     validation: ValidationSettings = runtime(ValidationSettings())
-    strategy: Literal["auto", "replicate", "fsdp2", "hsdp"] = runtime(
+    strategy: Literal["auto", "replicate", "fsdp2", "hsdp", "deepspeed"] = runtime(
         "auto", description="how the base lies on the workers; auto: a whole copy on each where a step fits"
     )
     shard_over: int | None = runtime(
         None, ge=2, description="workers that share a copy of the base under hsdp; default: those of a node"
+    )
+    zero_stage: Literal[2, 3] = runtime(
+        3, description="what deepspeed shards: 2: gradients and optimiser; 3: the base and the adapter too"
     )
     workers: int = runtime(1, ge=1, description="processes that train together")
     cpus_per_worker: Finite = runtime(1.0, gt=0, description="CPUs of each worker")
@@ -181,12 +184,6 @@ class TrainSettings(Settings):
         if isinstance(lora, LoraSettings):
             return {**values, "lora": lora.model_copy(update={"targets": adapter_targets(targets)})}
         return {**values, "lora": {**lora, "targets": targets}}
-
-    @model_validator(mode="after")
-    def _shards_a_frozen_base(self) -> TrainSettings:
-        if self.mode == "full" and self.strategy in ("fsdp2", "hsdp"):
-            raise ValueError(f"strategy {self.strategy!r} shards a frozen base; with mode 'full' use 'replicate'")
-        return self
 
     @model_validator(mode="after")
     def _divides(self) -> TrainSettings:
@@ -230,10 +227,13 @@ class ShotRequest(Settings):
 
 
 class GenerateSettings(Settings):
-    """Either `shots` (images and prompts), or `split`: every held-out window of `dataset`, once without and once
-    with the adapters, for evaluation."""
+    """Either `shots` (images and prompts), or `split`: every held-out window of `dataset`, for evaluation, in each of
+    `arms`, or once without and once with the adapters."""
 
     adapters: list[AdapterRef] = Field([], description="applied to the base, in order")
+    arms: dict[Annotated[str, Field(pattern=NAME_PATTERN)], list[AdapterRef]] = Field(
+        {}, description="of `split`: arm name to its adapters; default: base, and adapter with `adapters`"
+    )
     sampler: SamplerSettings = SamplerSettings()
     shots: list[ShotRequest] = Field([], description="videos to make from images and prompts")
     split: Literal["val", "test"] | None = Field(None, description="held-out windows of `dataset` to make again")
@@ -249,6 +249,21 @@ class GenerateSettings(Settings):
         if bool(self.shots) == (self.split is not None):
             raise ValueError("give either shots (image and prompt) or split (val or test), not both and not neither")
         return self
+
+    @model_validator(mode="after")
+    def _arms_of_a_split(self) -> GenerateSettings:
+        if self.arms and (self.shots or self.adapters):
+            other = "shots" if self.shots else "adapters"
+            raise ValueError(f"give either arms (of a split) or {other}, not both")
+        if "real" in self.arms:
+            raise ValueError("arms holds 'real', which names the videos of the dataset; call the arm something else")
+        return self
+
+    def adapters_by_arm(self) -> dict[str, list[AdapterRef]]:
+        """What is generated: arm name to its adapters. Shots have the one arm 'adapter'."""
+        if self.shots:
+            return {"adapter": self.adapters}
+        return self.arms or {"base": [], **({"adapter": self.adapters} if self.adapters else {})}
 
 
 class GenerateConfig(JobConfig, GenerateSettings):

@@ -26,7 +26,10 @@ PREPARE = str(CONFIGS / "nano" / "prepare.yaml")
         (["optimizer.lr=.nan"], r"optimizer\.lr = nan: input should be a finite number"),
         (["optimizer.batch_size=3", "workers=2"], r"batch_size 3 does not divide by workers 2"),
         (["validation.sigmas=[0.5,1.5]"], r"sigmas holds 1\.5; every noise level lies in \(0, 1\]"),
-        (["strategy=zero9"], r"strategy = 'zero9': input should be 'auto', 'replicate', 'fsdp2' or 'hsdp'"),
+        (
+            ["strategy=zero9"],
+            r"strategy = 'zero9': input should be 'auto', 'replicate', 'fsdp2', 'hsdp' or 'deepspeed'",
+        ),
         (["optimizer.betas=[0.9,1.0]"], r"optimizer\.betas\.1 = 1\.0: input should be less than 1"),
         (["cpus_per_worker=.inf"], r"cpus_per_worker = inf: input should be a finite number"),
         (["name=Bad Name"], r"name = 'Bad Name'"),

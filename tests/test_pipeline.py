@@ -13,13 +13,15 @@ from typing import Any
 
 import pytest
 
-from cinesynth.config import PipelineConfig
+from cinesynth.config import GenerateConfig, PipelineConfig
+from cinesynth.data.video import read_video
 from cinesynth.errors import DatasetError, IdentityError
+from cinesynth.generate.driver import generate
 from cinesynth.pipeline import run_pipeline
 from cinesynth.registry import Registry
 from cinesynth.runs import read_events, read_result
 from cinesynth.scripted.series import write_scripted_clips
-from cinesynth.settings import load_config
+from cinesynth.settings import load_config, parse_config
 from cinesynth.storage import Storage
 from tests.conftest import REPOSITORY, Head
 
@@ -111,6 +113,26 @@ def test_the_metrics_record_covers_both_arms(finished: Job, folder: Path) -> Non
     record: dict[str, Any] = json.loads(Path(outputs["evaluate/metrics"]).read_text())
     found = {(v["metric"], v["arm"]) for v in record["values"] if v["value"] is not None}
     assert {(m, a) for m in ("fvd", "kvd", "lpips") for a in ("base", "adapter")} <= found
+
+
+def test_several_arms_are_generated_in_one_run(finished: Job, ray_head: Head, folder: Path) -> None:
+    trained = {"ref": "tiny@latest"}
+    values = {
+        **{"name": "arms", "storage": str(folder / "storage"), "ray": {"address": ray_head.address}},
+        **{
+            "dataset": "tiny-prepare",
+            "split": "test",
+            "max_windows": 1,
+            "sampler": {"steps": 1, "guidance_scale": 1.0},
+        },
+        "arms": {"base": [], "style": [trained], "off": [{**trained, "scale": 0.0}]},
+    }
+    result = generate(parse_config(GenerateConfig, values))
+    assert result["figures"]["videos"] == 3
+    frames = {path.parent.name: read_video(path)[0] for path in Path(result["outputs"]["videos"]).glob("*/*.mkv")}
+    assert set(frames) == {"real", "base", "style", "off"}
+    assert (frames["off"] == frames["base"]).all()
+    assert (frames["style"] != frames["base"]).any()
 
 
 def test_a_complete_pipeline_is_skipped_even_with_other_workers(

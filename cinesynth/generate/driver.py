@@ -1,4 +1,5 @@
-"""Generation on Ray: shots from images and prompts, or every held-out window without and with the adapters."""
+"""Generation on Ray: shots from images and prompts, or every held-out window in each arm, such as without and with an
+adapter."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from cinesynth.config import GenerateConfig
 from cinesynth.data.dataset import ClipsDataset, WindowRow
@@ -25,13 +26,24 @@ from cinesynth.wan.folder import base_hash, model_hash, model_spec
 log = logging.getLogger("cinesynth.generate")
 
 
-Checked = tuple[list[tuple[Path, float]], ClipsDataset | None, dict[str, str]]
+class Applied(NamedTuple):
+    """An adapter of an arm."""
+
+    ref: str
+    folder: Path
+    scale: float
+
+
+Arms = dict[str, list[Applied]]
+"""Arm name to its adapters in the order they are applied, with those that they were trained on."""
+
+Checked = tuple[Arms, ClipsDataset | None, dict[str, str]]
 
 
 def check_generation(config: GenerateConfig) -> Checked:
     """Check model, adapters, sizes and dataset without Ray.
 
-    Returns the adapters (folder, scale), the dataset where windows are made again, and the hashes of what is read.
+    Returns the adapters of each arm, the dataset where windows are made again, and the hashes of what is read.
     Raises CinesynthError.
     """
     if config.sampler.negative_prompt and config.sampler.guidance_scale <= 1:
@@ -40,12 +52,14 @@ def check_generation(config: GenerateConfig) -> Checked:
             config.sampler.guidance_scale,
         )
     storage = Storage.open(config.storage)
-    chain = adapter_chain(storage, [(a.ref, a.scale) for a in config.adapters])
-    adapters = [(locate_adapter(storage, ref), scale) for ref, scale in chain]
     inputs = {"model": model_hash(config.model)}
     spec = model_spec(config.model)
-    loaded = check_adapters(adapters, base_hash(config.model))
-    inputs |= {f"adapter_{i}": adapter.sha256 for i, adapter in enumerate(loaded)}
+    arms: Arms = {}
+    for arm, adapters in config.adapters_by_arm().items():
+        chain = adapter_chain(storage, [(a.ref, a.scale) for a in adapters])
+        arms[arm] = [Applied(ref, locate_adapter(storage, ref), scale) for ref, scale in chain]
+        loaded = check_adapters([(a.folder, a.scale) for a in arms[arm]], base_hash(config.model))
+        inputs |= {f"{arm}_{i}": adapter.sha256 for i, adapter in enumerate(loaded)}
     dataset = None
     if config.split is not None:
         dataset = locate_dataset(storage, str(config.dataset))
@@ -57,13 +71,13 @@ def check_generation(config: GenerateConfig) -> Checked:
             check_picture(shot.image, f"shots.{i}.image")
             spec.check_size(shot.num_frames, shot.height, shot.width, f"shots.{i}")
         inputs["images"] = sha256_json([sha256_file(Path(s.image).expanduser()) for s in config.shots])
-    return adapters, dataset, inputs
+    return arms, dataset, inputs
 
 
 @records_its_end
 def generate(config: GenerateConfig) -> dict[str, Any]:
     """Make the videos that are not there yet, so that a stopped run continues."""
-    adapters, dataset, inputs = check_generation(config)
+    arms, dataset, inputs = check_generation(config)
     if dataset is not None:
         held_out_windows(config, dataset)
     run = Run.open(config, inputs)
@@ -73,14 +87,14 @@ def generate(config: GenerateConfig) -> dict[str, Any]:
     windows = [] if dataset is None else settle_windows(run.folder, config, dataset)
     if dataset is not None:
         copy_real(run.folder, dataset, windows)
-    tasks = _shot_tasks(config) if dataset is None else _window_tasks(config, windows)
+    tasks = _shot_tasks(config) if dataset is None else _window_tasks(list(arms), windows)
     started = time.monotonic()
     left = [t for t in tasks if not run.folder.exists(t["file"])]
     log.info("%d videos to make, %d of them there already", len(tasks), len(tasks) - len(left))
     figures: dict[str, Any] = {"videos": len(tasks)}
     if left:
         with held(run) as lease, ray_session(config):
-            figures |= seconds_of(_map(config, adapters, dataset, run, left, lease))
+            figures |= seconds_of(_map(config, arms, dataset, run, left, lease))
     figures["seconds"] = round(time.monotonic() - started, 1)
     outputs = {"videos": run.folder.child("videos").uri}
     if dataset is not None:
@@ -117,8 +131,7 @@ def _shot_tasks(config: GenerateConfig) -> list[dict[str, Any]]:
     ]
 
 
-def _window_tasks(config: GenerateConfig, windows: list[WindowRow]) -> list[dict[str, Any]]:
-    arms = ["base", "adapter"] if config.adapters else ["base"]
+def _window_tasks(arms: list[str], windows: list[WindowRow]) -> list[dict[str, Any]]:
     return [
         {"file": f"videos/{arm}/{w.window_id}.mkv", "arm": arm, "window_id": w.window_id, "order": i}
         for arm in arms
@@ -128,7 +141,7 @@ def _window_tasks(config: GenerateConfig, windows: list[WindowRow]) -> list[dict
 
 def _map(
     config: GenerateConfig,
-    adapters: list[tuple[Path, float]],
+    arms: Arms,
     dataset: ClipsDataset | None,
     run: Run,
     tasks: list[dict[str, Any]],
@@ -141,7 +154,7 @@ def _map(
         GenerateWorker,
         fn_constructor_kwargs={
             "config": config.model_dump(mode="json"),
-            "adapters": [(str(path), scale) for path, scale in adapters],
+            "arms": {arm: [(str(a.folder), a.scale) for a in adapters] for arm, adapters in arms.items()},
             "dataset": None if dataset is None else dataset.storage.reference(),
             "run": run.folder.reference(),
         },

@@ -12,20 +12,21 @@ from cinesynth.outline import Facts, Outline, cluster_of, sized, state_of, worke
 
 def outline_generation(config: GenerateConfig) -> Outline:
     """Check everything that a generation checks before Ray starts. Raises CinesynthError as `generate` does."""
-    adapters, dataset, inputs = check_generation(config)
+    arms, dataset, inputs = check_generation(config)
     facts: Facts = [("model", f"{config.model} ({inputs['model'][:12]})")]
     facts += [
-        (f"adapter {i}", f"{ref.ref} x {ref.scale:g} ({inputs[f'adapter_{i}'][:12]})")
-        for i, ref in enumerate(config.adapters)
+        (f"{arm} {i}", f"{adapter.ref} x {adapter.scale:g} ({inputs[f'{arm}_{i}'][:12]})")
+        for arm, adapters in arms.items()
+        for i, adapter in enumerate(adapters)
     ]
     if dataset is None:
         sizes = Counter((s.num_frames, s.width, s.height) for s in config.shots)
-        videos, arms = len(config.shots), ""
+        videos, where = len(config.shots), ""
         facts.append(("images", sized(videos, "first frame")))
     else:
         windows = held_out_windows(config, dataset)
         sizes = Counter((w.num_frames, w.width, w.height) for w in windows)
-        videos, arms = len(windows) * (2 if adapters else 1), ", base and adapter" if adapters else ", base alone"
+        videos, where = len(windows) * len(arms), f", {sized(len(windows), 'window')} in {' and '.join(arms)}"
         facts.append(("dataset", f"{dataset.storage.uri} ({inputs['dataset'][:12]}), split {config.split}"))
     sampler = config.sampler
     passes = sampler.steps * (2 if sampler.guidance_scale > 1 else 1)
@@ -35,7 +36,7 @@ def outline_generation(config: GenerateConfig) -> Outline:
         state=state_of(config, inputs),
         inputs=facts,
         work=[
-            ("videos", f"{videos:,}{arms}: {shapes}"),
+            ("videos", f"{videos:,}{where}: {shapes}"),
             ("sampling", f"{sized(sampler.steps, 'step')}, {passes * videos:,} passes of the transformer in all"),
         ],
         resources=[

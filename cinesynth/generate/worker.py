@@ -30,12 +30,12 @@ class GenerateWorker:
     """One model replica of the actor pool."""
 
     def __init__(
-        self, config: dict[str, Any], adapters: list[tuple[str, float]], dataset: Any, run: tuple[Any, str, str]
+        self, config: dict[str, Any], arms: dict[str, list[tuple[str, float]]], dataset: Any, run: tuple[Any, str, str]
     ) -> None:
         started = time.monotonic()
         self.config = parse_config(GenerateConfig, config)
         self.generator = Generator(self.config.model, "cuda" if torch.cuda.is_available() else "cpu")
-        self.adapters = [(Path(p), scale) for p, scale in adapters]
+        self.arms = {arm: [(Path(p), scale) for p, scale in adapters] for arm, adapters in arms.items()}
         self.arm: str | None = None
         self.run = Storage(*run)
         self.windows: dict[str, Any] = {}
@@ -54,7 +54,7 @@ class GenerateWorker:
         task = {key: values[0] for key, values in batch.items()}
         started = time.monotonic()
         if task["arm"] != self.arm:
-            self.generator.load_adapters(self.adapters if task["arm"] == "adapter" else [])
+            self.generator.load_adapters(self.arms[task["arm"]])
             self.arm = task["arm"]
             self.load_seconds += time.monotonic() - started
         started = time.monotonic()

@@ -22,6 +22,7 @@ from cinesynth.storage import Storage
 from cinesynth.train.checkpoint import StoredCheckpoints
 from cinesynth.train.events import validations
 from cinesynth.train.memory import Memory, adapted, compute_dtype, training_memory
+from cinesynth.train.supported import check_supported
 from cinesynth.train.worker import train_worker
 from cinesynth.wan.card import check_adapters
 from cinesynth.wan.folder import base_hash, encoder_hash, model_spec, pinned_model
@@ -58,7 +59,8 @@ class Checked:
 
 
 def check_training(config: TrainConfig) -> Checked:
-    """Check dataset, base, parents and the adapter's shape. Raises CinesynthError."""
+    """Check strategy, dataset, base, parents and the adapter's shape. Raises CinesynthError."""
+    check_supported(config.strategy, config)
     spec = model_spec(config.model)
     if len(spec.family.experts) > 1:
         raise ConfigError(

@@ -16,12 +16,11 @@ import torch
 
 from cinesynth.errors import TrainingError
 from cinesynth.train.batch import Clips, Forward, collate, share_out
-from cinesynth.train.muon import Muon
 from cinesynth.train.randomness import drops_caption, generator, noise, sample_index
 from cinesynth.train.reader import ReadAhead
 from cinesynth.train.recompute import set_recompute
-from cinesynth.train.state import Checkpoints, Saved, collect_state, restore_state
-from cinesynth.train.strategy import Strategy, World, sum_gradients
+from cinesynth.train.state import Checkpoints, Saved
+from cinesynth.train.strategy import Strategy, World
 from cinesynth.train.validation import held_out_loss, held_out_set
 from cinesynth.wan.family import Family
 from cinesynth.wan.flow import flow_loss, sample_sigma
@@ -90,19 +89,11 @@ class TrainLoop:
         set_recompute(transformer, settings.activation_checkpointing, settings.compile)
         if settings.attention != "auto":
             transformer.set_attention_backend(f"_native_{settings.attention}")
-        strategy.prepare(transformer)
+        strategy.prepare(transformer, settings.optimizer)
         transformer.train()
-        self.parameters = {n: p for n, p in transformer.named_parameters() if p.requires_grad}
-        optimizer = {"adamw": torch.optim.AdamW, "muon": Muon}[settings.optimizer.algorithm]
-        self.optimizer: torch.optim.Optimizer = optimizer(
-            self.parameters.values(),
-            lr=settings.optimizer.lr,
-            betas=settings.optimizer.betas,
-            weight_decay=settings.optimizer.weight_decay,
-        )
+        self.strategy = strategy
         self.step = 0
         self.figures: dict[str, float] = {}
-        self._in_step = strategy.in_step
         self._read = ReadAhead(self._read_step, settings.optimizer.steps)
         self._seconds, self._steps_timed = 0.0, 0
         self._events: list[Event] = []
@@ -135,29 +126,23 @@ class TrainLoop:
         Raises TrainingError where the step would fail again: a figure that is not finite, or too little memory.
         """
         rate = learning_rate(step, self.settings.optimizer)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), dtype=torch.float64, device=self.world.device)
         for forward, windows in self._read(step):
             try:
                 loss = self.forward(step, forward.places, windows).sum() / self.settings.optimizer.batch_size
-                (loss if forward.counts else 0 * loss).backward()
+                self.strategy.backward(loss if forward.counts else 0 * loss)
             except torch.OutOfMemoryError as e:
                 raise self._too_little_memory(step, forward) from e
             if forward.counts:
                 total += loss.detach()
-        sum_gradients(self.parameters.values(), self.world)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.optimizer.max_grad_norm)
-        loss_value = self.world.sum(total).item()
-        if not math.isfinite(loss_value) or not math.isfinite(norm.item()):
+        loss_value, norm = self.world.sum(total).item(), self.strategy.step(rate)
+        if not math.isfinite(loss_value) or not math.isfinite(norm):
             raise TrainingError(
-                f"step {step + 1}: loss {loss_value}, gradient norm {norm.item()}, on windows "
+                f"step {step + 1}: loss {loss_value}, gradient norm {norm}, on windows "
                 f"{', '.join(self._window_ids(step, range(self.settings.optimizer.batch_size)))}; {self._last_good()}; "
                 "lower optimizer.lr or optimizer.max_grad_norm under another name, or take these windows out"
             )
-        self.optimizer.step()
-        return {"step": step + 1, "loss": loss_value, "lr": rate, "grad_norm": norm.item()}
+        return {"step": step + 1, "loss": loss_value, "lr": rate, "grad_norm": norm}
 
     def forward(
         self, step: int, places: Sequence[int], windows: Sequence[Mapping[str, Any]] | None = None
@@ -186,7 +171,7 @@ class TrainLoop:
         device = self.world.device
         with self._autocast():
             inputs = (batch, noises.to(device), sigma.to(device), self._input_dtype)
-            return flow_loss(self.family, self.transformer, *inputs)
+            return flow_loss(self.family, self.strategy.model, *inputs)
 
     def validate(self) -> None:
         """Record the held-out loss, if anything is held out."""
@@ -195,7 +180,7 @@ class TrainLoop:
         v = self.settings.validation
         with self._autocast():
             arguments = (self.held_out, v.sigmas, v.max_windows, self._input_dtype, self.world)
-            losses = held_out_loss(self.family, self.transformer, *arguments)
+            losses = held_out_loss(self.family, self.strategy.model, *arguments)
         taken_on = held_out_set(self.held_out, v.sigmas, v.max_windows)
         self._events.append({"step": self.step, "val_set": taken_on, **losses})
         self.figures = {k: v for k, v in self.figures.items() if not k.startswith("val_loss/")} | losses
@@ -206,12 +191,18 @@ class TrainLoop:
         """Write the events, then the state, which commits both."""
         if self.world.rank == 0:
             self.write_events(self._segment, self._events)
-        self.checkpoints.save(Saved(collect_state(self.parameters, self.optimizer), self.step, self.figures))
+        self.checkpoints.save(Saved(self.strategy.state(), self.step, self.figures))
         self._events, self._segment = [], self.step
 
     def adapter(self) -> dict[str, torch.Tensor]:
-        """The adapter's tensors on the CPU."""
-        return adapter_state(self.transformer)
+        """The adapter's tensors on the CPU. All workers have to call this."""
+        with self.strategy.whole():
+            return adapter_state(self.transformer)
+
+    @property
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """What is trained, by name."""
+        return self.strategy.parameters
 
     @property
     def _input_dtype(self) -> torch.dtype:
@@ -226,7 +217,7 @@ class TrainLoop:
         saved = self.checkpoints.latest()
         if saved is None:
             return
-        restore_state(saved.tensors, self.parameters, self.optimizer)
+        self.strategy.restore(saved.tensors)
         self.step, self.figures = saved.step, dict(saved.figures)
         self._segment = self.step
         if self.world.rank == 0:
@@ -245,7 +236,7 @@ class TrainLoop:
         """This worker's forward passes of a step, with their windows."""
         optimizer, world = self.settings.optimizer, self.world
         shapes = [self.train.latent_shape(self._window(step, place)) for place in range(optimizer.batch_size)]
-        mine = share_out(shapes, world.size, self.settings.micro_batch, self._in_step)[world.rank]
+        mine = share_out(shapes, world.data_size, self.settings.micro_batch, self.strategy.in_step)[world.data_rank]
         return [(forward, self._windows(step, forward.places)) for forward in mine]
 
     def _too_little_memory(self, step: int, forward: Forward) -> TrainingError:

@@ -1,15 +1,17 @@
-"""How the transformer is placed on the workers: `replicate` (a whole copy each), `fsdp2` (one copy sharded over all
-workers by torch) or `hsdp` (a copy sharded over each group of workers, such as those of a node).
+"""How the transformer is placed on the workers, and trained there: `replicate` (a whole copy each), `fsdp2` (one copy
+sharded over all workers by torch), `hsdp` (a copy sharded over each group of workers, such as those of a node), or
+`deepspeed` (in `zero`).
 
-In each case every worker holds all trainable weights, and `sum_gradients` sums their gradients. So the training loop
-and its checkpoints do not know which strategy runs.
+A strategy owns the backward pass, clipping, the optimiser and its step. What it gives and takes as state is whole
+tensors under the parameters' names, so the training loop and its checkpoints do not know which strategy runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -18,17 +20,13 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from cinesynth.errors import ConfigError
-from cinesynth.train.memory import Memory
+from cinesynth.train.muon import Muon
+from cinesynth.train.state import collect_state, restore_state
 from cinesynth.wan.parameters import put
 
 if TYPE_CHECKING:
+    from cinesynth.config import OptimizerSettings
     from cinesynth.wan.stream import StoredWeights
-
-StrategyName = Literal["replicate", "fsdp2", "hsdp"]
-
-_HEADROOM = 0.92
-"""Share of a device's memory that a step's estimate may take; the rest is for the context and for fragments."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +37,25 @@ class World:
         rank, size: of this process, and how many there are. Ranks of a node follow one another.
         device: that this process computes on.
         per_node: workers of one node.
+        sequence: ranks that compute one window together, each on a part of its tokens; they follow one another. Nothing
+            sets it yet.
     """
 
     rank: int = 0
     size: int = 1
     device: str = "cpu"
     per_node: int = 1
+    sequence: int = 1
+
+    @property
+    def data_rank(self) -> int:
+        """Place among the ranks, or groups of them, that take different windows."""
+        return self.rank // self.sequence
+
+    @property
+    def data_size(self) -> int:
+        """How many take different windows."""
+        return self.size // self.sequence
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """The tensor summed over all workers, in place."""
@@ -62,19 +73,92 @@ class World:
 
 
 class Strategy(Protocol):
-    """Places the base. The adapter is small, so every worker holds all of it.
+    """Places the model and trains it. Every worker calls every method.
 
     Attributes:
-        in_step: whether the workers gather weights from each other in a forward pass, so that all run equally many.
+        in_step: whether the workers wait for each other in forward or backward passes, so that all run equally many.
+        parameters: that are trained, by name; known once prepared.
+        model: to call in place of the transformer; known once prepared.
     """
 
     in_step: bool
+    parameters: dict[str, torch.nn.Parameter]
+    model: torch.nn.Module
 
-    def prepare(self, transformer: WanTransformer3DModel) -> None:
-        """Place the model; called once, after the adapter was added."""
+    def prepare(self, transformer: WanTransformer3DModel, settings: OptimizerSettings) -> None:
+        """Place the model and make its optimiser; called once, after the adapter was added."""
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add a loss's gradients; a step's loss is the sum over its forward passes and over all workers."""
+
+    def step(self, rate: float) -> float:
+        """Sum the gradients of all workers, clip them, and update the weights at this learning rate.
+
+        Returns the norm before clipping. Where it is not finite, the weights are not to be used any more.
+        """
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """All trained tensors and their moments, whole, on the CPU; see `state`."""
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Put a state back, of whatever strategy."""
+
+    def whole(self) -> AbstractContextManager[Any]:
+        """Within it, every worker holds the trained tensors whole."""
 
 
-class Replicate:
+def make_optimizer(parameters: Iterable[torch.nn.Parameter], settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """The optimiser of a training's settings."""
+    kinds = {"adamw": torch.optim.AdamW, "muon": Muon}
+    made: torch.optim.Optimizer = kinds[settings.algorithm](
+        parameters, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay
+    )
+    return made
+
+
+class _Whole:
+    """What is trained lies whole on every worker, with PyTorch's own optimiser."""
+
+    parameters: dict[str, torch.nn.Parameter]
+    model: torch.nn.Module
+
+    def __init__(self, world: World, weights: StoredWeights | None = None) -> None:
+        self.world, self.weights = world, weights
+
+    def prepare(self, transformer: WanTransformer3DModel, settings: OptimizerSettings) -> None:
+        self._place(transformer)
+        self.model = transformer
+        self.parameters = {n: p for n, p in transformer.named_parameters() if p.requires_grad}
+        self._optimizer = make_optimizer(self.parameters.values(), settings)
+        self._max_norm = settings.max_grad_norm
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def _place(self, transformer: WanTransformer3DModel) -> None:
+        raise NotImplementedError
+
+    def backward(self, loss: torch.Tensor) -> None:
+        loss.backward()
+
+    def step(self, rate: float) -> float:
+        sum_gradients(self.parameters.values(), self.world)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self._max_norm).item()
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return collect_state(self.parameters, self._optimizer)
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        restore_state(state, self.parameters, self._optimizer)
+
+    def whole(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+
+class Replicate(_Whole):
     """A whole copy of the base on every worker.
 
     Args:
@@ -84,16 +168,13 @@ class Replicate:
 
     in_step = False
 
-    def __init__(self, world: World, weights: StoredWeights | None = None) -> None:
-        self.world, self.weights = world, weights
-
-    def prepare(self, transformer: WanTransformer3DModel) -> None:
+    def _place(self, transformer: WanTransformer3DModel) -> None:
         if self.weights is not None:
             self.weights.fill(transformer, self.world.device)
         transformer.to(self.world.device)
 
 
-class FullyShard:
+class FullyShard(_Whole):
     """torch FSDP2: each block's frozen weights are sharded over the workers and gathered while it runs.
 
     Adapters and the few weights that the model keeps in another dtype than its blocks (norms, modulation) stay whole:
@@ -108,10 +189,10 @@ class FullyShard:
     in_step = True
 
     def __init__(self, world: World, weights: StoredWeights | None = None, shards: int | None = None) -> None:
-        self.world, self.weights = world, weights
+        super().__init__(world, weights)
         self.shards = shards or world.size
 
-    def prepare(self, transformer: WanTransformer3DModel) -> None:
+    def _place(self, transformer: WanTransformer3DModel) -> None:
         device = self.world.device
         copies = self.world.size // self.shards
         sizes: tuple[int, ...] = (self.shards,)
@@ -145,13 +226,6 @@ class FullyShard:
                 local.copy_(weights.read(name, slice(first, first + local.shape[0])))
 
 
-def make_strategy(
-    name: StrategyName, world: World, weights: StoredWeights | None = None, shards: int | None = None
-) -> Strategy:
-    """The strategy of a name; see the classes for its arguments."""
-    return Replicate(world, weights) if name == "replicate" else FullyShard(world, weights, shards)
-
-
 def sum_gradients(parameters: Iterable[torch.nn.Parameter], world: World) -> None:
     """Sum the gradients of all workers, as one flat tensor."""
     if world.size == 1:
@@ -164,50 +238,3 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter], world: World) -> Non
     flat = world.sum(torch.cat([g.flatten() for g in gradients]))
     for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(part.view_as(gradient))
-
-
-def choose_strategy(
-    requested: str, memory: Memory, device_bytes: int, world: World, shards: int | None = None, full: bool = False
-) -> tuple[StrategyName, int, str]:
-    """(the strategy, how many workers share one copy of the base, the reason for both).
-
-    Args:
-        requested: 'auto' or a strategy's name.
-        memory: of a step.
-        device_bytes: memory of the smallest worker's device.
-        world: this worker among all.
-        shards: workers that are to share a copy under `hsdp`; default: those of a node.
-        full: all weights are trained.
-
-    Raises ConfigError for all weights that do not fit, which nothing shards yet, and for workers that cannot be divided
-    as asked for.
-    """
-    room = _HEADROOM * device_bytes
-    limit = f"{_HEADROOM:.0%} of a device's {device_bytes / 1e9:.1f} GB"
-    if full:
-        if requested == "auto" and memory.on_each() > room:
-            raise ConfigError(
-                f"mode: full needs {memory.told()} on every device, more than {limit}; use mode=lora or a smaller "
-                "model (strategy=replicate tries it all the same)"
-            )
-        return "replicate", 1, "all weights are trained, and only whole ones can be"
-    group = shards or world.per_node
-    if requested == "hsdp" and world.size % group:
-        raise ConfigError(
-            f"strategy: hsdp: {world.size} workers do not divide into groups of {group} that share a copy of the base; "
-            "set shard_over, or change workers"
-        )
-    if requested != "auto":
-        named: dict[str, tuple[StrategyName, int]] = {
-            "replicate": ("replicate", 1),
-            "fsdp2": ("fsdp2", world.size),
-            "hsdp": ("hsdp", group),
-        }
-        return *named[requested], "asked for"
-    if memory.on_each() <= room:
-        return "replicate", 1, f"{memory.told()} is within {limit}"
-    if world.size == 1:
-        return "replicate", 1, f"{memory.told()} is more than {limit}, and there is no other worker to share it with"
-    if group < world.size and world.size % group == 0 and memory.on_each(group) <= room:
-        return "hsdp", group, f"{memory.told(group)} is within {limit}; {memory.told()} is not"
-    return "fsdp2", world.size, f"{memory.told()} is more than {limit}; sharded it is {memory.told(world.size)}"

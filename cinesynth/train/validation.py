@@ -38,9 +38,9 @@ def held_out_loss(
     count = min(len(clips), max_windows)
     sums = torch.zeros(len(sigmas), dtype=torch.float64)
     transformer.eval()
-    for start in range(0, count, world.size):
-        index = min(start + world.rank, count - 1)
-        counts = start + world.rank < count
+    for start in range(0, count, world.data_size):
+        index = min(start + world.data_rank, count - 1)
+        counts = start + world.data_rank < count
         batch = collate(family, [clips[index]], device=world.device)
         for place, sigma in enumerate(sigmas):
             draw = generator(0, "validation", clips.window_id(index), f"{sigma:g}")

@@ -18,10 +18,12 @@ from cinesynth.settings import parse_config
 from cinesynth.storage import Storage, scratch_folder
 from cinesynth.train.batch import ListedClips
 from cinesynth.train.checkpoint import StoredCheckpoints
+from cinesynth.train.choice import choose_strategy, make_strategy
 from cinesynth.train.loop import TrainLoop
 from cinesynth.train.memory import adapted, compute_dtype, training_memory
 from cinesynth.train.state import Saved
-from cinesynth.train.strategy import World, choose_strategy, make_strategy
+from cinesynth.train.strategy import World
+from cinesynth.train.supported import check_supported
 from cinesynth.wan.adapter import load_adapters, merge_adapters, save_adapter
 from cinesynth.wan.card import AdapterCard, Parent
 from cinesynth.wan.folder import base_hash, model_spec, split_revision
@@ -60,6 +62,7 @@ def train_worker(task: dict[str, Any]) -> None:
     name, shards, reason = choose_strategy(
         config.strategy, memory, world.least(_device_bytes(device)), world, config.shard_over, full
     )
+    check_supported(name, config)  # what `auto` chose
     if world.rank == 0 and not full:
         log.info("adapter on %s", told_modules(list(adapted(config, family, transformer))))
     if world.rank == 0:
@@ -79,18 +82,21 @@ def train_worker(task: dict[str, Any]) -> None:
         dataset.stage(cache, "train"),
         dataset.stage(cache, "val") if dataset.windows("val") else ListedClips(),
         torch.as_tensor(dataset.empty_prompt_embeds()),
-        make_strategy(name, world, None if full else weights, shards),
+        make_strategy(name, world, None if full else weights, shards, config.zero_stage),
         WorkerCheckpoints(run.folder.child("checkpoints"), world),
         lambda first, events: run.write_events(f"train-{first:08d}", events),
         world,
         dtype,
     )
     figures = loop.run()
+    adapter = {} if full else loop.adapter()
     if world.rank == 0:
         if full:
             made = {"transformer_sha256": _write_model(loop, config.model, run.folder)}
         else:
-            made = {"adapter_sha256": _write_adapter(loop, config, task["inputs"], applied, figures, run.folder)}
+            made = {
+                "adapter_sha256": _write_adapter(loop, adapter, config, task["inputs"], applied, figures, run.folder)
+            }
         run.folder.write_json("trained.json", {"loss_last": figures["loss"], "steps": loop.step, **made})
 
 
@@ -105,6 +111,7 @@ def _check(name: str, found: str, inputs: dict[str, str]) -> None:
 
 def _write_adapter(
     loop: TrainLoop,
+    adapter: dict[str, torch.Tensor],
     config: TrainConfig,
     inputs: dict[str, str],
     parents: list[Parent],
@@ -126,7 +133,7 @@ def _write_adapter(
         step=loop.step,
     )
     with tempfile.TemporaryDirectory() as local:
-        card = save_adapter(local, loop.adapter(), loop.transformer.peft_config["default"], card)
+        card = save_adapter(local, adapter, loop.transformer.peft_config["default"], card)
         run.upload_folder(local, "adapter")
     return card.sha256
 

@@ -62,11 +62,24 @@ def adapter(folder: Path, base: str) -> Path:
 
 def test_an_adapter_of_another_base_is_refused(tmp_path: Path, image: Path) -> None:
     ours, other = adapter(tmp_path / "ours", base_hash("nano")), adapter(tmp_path / "other", "ff" * 32)
-    adapters, _, inputs = check_generation(config(tmp_path, image, adapters=[{"ref": str(ours), "scale": 0.5}]))
-    assert adapters == [(ours, 0.5)]
+    arms, _, inputs = check_generation(config(tmp_path, image, adapters=[{"ref": str(ours), "scale": 0.5}]))
+    assert arms == {"adapter": [(str(ours), ours, 0.5)]}
     assert inputs["adapter_0"] == sha256_file(ours / DIFFUSERS_FILE)
     with pytest.raises(AdapterError, match="was trained on base other"):
         check_generation(config(tmp_path, image, adapters=[{"ref": str(ours)}, {"ref": str(other)}]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"split": "test", "adapters": [{"ref": "a"}], "arms": {"a": []}}, "give either arms .* or adapters, not both"),
+        ({"shots": [{"image": "i", "prompt": "p"}], "arms": {"a": []}}, "give either arms .* or shots, not both"),
+        ({"split": "test", "arms": {"real": []}}, "arms holds 'real', which names the videos of the dataset"),
+    ],
+)
+def test_arms_that_cannot_be_made_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_config(GenerateConfig, {"name": "g", "dataset": "d", **changes})
 
 
 def test_a_dry_run_says_what_would_be_made_and_writes_nothing(tmp_path: Path, image: Path) -> None:

@@ -16,10 +16,11 @@ from cinesynth.report.training import Training
 from cinesynth.storage import Storage
 from cinesynth.train.batch import ListedClips
 from cinesynth.train.checkpoint import StoredCheckpoints
+from cinesynth.train.choice import choose_strategy
 from cinesynth.train.events import validations
 from cinesynth.train.loop import TrainLoop, learning_rate
 from cinesynth.train.memory import Memory
-from cinesynth.train.strategy import Replicate, World, choose_strategy
+from cinesynth.train.strategy import Replicate, World
 from cinesynth.wan.adapter import load_adapters, save_adapter
 from cinesynth.wan.card import AdapterCard
 from cinesynth.wan.family import WAN21_I2V
@@ -244,10 +245,9 @@ def test_parents_stay_as_they_are_and_generation_computes_what_was_trained(tmp_p
     load_adapters(served, [(tmp_path / "a", 0.7), (tmp_path / "b", 1.0)], base)
     with torch.no_grad():
         trained = child.loop.forward(0, [0, 1])
-        child.loop.transformer = served
+        child.loop.strategy.model = served
         torch.testing.assert_close(child.loop.forward(0, [0, 1]), trained, rtol=1e-5, atol=1e-6)
-        bare = load_transformer("nano")
-        child.loop.transformer = bare
+        child.loop.strategy.model = load_transformer("nano")
         assert not torch.allclose(child.loop.forward(0, [0, 1]), trained, rtol=1e-4)
 
 

@@ -120,3 +120,22 @@ def test_what_cannot_work_is_told_in_one_line(ray_head: Head, storage: Path) -> 
     assert f"the last checkpoint is of step {len(checkpoints(storage, 'hot'))}" in str(found)
     assert Run.at(hot).folder.read_json("result.json")["status"] == "failed"
     assert time.monotonic() - started < 120
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"strategy": "fsdp2", "workers": 2},
+        {"strategy": "hsdp", "workers": 2, "shard_over": 2},
+        {"strategy": "deepspeed", "zero_stage": 2, "workers": 2},
+        {"strategy": "deepspeed", "zero_stage": 3, "workers": 2},
+    ],
+    ids=["fsdp2", "hsdp", "zero-2", "zero-3"],
+)
+def test_every_strategy_trains_on_ray(ray_head: Head, storage: Path, changes: dict[str, object]) -> None:
+    one = config(ray_head, storage, "of-one-worker", optimizer={"steps": 2, "lr": 1e-2, "batch_size": 2})
+    other = one.model_copy(update={"name": "-".join(map(str, changes.values())), **changes})
+    train(one)
+    assert train(other)["figures"]["steps"] == 2
+    assert losses(storage, other.name) == pytest.approx(losses(storage, one.name), rel=1e-4)

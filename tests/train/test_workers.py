@@ -12,23 +12,42 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from cinesynth.config import OptimizerSettings, TrainSettings
+from cinesynth.errors import ConfigError
 from cinesynth.storage import Storage
 from cinesynth.train.batch import ListedClips
 from cinesynth.train.checkpoint import StoredCheckpoints
+from cinesynth.train.choice import make_strategy
 from cinesynth.train.loop import TrainLoop
 from cinesynth.train.state import Saved
-from cinesynth.train.strategy import World, make_strategy
+from cinesynth.train.strategy import World
+from cinesynth.train.supported import SUPPORTED, check_supported, table
 from cinesynth.wan.family import WAN21_I2V
 from cinesynth.wan.load import load_transformer, prepare_attention
 from cinesynth.wan.stream import StoredWeights
+from tests.conftest import REPOSITORY
 from tests.train.test_loop import settings
 
 STEPS = 4
 RUNS = {
-    2: ("replicate", "fsdp2", "replicate streamed mixed", "fsdp2 streamed mixed"),
-    4: ("hsdp streamed mixed",),
+    2: (
+        "replicate none",
+        "replicate muon",
+        "replicate streamed mixed attention",
+        "fsdp2 none",
+        "fsdp2",
+        "fsdp2 streamed mixed attention",
+        "deepspeed zero-2 streamed mixed",
+        "deepspeed zero-2 attention",
+        "deepspeed zero-3 streamed mixed",
+    ),
+    4: ("hsdp none", "hsdp", "hsdp streamed mixed attention"),
 }
 """What groups of so many workers train, one after the other."""
+
+
+CONTINUED = ("fsdp2", "deepspeed zero-2", "deepspeed zero-3")
+"""Two workers that continue what one began."""
 
 
 class RankCheckpoints(StoredCheckpoints):
@@ -46,9 +65,23 @@ def _mixed(clips: list[Any]) -> list[Any]:
     return [short[i] if i % 3 == 0 else clip for i, clip in enumerate(clips)]
 
 
+def _recompute(name: str) -> str:
+    return next((mode for mode in ("none", "attention") if mode in name.split()), "full")
+
+
+def _alike(name: str) -> str:
+    """What one worker trains to compare with."""
+    return " ".join(["alone", *(word for word in name.split() if word in ("mixed", "muon"))])
+
+
 def _train(name: str, world: World, clips: list[Any], folder: Path, stop_at: int | None = None) -> dict[str, Any]:
     events: list[dict[str, Any]] = []
-    config = settings(checkpoint_every=1, micro_batch=2)
+    algorithm = "muon" if "muon" in name else "adamw"
+    config = settings(
+        checkpoint_every=1,
+        optimizer=OptimizerSettings(steps=6, lr=5e-3, batch_size=4, algorithm=algorithm),
+        activation_checkpointing=_recompute(name),
+    )
     weights = StoredWeights("nano") if "streamed" in name else None
     transformer = load_transformer("nano")
     if weights is not None:
@@ -63,7 +96,7 @@ def _train(name: str, world: World, clips: list[Any], folder: Path, stop_at: int
         ListedClips(clips[:6]),
         ListedClips(clips[6:]),
         clips[0]["prompt_embeds"][:1],
-        make_strategy(name.split()[0], world, weights, 2),  # type: ignore[arg-type]
+        make_strategy(name.split()[0], world, weights, 2, 2 if "zero-2" in name else 3),  # type: ignore[arg-type]
         RankCheckpoints(Storage.open(folder), writes=world.rank == 0),
         lambda _, segment: events.extend(segment),
         world,
@@ -78,15 +111,16 @@ def _train(name: str, world: World, clips: list[Any], folder: Path, stop_at: int
 
 def _rank(rank: int, folder: str, size: int) -> None:
     torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1")
+    os.environ.update(MASTER_ADDR="127.0.0.1", LOCAL_RANK=str(rank))
     store = dist.FileStore(f"{folder}/rendezvous-{size}", size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
     clips = torch.load(f"{folder}/clips.pt", weights_only=True)
     results = {}
     for name in RUNS[size]:
         results[name] = _train(name, World(rank, size), clips, Path(folder) / name)
-    if size == 2:  # a run that one worker began, continued by two sharded ones
-        results["continued"] = _train("fsdp2", World(rank, size), clips, Path(folder) / "begun-by-one")
+    if size == 2:  # a run that one worker began, continued by two sharded ones; and on from there by others
+        for name in CONTINUED:
+            results[f"continued {name}"] = _train(name, World(rank, size), clips, Path(folder) / f"begun for {name}")
     if rank == 0:
         (Path(folder) / f"results-{size}.json").write_text(json.dumps(results))
     dist.destroy_process_group()
@@ -102,17 +136,19 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     torch.save(clips, folder / "clips.pt")
     alone = _train("replicate", World(), clips, folder / "alone")
     mixed = _train("replicate mixed", World(), clips, folder / "alone mixed")
-    _train("replicate", World(), clips, folder / "begun-by-one", stop_at=1)
+    muon = _train("replicate muon", World(), clips, folder / "alone muon")
+    for name in CONTINUED:
+        _train("replicate", World(), clips, folder / f"begun for {name}", stop_at=1)
     found: dict[str, Any] = {}
     for size in RUNS:
         mp.spawn(_rank, (str(folder), size), nprocs=size)
         found |= json.loads((folder / f"results-{size}.json").read_text())
-    return {"alone": alone, "alone mixed": mixed, **found}
+    return {"folder": folder, "alone": alone, "alone mixed": mixed, "alone muon": muon, **found}
 
 
 @pytest.mark.parametrize("strategy", [name for names in RUNS.values() for name in names])
 def test_several_workers_agree_with_one(runs: dict[str, Any], strategy: str) -> None:
-    one, two = runs["alone mixed" if "mixed" in strategy else "alone"], runs[strategy]
+    one, two = runs[_alike(strategy)], runs[strategy]
     assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
     assert two["held_out"] == pytest.approx(one["held_out"], rel=1e-4)
     for name, values in one["adapter"].items():
@@ -121,6 +157,51 @@ def test_several_workers_agree_with_one(runs: dict[str, Any], strategy: str) -> 
         assert (found - expected).norm() <= 1e-4 * expected.norm() + 1e-5, name
 
 
-def test_two_sharded_workers_continue_what_one_began(runs: dict[str, Any]) -> None:
+@pytest.mark.parametrize("strategy", CONTINUED)
+def test_two_sharded_workers_continue_what_one_began(runs: dict[str, Any], strategy: str) -> None:
     rest = {step: loss for step, loss in runs["alone"]["losses"].items() if int(step) > 1}
-    assert runs["continued"]["losses"] == pytest.approx(rest, rel=1e-4)
+    assert runs[f"continued {strategy}"]["losses"] == pytest.approx(rest, rel=1e-4)
+
+
+@pytest.mark.parametrize("strategy", RUNS[2])
+def test_every_strategy_leaves_the_same_state(runs: dict[str, Any], strategy: str) -> None:
+    kept = [StoredCheckpoints(Storage.open(runs["folder"] / name)).latest() for name in (_alike(strategy), strategy)]
+    one, two = (saved.tensors for saved in kept if saved is not None)
+    assert set(two) == set(one)
+    assert all(two[name].shape == value.shape for name, value in one.items())
+    assert all((two[n] - v).norm() <= 1e-3 * v.norm() + 1e-5 for n, v in one.items())
+
+
+@pytest.mark.parametrize("strategy", [name for name in SUPPORTED if name != "replicate"])
+def test_what_is_said_to_go_together_is_what_was_trained_here(strategy: str) -> None:
+    trained = [name for names in RUNS.values() for name in names if name.startswith(strategy)]
+    row = SUPPORTED[strategy]
+    assert {_recompute(name) for name in trained} == set(row.activation_checkpointing)
+    assert {"muon" if "muon" in name else "adamw" for name in trained} == set(row.optimizers)
+    assert row.modes == ("lora",)
+    assert row.compile == (False,)
+    assert any("streamed mixed" in name for name in trained)
+
+
+def test_the_table_in_the_documents_is_this_one() -> None:
+    assert "\n".join(table()) in (REPOSITORY / "docs" / "training.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"strategy": "fsdp2", "mode": "full"}, r"'fsdp2' does not go with mode full: it takes lora; .* to replicate"),
+        (
+            {"strategy": "deepspeed", "optimizer": {"algorithm": "muon"}},
+            r"'deepspeed zero-3' does not go with optimizer\.algorithm muon: it takes adamw; .* to replicate",
+        ),
+        ({"strategy": "hsdp", "compile": True}, r"'hsdp' does not go with compile true: it takes false"),
+        ({"strategy": "deepspeed", "zero_stage": 2, "activation_checkpointing": "none"}, "it takes full or attention"),
+        ({"strategy": "deepspeed", "activation_checkpointing": "attention"}, "attention: it takes full;"),
+    ],
+)
+def test_other_combinations_are_refused(changes: dict[str, Any], message: str) -> None:
+    config = TrainSettings(**changes)
+    with pytest.raises(ConfigError, match=message):
+        check_supported(config.strategy, config)
+    check_supported("replicate", config)
