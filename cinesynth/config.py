@@ -143,6 +143,9 @@ class TrainSettings(Settings):
     optimizer: OptimizerSettings = OptimizerSettings()
     flow: FlowSettings = FlowSettings()
     parents: list[AdapterRef] = Field([], description="adapters that lie frozen under the new one, in order")
+    merge: bool = Field(
+        False, description="add the parents to an fp32 base's weights, in place of computing them beside it"
+    )
     caption_dropout: Finite = Field(0.0, ge=0, le=1, description="share of windows trained with the empty caption")
     dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the device has it")
     seed: int = Field(0, ge=0, lt=2**31, description="of order, noise, noise levels and the adapter's first weights")

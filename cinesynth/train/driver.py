@@ -68,6 +68,11 @@ def check_training(config: TrainConfig) -> Checked:
             "training takes models with one transformer"
         )
     dtype = compute_dtype(config, config.use_gpu)
+    if config.merge and config.mode == "lora" and dtype != torch.float32:
+        raise ConfigError(
+            f"merge: true needs an fp32 base, and this one is loaded in {str(dtype).removeprefix('torch.')}, which "
+            "rounds the parents to another function than the one that is served; set dtype=fp32, or merge=false"
+        )
     weights = StoredWeights(config.model, torch.float32 if config.mode == "full" else dtype)
     transformer = weights.empty_transformer()
     layers = adapted(config, spec.family, transformer)

@@ -49,8 +49,8 @@ class TrainLoop:
     Args:
         settings: the stage's configuration.
         family: of the model.
-        transformer: with parents merged. In mode `lora` it stays frozen and gets an adapter here; in mode `full` all of
-            it is trained, and it has to be in fp32.
+        transformer: with its parents on it. In mode `lora` it stays frozen and gets an adapter here; in mode `full` all
+            of it is trained, and it has to be in fp32.
         train: windows to train on.
         held_out: windows for the validation loss; may be empty.
         empty_prompt: [L, D] embedding of the empty prompt, for caption dropout.

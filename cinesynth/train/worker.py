@@ -67,7 +67,8 @@ def train_worker(task: dict[str, Any]) -> None:
         log.info("adapter on %s", told_modules(list(adapted(config, family, transformer))))
     if world.rank == 0:
         log.info("strategy %s: %s; %d worker(s) on %s, %s", name, reason, world.size, device, dtype)
-    if full:
+    merged = full or (config.merge and bool(parents))
+    if merged:
         weights.fill(transformer, "cpu")
         applied = merge_adapters(transformer, parents, task["inputs"]["base"])
     else:
@@ -82,7 +83,7 @@ def train_worker(task: dict[str, Any]) -> None:
         dataset.stage(cache, "train"),
         dataset.stage(cache, "val") if dataset.windows("val") else ListedClips(),
         torch.as_tensor(dataset.empty_prompt_embeds()),
-        make_strategy(name, world, None if full else weights, shards, config.zero_stage),
+        make_strategy(name, world, None if merged else weights, shards, config.zero_stage),
         WorkerCheckpoints(run.folder.child("checkpoints"), world),
         lambda first, events: run.write_events(f"train-{first:08d}", events),
         world,

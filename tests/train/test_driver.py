@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cinesynth.config import TrainConfig
-from cinesynth.errors import AttemptFailed, TrainingError
+from cinesynth.errors import AttemptFailed, ConfigError, DatasetError, TrainingError
 from cinesynth.lease import Lease
 from cinesynth.runs import Run
 from cinesynth.settings import parse_config
@@ -75,3 +75,11 @@ def test_what_would_fail_again_is_not_tried_again(plan: driver.Plan, monkeypatch
     with pytest.raises(TrainingError):
         run(plan, monkeypatch, [TrainingError("step 3: loss nan"), None])
     assert run(plan, monkeypatch, [AttemptFailed("a store did not answer"), None]).started == 2
+
+
+def test_parents_are_merged_into_an_fp32_base_only(tmp_path: Path) -> None:
+    values = {"name": "noir", "storage": str(tmp_path), "dataset": "d", "merge": True, "dtype": "bf16"}
+    with pytest.raises(ConfigError, match="merge: true needs an fp32 base, and this one is loaded in bfloat16"):
+        driver.check_training(parse_config(TrainConfig, values))
+    with pytest.raises(DatasetError, match="'d'"):
+        driver.check_training(parse_config(TrainConfig, values | {"dtype": "fp32"}))

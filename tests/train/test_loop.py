@@ -21,7 +21,7 @@ from cinesynth.train.events import validations
 from cinesynth.train.loop import TrainLoop, learning_rate
 from cinesynth.train.memory import Memory
 from cinesynth.train.strategy import Replicate, World
-from cinesynth.wan.adapter import load_adapters, save_adapter
+from cinesynth.wan.adapter import load_adapters, merge_adapters, save_adapter
 from cinesynth.wan.card import AdapterCard
 from cinesynth.wan.family import WAN21_I2V
 from cinesynth.wan.folder import base_hash, encoder_hash, model_folder
@@ -249,6 +249,27 @@ def test_parents_stay_as_they_are_and_generation_computes_what_was_trained(tmp_p
         torch.testing.assert_close(child.loop.forward(0, [0, 1]), trained, rtol=1e-5, atol=1e-6)
         child.loop.strategy.model = load_transformer("nano")
         assert not torch.allclose(child.loop.forward(0, [0, 1]), trained, rtol=1e-4)
+
+
+def test_merged_parents_train_the_same_adapter(tmp_path: Path) -> None:
+    base = base_hash("nano")
+    short = settings(optimizer=OptimizerSettings(steps=2, lr=5e-3, batch_size=2))
+    parent = Recorded(tmp_path / "parent", short)
+    parent.loop.run()
+    card = AdapterCard(
+        base_model="nano", base_sha256=base, stage="style", dataset="d", dataset_sha256="0", config={}, step=2
+    )
+    save_adapter(tmp_path / "a", parent.loop.adapter(), parent.loop.transformer.peft_config["default"], card)
+    parents = [(tmp_path / "a", 0.7)]
+    live, merged = load_transformer("nano"), load_transformer("nano")
+    assert load_adapters(live, parents, base) == merge_adapters(merged, parents, base)
+    children = [Recorded(tmp_path / name, short, on=on) for name, on in (("live", live), ("merged", merged))]
+    for child in children:
+        child.loop.run()
+    one, other = (child.loop.adapter() for child in children)
+    assert one.keys() == other.keys()
+    assert all((other[n] - v).norm() <= 1e-4 * v.norm() + 1e-5 for n, v in one.items())
+    assert any((parent.loop.adapter()[n] - v).norm() > 1e-3 for n, v in one.items())
 
 
 def test_learning_rate_warms_up_and_ends_near_zero() -> None:
