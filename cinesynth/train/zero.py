@@ -75,6 +75,8 @@ class Zero:
                 zero.Init(module=part, config_dict_or_path=config)
         if self.stage == 2:
             transformer.to(self.world.device)
+        for buffer in transformer.buffers():  # of the positions; stage 3 moves parameters only
+            buffer.data = buffer.data.to(self.world.device)
 
     def _fill(self, part: torch.nn.Module, transformer: WanTransformer3DModel) -> None:
         assert self.weights is not None
