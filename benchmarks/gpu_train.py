@@ -128,10 +128,10 @@ def random_windows(shape: str, frames: int, height: int, width: int, count: int)
     ]
 
 
-def our_step(
+def our_loop(
     transformer: WanTransformer3DModel, windows: list[dict[str, torch.Tensor]], device: str, levers: dict[str, Any]
-) -> Callable[[int], float]:
-    """One optimiser step of `TrainLoop`; returns its loss."""
+) -> TrainLoop:
+    """The project's training loop, of one window a step."""
     plain = {"activation_checkpointing": "full", "attention": "auto", "compile": False}
     settings = SimpleNamespace(
         mode="lora",
@@ -155,7 +155,7 @@ def our_step(
     dtype = transformer.proj_out.weight.dtype
     prompt = windows[0]["prompt_embeds"][:1]
     world = World(device=device)
-    loop = TrainLoop(
+    return TrainLoop(
         settings,  # type: ignore[arg-type]  # the same fields, without pydantic
         WAN21_I2V,
         transformer,
@@ -168,6 +168,13 @@ def our_step(
         world,
         dtype,
     )
+
+
+def our_step(
+    transformer: WanTransformer3DModel, windows: list[dict[str, torch.Tensor]], device: str, levers: dict[str, Any]
+) -> Callable[[int], float]:
+    """One optimiser step of `our_loop`; returns its loss."""
+    loop = our_loop(transformer, windows, device, levers)
     return lambda step: float(loop.train_step(step)["loss"])
 
 

@@ -308,15 +308,26 @@ class EvaluateSettings(Settings):
     use_gpu: bool = runtime(False, description="one GPU for each worker")
 
 
+class DatasetSplit(Settings):
+    """The held-out windows of a dataset."""
+
+    dataset: str = Field(description=DATASET)
+    split: Literal["val", "test"]
+
+
 class EvaluateConfig(JobConfig, EvaluateSettings):
     """Compare folders of videos: `real` against each of `arms` (paired by file name where names match)."""
 
     kind: ClassVar[str] = "evaluate"
-    real: str = runtime(min_length=1, description="folder of reference videos")
+    real: Annotated[str, Field(min_length=1)] | DatasetSplit = runtime(
+        description="folder of reference videos, or `{dataset: NAME, split: test}` for the windows that arms have"
+    )
     arms: dict[Annotated[str, Field(pattern=NAME_PATTERN)], str] = locations(
         min_length=1, description="arm name to folder of videos; differences are to the first"
     )
-    groups: str | None = runtime(None, description="CSV with columns video, group; default: every video its own group")
+    groups: str | None = runtime(
+        None, description="CSV with columns video, group; default: the dataset's, or every video its own group"
+    )
 
     @model_validator(mode="after")
     def _arms_are_not_real(self) -> EvaluateConfig:
@@ -327,14 +338,16 @@ class EvaluateConfig(JobConfig, EvaluateSettings):
     def check_inputs(self) -> None:
         from cinesynth.metrics import catalogue
 
-        folders = {"real": self.real, **{f"arms.{name}": folder for name, folder in self.arms.items()}}
+        folders = {f"arms.{name}": folder for name, folder in self.arms.items()}
+        if isinstance(self.real, str):
+            folders["real"] = self.real
         for key, folder in folders.items():
             if "://" not in folder and not Path(folder).expanduser().is_dir():
                 raise ConfigError(f"{key}: {folder!r} is not a folder; give a folder of videos")
         if self.groups and "://" not in self.groups and not Path(self.groups).expanduser().is_file():
             raise ConfigError(f"groups: {self.groups!r} does not exist; give a CSV file with columns video, group")
         captions = [m.name for m in catalogue.chosen(self.metrics) if "caption" in m.needs]
-        if captions and not self.groups:
+        if captions and not self.groups and isinstance(self.real, str):
             raise ConfigError(
                 f"metrics: {captions[0]} reads captions; set groups to a CSV with the columns video, group, caption"
             )
@@ -363,18 +376,36 @@ class PipelineConfig(JobConfig):
     model: str = runtime("nano", description=MODEL)
     prepare: PrepareSettings
     style: TrainSettings
+    motion: TrainSettings | None = Field(None, description="a second stage, on the adapter of the first; null: none")
     generate: GenerateSettings
     evaluate: EvaluateSettings = EvaluateSettings()
     publish: PublishSettings
 
     @model_validator(mode="after")
     def _publishes_an_adapter(self) -> PipelineConfig:
-        if self.style.mode != "lora":
-            raise ValueError(
-                f"style.mode is {self.style.mode!r}, but a pipeline publishes an adapter: set it to 'lora'"
-            )
+        for name, settings in self.stages().items():
+            if settings.mode != "lora":
+                raise ValueError(
+                    f"{name}.mode is {settings.mode!r}, but a pipeline publishes an adapter: set it to 'lora'"
+                )
+        if self.motion is not None and self.motion.parents:
+            raise ValueError("motion.parents is the adapter of the style step, and those below it: leave it out")
+        if self.generate.adapters or self.generate.arms:
+            field = "adapters" if self.generate.adapters else "arms"
+            raise ValueError(f"generate.{field} are what the steps before it trained: leave it out")
         return self
 
+    def steps(self) -> list[str]:
+        """The steps, in order: the fields that hold a step's settings."""
+        fields = [name for name in type(self).model_fields if name not in {*JobConfig.model_fields, "model"}]
+        return [name for name in fields if getattr(self, name) is not None]
 
-PIPELINE_STEPS = tuple(name for name in PipelineConfig.model_fields if name not in {*JobConfig.model_fields, "model"})
-"""The steps of a pipeline, in order: the fields of its configuration that hold a step's settings."""
+    def stages(self) -> dict[str, TrainSettings]:
+        """The steps that train, in order."""
+        return {name: step for name in self.steps() if isinstance(step := getattr(self, name), TrainSettings)}
+
+    def arms(self) -> dict[str, list[str]]:
+        """What is generated: arm name to the runs whose adapters it has."""
+        if self.motion is None:
+            return {"base": [], "adapter": [f"{self.name}-style"]}
+        return {"base": [], "style": [f"{self.name}-style"], "style-motion": [f"{self.name}-motion"]}

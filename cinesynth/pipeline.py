@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from cinesynth.config import (
-    PIPELINE_STEPS,
     EvaluateConfig,
     GenerateConfig,
     JobConfig,
@@ -62,29 +61,35 @@ def steps(config: PipelineConfig) -> dict[str, Step]:
     base = config.name
     model = {"model": config.model}
     dataset = {"dataset": f"{base}-prepare"}
-    trained = [{"ref": f"{base}-style", "scale": 1.0}]
+    arms = {arm: [{"ref": ref, "scale": 1.0} for ref in refs] for arm, refs in config.arms().items()}
+    adapters: dict[str, Any] = {"arms": arms} if config.motion else {"adapters": arms["adapter"]}
+    motion: dict[str, Any] = {"parents": [{"ref": f"{base}-style", "scale": 1.0}]}
+    if config.motion and "stage" not in config.motion.model_fields_set:
+        motion["stage"] = "motion"
 
     def made(*parts: str) -> str:
         return Storage.below(config.storage, "runs", f"{base}-generate", *parts)
 
     compared = {
         "real": made("videos", "real"),
-        "arms": {arm: made("videos", arm) for arm in ("base", "adapter")},
+        "arms": {arm: made("videos", arm) for arm in arms},
         "groups": made("groups.csv"),
     }
+    last = list(config.stages())[-1]
     found = {
         "prepare": Step(PrepareConfig, prepare, outline_prepare, model),
         "style": Step(TrainConfig, train, outline_training, model | dataset),
-        "generate": Step(GenerateConfig, generate, outline_generation, model | dataset | {"adapters": trained}),
+        "motion": Step(TrainConfig, train, outline_training, model | dataset | motion),
+        "generate": Step(GenerateConfig, generate, outline_generation, model | dataset | adapters),
         "evaluate": Step(EvaluateConfig, evaluate, outline_evaluation, compared),
-        "publish": Step(PublishConfig, publish, outline_publishing, {"adapter": f"{base}-style"}),
+        "publish": Step(PublishConfig, publish, outline_publishing, {"adapter": f"{base}-{last}"}),
     }
-    return {name: found[name] for name in PIPELINE_STEPS}
+    return {name: found[name] for name in config.steps()}
 
 
 @records_its_end
 def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
-    """Prepare, style, generate, evaluate, publish; continues at the first step that is not complete."""
+    """Prepare, style, motion, generate, evaluate, publish; continues at the first step that is not complete."""
     computable(config.evaluate, max(config.prepare.window.num_frames))
     run = Run.open(config)
     outputs: dict[str, Any] = {}
@@ -94,7 +99,7 @@ def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
         for name, step in steps(config).items():
             started = time.monotonic()
             log.info("=== %s", name)
-            result = step.job(_step_config(config, name, step))
+            result = step.job(step_config(config, name, step))
             if name == "prepare":
                 _check_windows(config)
             outputs |= {f"{name}/{key}": value for key, value in result["outputs"].items()}
@@ -107,13 +112,14 @@ def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
 
 def _check_windows(config: PipelineConfig) -> None:
     """Raise DatasetError, before anything is trained, where the windows to generate are too short to be evaluated."""
-    step = _step_config(config, "generate", steps(config)["generate"])
+    step = step_config(config, "generate", steps(config)["generate"])
     assert isinstance(step, GenerateConfig)
     dataset = locate_dataset(Storage.open(config.storage), str(step.dataset))
     computable(config.evaluate, min(w.num_frames for w in held_out_windows(step, dataset)))
 
 
-def _step_config(config: PipelineConfig, name: str, step: Step) -> JobConfig:
+def step_config(config: PipelineConfig, name: str, step: Step) -> JobConfig:
+    """The configuration of a step's own run."""
     common = {"name": f"{config.name}-{name}", "storage": config.storage, "ray": config.ray.model_dump()}
     settings = getattr(config, name).model_dump(mode="json")
     return parse_config(step.config, {**settings, **step.ties, **common}, where=f"step {name}")
@@ -131,7 +137,7 @@ def outline_pipeline(config: PipelineConfig) -> Outline:
     work = []
     for place, (name, step) in enumerate(steps(config).items()):
         try:
-            outline = step.outline(_step_config(config, name, step))
+            outline = step.outline(step_config(config, name, step))
         except IdentityError:
             raise
         except CinesynthError as e:

@@ -50,8 +50,8 @@ def groups_of(cls: type[BaseModel], key: str = "", identity: bool = True) -> Ite
     for name, field in cls.model_fields.items():
         inner = model_in(field.annotation)
         counts = identity and is_identity(field)
-        # A group of one model is told by its fields; a list of models by a field and a group.
-        if inner is None or not _is_model(field.annotation):
+        # A group of one model is told by its fields; a list of models, or text in its place, by a field and a group.
+        if inner is None or not _is_only_model(field.annotation):
             own.append(_field_text(name, field, counts))
         if inner is not None:
             place = f"{key}.{name}".lstrip(".") + ("" if _is_model(field.annotation) else _items(field.annotation))
@@ -139,6 +139,12 @@ def _shown(value: Any) -> str:
 
 def _is_model(annotation: Any) -> bool:
     return any(isinstance(kind, type) and issubclass(kind, BaseModel) for kind in kinds_of(annotation))
+
+
+def _is_only_model(annotation: Any) -> bool:
+    return _is_model(annotation) and all(
+        kind is type(None) or (isinstance(kind, type) and issubclass(kind, BaseModel)) for kind in kinds_of(annotation)
+    )
 
 
 def _items(annotation: Any) -> str:

@@ -46,8 +46,9 @@ A service is no run: deploying again takes every change.
 
 """
 PIPELINE = """\
-`name`, `storage`, `ray`, `dry_run` and `model`, and one group a step (`prepare`, `style`, `generate`, `evaluate`,
-`publish`) with the fields of its job above; what ties a step to the one before is filled in.
+`name`, `storage`, `ray`, `dry_run` and `model`, and one group a step (`prepare`, `style`, `motion`, `generate`,
+`evaluate`, `publish`) with the fields of its job above; what ties a step to the one before is filled in. Without
+`motion` there is one stage, and the arms are base and adapter; with it they are base, style and style-motion.
 """
 
 

@@ -194,7 +194,7 @@ def test_generation_takes_one_source() -> None:
 
 def _class_of(path: Path) -> Any:
     by_name = {"prepare": PrepareConfig, "pipeline": PipelineConfig, "generate": GenerateConfig}
-    return {**by_name, "evaluate": EvaluateConfig, "style": TrainConfig}[path.stem]
+    return {**by_name, "evaluate": EvaluateConfig, "style": TrainConfig, "motion": TrainConfig}[path.stem]
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: f"{p.parent.name}-{p.stem}")

@@ -13,17 +13,20 @@ from typing import Any
 
 import pytest
 
-from cinesynth.config import GenerateConfig, PipelineConfig
+from cinesynth.config import EvaluateConfig, GenerateConfig, PipelineConfig, TrainConfig
 from cinesynth.data.video import read_video
-from cinesynth.errors import DatasetError, IdentityError
+from cinesynth.errors import ConfigError, DatasetError, IdentityError
 from cinesynth.generate.driver import generate
-from cinesynth.pipeline import run_pipeline
+from cinesynth.metrics.evaluate import evaluate
+from cinesynth.pipeline import run_pipeline, step_config, steps
 from cinesynth.registry import Registry
 from cinesynth.runs import read_events, read_result
 from cinesynth.scripted.series import write_scripted_clips
 from cinesynth.settings import load_config, parse_config
 from cinesynth.storage import Storage
 from tests.conftest import REPOSITORY, Head
+
+pytestmark = pytest.mark.timeout(900)  # the first waits for five jobs, beside the tests that need no Ray
 
 CONFIG = """
 name: tiny
@@ -65,7 +68,7 @@ def submit(head: Head, *overrides: str) -> Job:
         async for _ in client.tail_job_logs(job):
             pass
 
-    asyncio.run(asyncio.wait_for(drain(), timeout=280))
+    asyncio.run(asyncio.wait_for(drain(), timeout=600))
     deadline = time.monotonic() + 20
     while not client.get_job_status(job).is_terminal() and time.monotonic() < deadline:
         time.sleep(0.1)  # the log ends a moment before the status is set
@@ -135,6 +138,24 @@ def test_several_arms_are_generated_in_one_run(finished: Job, ray_head: Head, fo
     assert (frames["style"] != frames["base"]).any()
 
 
+def test_a_split_of_the_dataset_is_the_real_side_as_well_as_its_copy(finished: Job, folder: Path) -> None:
+    storage = folder / "storage"
+    videos = storage / "runs" / "tiny-generate" / "videos"
+    arms = {arm: str(videos / arm) for arm in ("base", "adapter")}
+    sides = {
+        "copy": {"real": str(videos / "real"), "groups": str(videos.parent / "groups.csv")},
+        "split": {"real": {"dataset": "tiny-prepare", "split": "test"}},
+    }
+    figures = {}
+    for name, side in sides.items():
+        values = {"name": f"real-{name}", "storage": str(storage), "metrics": ["lpips"], "arms": arms, **side}
+        figures[name] = evaluate(parse_config(EvaluateConfig, values))["figures"]
+    assert figures["split"] == figures["copy"]
+    elsewhere = {"real": {"dataset": "tiny-prepare", "split": "val"}, "name": "none", "storage": str(storage)}
+    with pytest.raises(DatasetError, match="no video of base or adapter is named like a window of the val split"):
+        evaluate(parse_config(EvaluateConfig, {"arms": arms, **elsewhere}))
+
+
 def test_a_complete_pipeline_is_skipped_even_with_other_workers(
     finished: Job, ray_head: Head, options: list[str], folder: Path
 ) -> None:
@@ -159,6 +180,30 @@ def test_another_identity_under_the_same_name_is_refused(finished: Job, options:
     config = load_config(PipelineConfig, options[1], [*options[2:], "style.lora.rank=2"])
     with pytest.raises(IdentityError, match=r"style\.lora\.rank: recorded 4, given 2"):
         run_pipeline(config)
+
+
+def test_a_motion_stage_lies_on_the_style_stage(options: list[str]) -> None:
+    given = options[2:]
+    config = load_config(PipelineConfig, options[1], [*given, "motion={lora: {rank: 2}}"])
+    made = steps(config)
+    assert list(made) == ["prepare", "style", "motion", "generate", "evaluate", "publish"]
+    motion = step_config(config, "motion", made["motion"])
+    assert isinstance(motion, TrainConfig)
+    assert (motion.stage, [p.ref for p in motion.parents], motion.lora.rank) == ("motion", ["tiny-style"], 2)
+    assert made["generate"].ties["arms"] == {
+        **{"base": [], "style": [{"ref": "tiny-style", "scale": 1.0}]},
+        "style-motion": [{"ref": "tiny-motion", "scale": 1.0}],
+    }
+    assert list(made["evaluate"].ties["arms"]) == ["base", "style", "style-motion"]
+    assert made["publish"].ties["adapter"] == "tiny-motion"
+    assert "motion" not in steps(load_config(PipelineConfig, options[1], given))
+    for override, message in (
+        ("motion={parents: [{ref: a}]}", "motion.parents is the adapter of the style step"),
+        ("motion={mode: full}", "motion.mode is 'full', but a pipeline publishes an adapter"),
+        ("generate.adapters=[{ref: a}]", "generate.adapters are what the steps before it trained"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_config(PipelineConfig, options[1], [*given, override])
 
 
 def test_windows_too_short_for_the_metrics_are_refused_before_anything_is_prepared(options: list[str]) -> None:

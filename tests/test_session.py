@@ -59,7 +59,9 @@ def test_a_head_that_answers_is_taken(ray_head: Head) -> None:
     check_head("local", "ray.address")
 
 
-def test_an_interrupt_ends_a_wait_at_once_and_errors_come_through() -> None:
+def test_an_interrupt_ends_a_wait_at_once_and_errors_come_through(request: pytest.FixtureRequest) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it in the background
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     stay = threading.Event()
     press = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
     press.start()

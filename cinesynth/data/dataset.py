@@ -18,8 +18,10 @@ Training stages the shards to local files, then reads by index.
 
 from __future__ import annotations
 
+import csv
 import fcntl
 import hashlib
+import io
 import os
 import tempfile
 import uuid
@@ -206,6 +208,15 @@ def write_part(dataset: Storage, folder: str, table: pa.Table) -> None:
 def pixels_file(window_id: str) -> str:
     """The object with the lossless frames of a held-out window."""
     return f"pixels/{window_id}.mkv"
+
+
+def groups_csv(windows: Sequence[WindowRow]) -> str:
+    """The text of a groups file, as evaluations read it: which windows belong together, and their captions."""
+    table = io.StringIO()
+    rows = csv.writer(table, lineterminator="\n")
+    rows.writerow(["video", "group", "caption"])
+    rows.writerows([w.window_id, w.group, w.caption] for w in windows)
+    return table.getvalue()
 
 
 class ClipsDataset:

@@ -6,7 +6,7 @@ import csv
 import io
 
 from cinesynth.config import GenerateConfig
-from cinesynth.data.dataset import ClipsDataset, WindowRow, pixels_file
+from cinesynth.data.dataset import ClipsDataset, WindowRow, groups_csv, pixels_file
 from cinesynth.data.spread import spread
 from cinesynth.errors import DatasetError
 from cinesynth.storage import Storage
@@ -38,11 +38,7 @@ def settle_windows(run: Storage, config: GenerateConfig, dataset: ClipsDataset) 
         kept = {row["video"] for row in csv.DictReader(io.StringIO(run.read_text(GROUPS)))}
         return [w for w in dataset.windows(config.split) if w.window_id in kept]
     windows = held_out_windows(config, dataset)
-    table = io.StringIO()
-    rows = csv.writer(table, lineterminator="\n")
-    rows.writerow(["video", "group", "caption"])
-    rows.writerows([w.window_id, w.group, w.caption] for w in windows)
-    run.write_text(GROUPS, table.getvalue())
+    run.write_text(GROUPS, groups_csv(windows))
     return windows
 
 

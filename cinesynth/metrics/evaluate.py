@@ -21,6 +21,7 @@ from cinesynth.metrics import catalogue, videos
 from cinesynth.metrics.features import Batch, Executor, LocalExecutor, Networks, batches_of, extract
 from cinesynth.metrics.metric import Metric, Network, Results, Sample
 from cinesynth.metrics.record import Definition, MetricsRecord
+from cinesynth.metrics.split import real_windows
 from cinesynth.metrics.statistics import NoInterval, require_groups
 from cinesynth.metrics.videos import VideoSet
 from cinesynth.runs import Run, records_its_end
@@ -231,10 +232,16 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     from cinesynth.metrics import distributed
 
     with tempfile.TemporaryDirectory(prefix="cinesynth-evaluate-") as scratch:
-        folders = {
-            name: _local(uri, Path(scratch) / name) for name, uri in {"real": config.real, **config.arms}.items()
-        }
-        groups_text = videos.read_groups(config.groups) if config.groups else None
+        arms = {name: _local(uri, Path(scratch) / name) for name, uri in config.arms.items()}
+        real, groups_text, where = Path(scratch) / "real", None, str(config.groups)
+        if isinstance(config.real, str):
+            real = _local(config.real, real)
+        else:
+            groups_text = real_windows(Storage.open(config.storage), config.real, arms, real)
+            where = f"dataset {config.real.dataset!r}"
+        if config.groups:
+            groups_text, where = videos.read_groups(config.groups), config.groups
+        folders = {"real": real, **arms}
         inputs = {name: videos.content_hash(videos.list_videos(name, f)) for name, f in folders.items()}
         inputs["groups"] = "none" if groups_text is None else sha256_json(groups_text)
         inputs |= catalogue.metric_identity(config)
@@ -243,11 +250,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             record = MetricsRecord.parse(run.folder.read_json("metrics.json"), run.folder.uri)
             print(record.table(), flush=True)
             return done
-        groups = None if groups_text is None else videos.parse_groups(groups_text, str(config.groups))
-        arms = {name: folders[name] for name in config.arms}
+        groups = None if groups_text is None else videos.parse_groups(groups_text, where)
         with distributed.executor_for(config) as executor:
             captions = videos.parse_captions(groups_text or "")
-            record = compare(folders["real"], arms, groups, config, executor, captions)
+            record = compare(real, arms, groups, config, executor, captions)
     run.folder.write_json("metrics.json", record.to_json())
     print(record.table(), flush=True)
     return run.finish({"metrics": run.folder.child("metrics.json").uri}, record.figures())

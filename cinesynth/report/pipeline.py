@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from cinesynth.config import PIPELINE_STEPS, PipelineConfig
+from cinesynth.config import PipelineConfig
 from cinesynth.data.dataset import SPLITS, ClipsDataset, WindowRow
 from cinesynth.errors import DatasetError
 from cinesynth.metrics import catalogue
@@ -20,7 +20,6 @@ from cinesynth.report.verdict import reading, verdict
 from cinesynth.runs import Run, complete_result
 from cinesynth.storage import Storage
 
-ARMS = ["real", "base", "adapter"]
 _SHEET_WINDOWS = 24
 _SHEET_BYTES = 1_500_000
 
@@ -31,10 +30,14 @@ def write_report(config: PipelineConfig, run: Run) -> str:
     A step that has no result yet is no error: the page says so.
     """
     storage = Storage.open(config.storage)
-    results = {step: _result(storage, config.name, step) for step in PIPELINE_STEPS}
-    style, evaluated = (storage.child("runs", f"{config.name}-{step}") for step in ("style", "evaluate"))
+    results = {step: _result(storage, config.name, step) for step in config.steps()}
+    evaluated = storage.child("runs", f"{config.name}-evaluate")
     clips = ClipsPart.read(storage.child("datasets", f"{config.name}-prepare"))
-    training = Training.read(config.style, style) if results["style"] else None
+    trainings = [
+        (stage, Training.read(settings, storage.child("runs", f"{config.name}-{stage}")))
+        for stage, settings in config.stages().items()
+        if results[stage]
+    ]
     record = None
     if results["evaluate"]:
         record = MetricsRecord.parse(evaluated.read_json("metrics.json"), evaluated.uri)
@@ -45,13 +48,15 @@ def write_report(config: PipelineConfig, run: Run) -> str:
         "pipeline.html.j2",
         config=config,
         run=run,
-        verdict=verdict(training, record),
+        verdict=verdict(trainings[-1][1] if trainings else None, record),
         summary=_summary(config, results, clips),
-        scenes=make_scenes(storage.child("runs", f"{config.name}-generate"), run.folder, ARMS, domains),
+        scenes=make_scenes(
+            storage.child("runs", f"{config.name}-generate"), run.folder, ["real", *config.arms()], domains
+        ),
         record=record,
         value_rows=_value_rows(config, record),
         comparison_rows=[(record.label(c.metric), c, reading(record, c)) for c in record.comparisons] if record else [],
-        training=training,
+        trainings=trainings,
         clips=clips,
         facts=_facts(config),
         origins=_origins(config, run, results, clips),
@@ -106,12 +111,12 @@ def _summary(
     config: PipelineConfig, results: dict[str, dict[str, Any] | None], clips: ClipsPart | None
 ) -> list[tuple[str, str]]:
     """The line under the verdict: (name, value), hashes shortened."""
-    style, publish = results["style"], results["publish"]
+    trained, publish = results[list(config.stages())[-1]], results["publish"]
     versions = sorted({str(result["code_version"]) for result in results.values() if result})
     return [
         ("model", config.model),
         ("dataset", clips.sha256[:12] if clips else "missing"),
-        ("adapter", style["figures"]["adapter_sha256"][:12] if style else "not trained"),
+        ("adapter", trained["figures"]["adapter_sha256"][:12] if trained else "not trained"),
         ("published as", publish["outputs"]["adapter"] if publish else "not published"),
         ("cinesynth", ", ".join(versions) or "unknown"),
         ("seed", f"{config.style.seed} (training), {config.generate.sampler.seed} (generation)"),
@@ -168,12 +173,16 @@ def _origins(
     rows = [("pipeline run", run.folder.uri), ("base model", config.model)]
     if results["style"]:
         rows.append(("base model sha256", results["style"]["inputs"].get("base", "not recorded")))
-        rows.append(("adapter sha256", results["style"]["figures"]["adapter_sha256"]))
+    stages = list(config.stages())
+    for stage in stages:
+        if trained := results[stage]:
+            named = "adapter sha256" if len(stages) == 1 else f"{stage} adapter sha256"
+            rows.append((named, trained["figures"]["adapter_sha256"]))
     if results["publish"]:
         rows.append(("published content sha256", results["publish"]["figures"]["sha256"]))
     if clips:
         rows += [("dataset sha256", clips.sha256), ("encoders sha256", clips.manifest["encoder_hash"])]
-    for step in PIPELINE_STEPS:
+    for step in config.steps():
         result = results[step]
         state = f"complete, cinesynth {result['code_version']}" if result else "no result"
         rows.append((f"run {config.name}-{step}", state))

@@ -32,7 +32,7 @@ _RECOMPUTE = ("none", "full", "attention")
 SUPPORTED = {
     "replicate": Supported(("lora", "full"), ("adamw", "muon"), _RECOMPUTE, (False, True), "1 and 2 workers"),
     "fsdp2": Supported(("lora",), ("adamw",), _RECOMPUTE, (False,), "2 workers"),
-    "hsdp": Supported(("lora",), ("adamw",), _RECOMPUTE, (False,), "4 workers, groups of 2"),
+    "hsdp": Supported(("lora",), ("adamw",), ("full", "attention"), (False,), "4 workers, groups of 2"),
     "deepspeed zero-2": Supported(("lora",), ("adamw",), ("full", "attention"), (False,), "2 workers"),
     "deepspeed zero-3": Supported(("lora",), ("adamw",), ("full",), (False,), "2 workers"),
 }

@@ -297,6 +297,13 @@ def test_auto_replicates_what_fits_and_shards_what_does_not() -> None:
         choose_strategy("hsdp", memory, 80 * 10**9, node, shards=3)
 
 
+def test_ranks_that_compute_a_window_together_count_once() -> None:
+    worlds = [World(rank=rank, size=6, sequence=3) for rank in range(6)]
+    assert [world.data_rank for world in worlds] == [0, 0, 0, 1, 1, 1]
+    assert {world.data_size for world in worlds} == {2}
+    assert (World(rank=3, size=4).data_rank, World(rank=3, size=4).data_size) == (3, 4)
+
+
 def test_training_all_weights_is_refused_where_they_do_not_fit() -> None:
     memory = Memory(0, 40 * 10**9, {})
     assert choose_strategy("auto", memory, 80 * 10**9, World(), full=True)[0] == "replicate"

@@ -1,0 +1,166 @@
+"""What a training takes beside the work itself: `python -m benchmarks.train [--steps 40] [--starts 3]`.
+
+- A step of `TrainLoop` against a bare PyTorch loop of the same step (PEFT, AdamW, every block computed again), in turn
+  on the same windows at the nano model's shape. The share is the median over pairs of steps.
+- Seconds from the command to the end of the first step, by what the log shows: `python -m jobs.train` on its own Ray.
+- Seconds that writing a checkpoint takes, as a share of the steps between two of `jobs/configs/nano/style.yaml`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import WanTransformer3DModel
+from peft import LoraConfig
+
+from benchmarks.gpu_train import LORA_ALPHA, LORA_RANK, our_loop, random_transformer, random_windows
+from cinesynth.config import TrainConfig
+from cinesynth.scripted.series import write_scripted_clips
+from cinesynth.settings import load_config
+from cinesynth.storage import Storage
+from cinesynth.train.checkpoint import StoredCheckpoints
+from cinesynth.train.loop import TrainLoop
+from cinesynth.train.state import Saved
+from cinesynth.wan.family import TARGET_ALIASES, WAN21_I2V
+from cinesynth.wan.inputs import model_input, pad_prompt
+
+TARGETS = {"step_over_bare_loop": 1.03, "checkpoint_share": 0.01}
+STYLE = Path(__file__).resolve().parent.parent / "jobs" / "configs" / "nano" / "style.yaml"
+MARKS = {
+    "workers_started": "adapter on",
+    "model_and_windows_there": "held-out loss",
+    "first_step": "step 1/",
+}
+"""Phases of a start, each ended by the first line of the log that holds the text."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure everything. The last line holds the figures as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.train", description=__doc__)
+    parser.add_argument("--steps", type=int, default=40, help="pairs of steps, after 5")
+    parser.add_argument("--starts", type=int, default=3)
+    parser.add_argument("--frames", type=int, default=33)
+    given = parser.parse_args(argv)
+    torch.manual_seed(0)
+    windows = random_windows("nano", given.frames, 64, 96, count=8)
+    loop = our_loop(random_transformer("nano", torch.float32, "cpu"), windows, "cpu", {})
+    figures: dict[str, Any] = steps(loop, windows, given.steps)
+    with tempfile.TemporaryDirectory(prefix="cinesynth-train-") as folder:
+        figures |= checkpoints(loop, Path(folder) / "checkpoints", figures["step_seconds"])
+        if given.starts:
+            figures |= starts(Path(folder), given.starts)
+    for name, value in figures.items():
+        print(f"  {name:40} {value}")
+    passed = all(figures[name] <= bound for name, bound in TARGETS.items())
+    targets = {name: f"<= {bound}" for name, bound in TARGETS.items()}
+    print(json.dumps({"name": "train", "figures": figures, "targets": targets, "pass": passed}))
+
+
+def bare_step(transformer: WanTransformer3DModel, windows: list[dict[str, torch.Tensor]]) -> Callable[[int], float]:
+    """One optimiser step as one would write it down; returns its loss."""
+    suffixes = [s for group in TARGET_ALIASES["attention"] for s in WAN21_I2V.adapter_targets[group]]
+    transformer.add_adapter(LoraConfig(r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules=suffixes))
+    transformer.enable_gradient_checkpointing()
+    transformer.train()
+    trained = [p for p in transformer.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.01)
+
+    def step(number: int) -> float:
+        window = {name: value[None] for name, value in windows[number % len(windows)].items()}
+        latents, noise, sigma = window["latents"], torch.randn_like(window["latents"]), torch.rand(1)
+        velocity = transformer(
+            hidden_states=model_input(WAN21_I2V, (1 - sigma) * latents + sigma * noise, window["condition_latents"]),
+            timestep=sigma * 1000,
+            encoder_hidden_states=pad_prompt(WAN21_I2V, window["prompt_embeds"][0])[None],
+            encoder_hidden_states_image=window["image_embeds"],
+            return_dict=False,
+        )[0]
+        loss = F.mse_loss(velocity, noise - latents)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    return step
+
+
+def steps(loop: TrainLoop, windows: list[dict[str, torch.Tensor]], count: int) -> dict[str, float]:
+    """Seconds of a step, ours and bare, and the median of their ratio."""
+    both: dict[str, Callable[[int], Any]] = {
+        "ours": loop.train_step,
+        "bare": bare_step(random_transformer("nano", torch.float32, "cpu"), windows),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in both}
+    for number in range(5 + count):
+        order = list(both) if number % 2 else list(reversed(both))
+        for name in order:
+            started = time.perf_counter()
+            both[name](number)
+            seconds[name].append(time.perf_counter() - started)
+    ours, bare = (values[5:] for values in seconds.values())
+    return {
+        "step_seconds": round(statistics.median(ours), 4),
+        "bare_step_seconds": round(statistics.median(bare), 4),
+        "step_over_bare_loop": round(statistics.median(a / b for a, b in zip(ours, bare, strict=True)), 4),
+    }
+
+
+def checkpoints(loop: TrainLoop, folder: Path, step_seconds: float) -> dict[str, float]:
+    """Seconds of taking and writing a state, and their share of the steps between two of the shipped configuration."""
+    config = load_config(TrainConfig, str(STYLE))
+    store, seconds = StoredCheckpoints(Storage.open(folder)), []
+    for number in range(9):
+        started = time.perf_counter()
+        saved = Saved(loop.strategy.state(), number + 1, {})
+        store.save(saved)
+        seconds.append(time.perf_counter() - started)
+    written = statistics.median(seconds)
+    return {
+        "checkpoint_megabytes": round(sum(v.nbytes for v in saved.tensors.values()) / 1e6, 2),
+        "checkpoint_seconds": round(written, 4),
+        "checkpoint_share": round(written / (config.checkpoint_every * step_seconds), 5),
+    }
+
+
+def starts(folder: Path, count: int) -> dict[str, float]:
+    """Median seconds of each phase of `python -m jobs.train`, from the command to the end of the first step."""
+    write_scripted_clips(folder / "footage", 8, seed=0)
+    storage = f"storage={folder / 'storage'}"
+    footage = f"footage=[{{path: {folder / 'footage'}}}]"
+    small = ["window={num_frames: 33, sizes: 96x64, max_per_shot: 1}", "split={val: 0.3, test: 0.0}"]
+    prepared = [sys.executable, "-m", "jobs.prepare", "name=clips", storage, footage, *small]
+    subprocess.run(prepared, check=True, capture_output=True)
+    phases: dict[str, list[float]] = {name: [] for name in MARKS}
+    for number in range(count):
+        command = [sys.executable, "-m", "jobs.train", f"name=start-{number}", storage, "dataset=clips"]
+        command += ["optimizer={steps: 1, lr: 1e-3, batch_size: 2}", "log_every=1", "lora={rank: 32, alpha: 32}"]
+        begun = time.monotonic()
+        job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert job.stdout is not None
+        awaited = iter(MARKS.items())
+        phase, mark = next(awaited)
+        for line in job.stdout:
+            if mark and mark in line:
+                phases[phase].append(time.monotonic() - begun)
+                begun = time.monotonic()
+                phase, mark = next(awaited, ("", ""))
+        if job.wait():
+            raise RuntimeError(f"{' '.join(command)} ended with exit code {job.returncode}")
+    medians = {f"start_{name}_seconds": round(statistics.median(values), 2) for name, values in phases.items()}
+    return {**medians, "start_seconds": round(sum(medians.values()), 2)}
+
+
+if __name__ == "__main__":
+    main()
