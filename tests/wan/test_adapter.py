@@ -23,6 +23,7 @@ from cinesynth.wan.family import WAN21_I2V
 from cinesynth.wan.folder import base_hash, model_folder
 from cinesynth.wan.load import load_transformer
 from cinesynth.wan.lora import Targets, adapter_state, add_lora, target_modules, told_modules
+from cinesynth.wan.stream import StoredWeights
 from tests.nano_clips import FRAMES, HEIGHT, WIDTH, encoded_clips
 
 SAMPLER = SamplerSettings(steps=3, guidance_scale=1.0, seed=7)
@@ -260,3 +261,15 @@ def test_an_adapter_starts_from_its_seed_alone() -> None:
     assert torch.equal(one, first("cross_attention", torch.bfloat16))
     assert not torch.equal(one, first("cross_attention", torch.float32, seed=4))
     assert one.abs().max() <= 256**-0.5
+
+
+def test_an_adapter_on_a_base_that_is_read_later_is_the_same(adapter: Path) -> None:
+    weights = StoredWeights("nano")
+    streamed, whole = weights.empty_transformer(), load_transformer("nano")
+    for transformer in (streamed, whole):
+        load_adapters(transformer, [(adapter, 0.5)], base_hash("nano"))
+    assert not any(p.is_meta for n, p in streamed.named_parameters() if "lora_" in n)
+    weights.fill(streamed, "cpu")
+    expected = dict(whole.named_parameters())
+    assert dict(streamed.named_parameters()).keys() == expected.keys()
+    assert all(torch.equal(p, expected[n]) for n, p in streamed.named_parameters())
