@@ -16,7 +16,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -184,6 +184,17 @@ def stock_step(
     """One optimiser step as diffusers' LoRA scripts take it; returns its loss."""
     bf16 = transformer.proj_out.weight.dtype == torch.bfloat16
     accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=device == "cpu")
+    return written_out_step(transformer, windows, device, accelerator.autocast, accelerator.backward)
+
+
+def written_out_step(
+    transformer: WanTransformer3DModel,
+    windows: list[dict[str, torch.Tensor]],
+    device: str,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    backward: Callable[[torch.Tensor], None] = torch.Tensor.backward,
+) -> Callable[[int], float]:
+    """One optimiser step in PyTorch, with PEFT's adapter and every block computed again; returns its loss."""
     suffixes = [s for group in TARGET_ALIASES["attention"] for s in WAN21_I2V.adapter_targets[group]]
     transformer.add_adapter(LoraConfig(r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules=suffixes))
     trained = [p for p in transformer.parameters() if p.requires_grad]
@@ -200,7 +211,7 @@ def stock_step(
         latents, noise = window["latents"], torch.randn_like(window["latents"])
         sigma = torch.rand(1, device=device)
         noisy = (1 - sigma) * latents + sigma * noise
-        with accelerator.autocast():
+        with autocast():
             velocity = transformer(
                 hidden_states=model_input(WAN21_I2V, noisy, window["condition_latents"]).to(dtype),
                 timestep=sigma * 1000,
@@ -209,7 +220,7 @@ def stock_step(
                 return_dict=False,
             )[0]
         loss = F.mse_loss(velocity.float(), noise - latents)
-        accelerator.backward(loss)
+        backward(loss)
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -20,11 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from diffusers import WanTransformer3DModel
-from peft import LoraConfig
 
-from benchmarks.gpu_train import LORA_ALPHA, LORA_RANK, our_loop, random_transformer, random_windows
+from benchmarks.gpu_train import our_loop, random_transformer, random_windows, written_out_step
 from cinesynth.config import TrainConfig
 from cinesynth.scripted.series import write_scripted_clips
 from cinesynth.settings import load_config
@@ -32,8 +29,6 @@ from cinesynth.storage import Storage
 from cinesynth.train.checkpoint import StoredCheckpoints
 from cinesynth.train.loop import TrainLoop
 from cinesynth.train.state import Saved
-from cinesynth.wan.family import TARGET_ALIASES, WAN21_I2V
-from cinesynth.wan.inputs import model_input, pad_prompt
 
 TARGETS = {"step_over_bare_loop": 1.03, "checkpoint_share": 0.01}
 STYLE = Path(__file__).resolve().parent.parent / "jobs" / "configs" / "nano" / "style.yaml"
@@ -67,40 +62,11 @@ def main(argv: list[str] | None = None) -> None:
     print(json.dumps({"name": "train", "figures": figures, "targets": targets, "pass": passed}))
 
 
-def bare_step(transformer: WanTransformer3DModel, windows: list[dict[str, torch.Tensor]]) -> Callable[[int], float]:
-    """One optimiser step as one would write it down; returns its loss."""
-    suffixes = [s for group in TARGET_ALIASES["attention"] for s in WAN21_I2V.adapter_targets[group]]
-    transformer.add_adapter(LoraConfig(r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules=suffixes))
-    transformer.enable_gradient_checkpointing()
-    transformer.train()
-    trained = [p for p in transformer.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.01)
-
-    def step(number: int) -> float:
-        window = {name: value[None] for name, value in windows[number % len(windows)].items()}
-        latents, noise, sigma = window["latents"], torch.randn_like(window["latents"]), torch.rand(1)
-        velocity = transformer(
-            hidden_states=model_input(WAN21_I2V, (1 - sigma) * latents + sigma * noise, window["condition_latents"]),
-            timestep=sigma * 1000,
-            encoder_hidden_states=pad_prompt(WAN21_I2V, window["prompt_embeds"][0])[None],
-            encoder_hidden_states_image=window["image_embeds"],
-            return_dict=False,
-        )[0]
-        loss = F.mse_loss(velocity, noise - latents)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.item()
-
-    return step
-
-
 def steps(loop: TrainLoop, windows: list[dict[str, torch.Tensor]], count: int) -> dict[str, float]:
     """Seconds of a step, ours and bare, and the median of their ratio."""
     both: dict[str, Callable[[int], Any]] = {
         "ours": loop.train_step,
-        "bare": bare_step(random_transformer("nano", torch.float32, "cpu"), windows),
+        "bare": written_out_step(random_transformer("nano", torch.float32, "cpu"), windows, "cpu"),
     }
     seconds: dict[str, list[float]] = {name: [] for name in both}
     for number in range(5 + count):

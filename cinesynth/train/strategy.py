@@ -131,7 +131,6 @@ class _Whole:
         self.parameters = {n: p for n, p in transformer.named_parameters() if p.requires_grad}
         self._optimizer = make_optimizer(self.parameters.values(), settings)
         self._max_norm = settings.max_grad_norm
-        self._optimizer.zero_grad(set_to_none=True)
 
     def _place(self, transformer: WanTransformer3DModel) -> None:
         raise NotImplementedError

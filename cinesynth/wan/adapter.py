@@ -97,10 +97,9 @@ def load_adapters(
     for name, (config, state) in zip(names, loaded, strict=True):
         transformer.add_adapter(config, adapter_name=name)
         on_meta = next(transformer.parameters()).is_meta  # a base whose weights are placed later
-        if on_meta:
+        set_peft_model_state_dict(transformer, state, adapter_name=name, low_cpu_mem_usage=on_meta)
+        if on_meta:  # PEFT checked names and shapes, and moved the values to where the base is
             _put_factors(transformer, name, state)
-        else:
-            set_peft_model_state_dict(transformer, state, adapter_name=name)
         _take_dtype_of_base(transformer, name)
     if names:
         transformer.set_adapters(names, [scale for _, scale in adapters])
@@ -109,7 +108,7 @@ def load_adapters(
 
 
 def _put_factors(transformer: WanTransformer3DModel, name: str, state: dict[str, torch.Tensor]) -> None:
-    """Give an adapter its values on the CPU; PEFT would move them to where the base is, which has none yet."""
+    """Give an adapter its values on the CPU, as its base has none yet."""
     for module_name, module in transformer.named_modules():
         if isinstance(module, LoraLayer) and name in module.lora_A:
             for kind, factors in (("lora_A", module.lora_A), ("lora_B", module.lora_B)):

@@ -110,7 +110,7 @@ def _rank(rank: int, folder: str, size: int) -> None:
     results = {}
     for name in RUNS[size]:
         results[name] = _train(name, World(rank, size), clips, Path(folder) / name)
-    if size == 2:  # a run that one worker began, continued by two sharded ones; and on from there by others
+    if size == 2:  # a run that one worker began, continued by two sharded ones
         for name in CONTINUED:
             results[f"continued {name}"] = _train(name, World(rank, size), clips, Path(folder) / f"begun for {name}")
     if rank == 0:
