@@ -94,6 +94,9 @@ class NoCheckpoints:
     def save(self, saved: Saved) -> None:
         raise AssertionError("a benchmark's loop takes single steps")
 
+    def flush(self) -> None:
+        pass
+
 
 def random_transformer(shape: str, dtype: torch.dtype, device: str) -> WanTransformer3DModel:
     """The shape's transformer with random weights, made on the device, in the dtypes in which it would be loaded."""

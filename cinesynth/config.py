@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from cinesynth.data.config import PrepareSettings
 from cinesynth.errors import ConfigError
+from cinesynth.pool import Pool
 from cinesynth.settings import (
     NAME_PATTERN,
     Decay,
@@ -98,11 +99,25 @@ class FlowSettings(Settings):
     shift: Finite = Field(DEFAULT_FAMILY.flow_shift, gt=0, description=f"k: {_SHIFTS} ({DEFAULT_FAMILY.title})")
 
 
+class SamplerSettings(Settings):
+    """How latents become a video."""
+
+    steps: int = Field(40, ge=1, le=1000, description="denoising steps")
+    guidance_scale: Finite = Field(5.0, ge=0, description="1 or less: no classifier-free guidance, half the time")
+    flow_shift: Finite | None = Field(None, gt=0, description="default: the model's own")
+    negative_prompt: str = Field(
+        DEFAULT_FAMILY.negative_prompt, max_length=2000, description="what guidance leads away from"
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="of the noise that a video starts from")
+
+
 class ValidationSettings(Settings):
     """Held-out loss at fixed noise levels and fixed noise."""
 
     every: int = Field(250, ge=1, description="optimiser steps")
-    sigmas: list[Finite] = Field([0.2, 0.4, 0.6, 0.8], min_length=1, description="noise levels, each in (0, 1]")
+    sigmas: list[Finite] = Field(
+        [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], min_length=1, description="noise levels, each in (0, 1]"
+    )
     max_windows: int = Field(32, ge=1, description="held-out windows that the loss is taken on")
 
     @model_validator(mode="after")
@@ -113,11 +128,44 @@ class ValidationSettings(Settings):
         return self
 
 
+class ValidationSampler(SamplerSettings):
+    """How the videos of a validation are made, each from the noise of its window."""
+
+    steps: int = Field(20, ge=1, le=1000, description="denoising steps")
+    negative_prompt: str = Field(
+        "", max_length=2000, description="what guidance leads away from; one that is not empty needs the text encoder"
+    )
+
+
+class ValidationVideos(Settings):
+    """Windows of the val split that checkpoints make again, compared with the real ones by LPIPS, and by KVD where
+    there are enough groups for it."""
+
+    every: int = Field(500, ge=1, description="optimiser steps; the last step is always validated")
+    max_windows: int = Field(8, ge=1, description="at most so many windows, one of each group before a second")
+    sampler: ValidationSampler = ValidationSampler()
+    placement: Literal["auto", "task", "inline", "after"] = runtime(
+        "auto",
+        description="where: task: beside training, on resources of its own; inline: on the workers, which wait; after: "
+        "once training has ended; auto: task where the cluster has room for it, else inline",
+    )
+
+
+class EarlyStop(Settings):
+    """Training ends once LPIPS has stopped falling; the best validated adapter is the one that is delivered."""
+
+    patience: int = Field(3, ge=1, description="validations in a row without an improvement that end the training")
+    min_delta: Finite = Field(0.0, ge=0, description="by how much LPIPS falls below the best before, to be one")
+    warmup: int = Field(0, ge=0, description="optimiser steps whose validations are not counted")
+
+
 class AdapterRef(Settings):
     """An adapter by folder or as `name@version` in the registry, and the factor it is applied with."""
 
     ref: str = runtime(
-        min_length=1, description="folder, a train run's name, or name@version in the registry; its content counts"
+        min_length=1,
+        description="folder, a train run's name, name@version in the registry, or a LoRA file of diffusers, ComfyUI or "
+        "Kohya; its content counts",
     )
     scale: Finite = Field(1.0, description="factor that its change is applied with")
 
@@ -149,7 +197,11 @@ class TrainSettings(Settings):
     caption_dropout: Finite = Field(0.0, ge=0, le=1, description="share of windows trained with the empty caption")
     dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the device has it")
     seed: int = Field(0, ge=0, lt=2**31, description="of order, noise, noise levels and the adapter's first weights")
+    early_stop: EarlyStop | None = Field(
+        None, description="ends the training by LPIPS, and then validation_videos is identity; null: train all steps"
+    )
     validation: ValidationSettings = runtime(ValidationSettings())
+    validation_videos: ValidationVideos | None = runtime(None, description="null: none are made")
     strategy: Literal["auto", "replicate", "fsdp2", "hsdp", "deepspeed"] = runtime(
         "auto", description="how the base lies on the workers; auto: a whole copy on each where a step fits"
     )
@@ -162,6 +214,7 @@ class TrainSettings(Settings):
     workers: int = runtime(1, ge=1, description="processes that train together")
     cpus_per_worker: Finite = runtime(1.0, gt=0, description="CPUs of each worker")
     use_gpu: bool = runtime(False, description="one GPU for each worker")
+    resources: Pool = runtime(Pool())
     micro_batch: int = runtime(1, ge=1, description="windows per forward pass on one worker")
     activation_checkpointing: Annotated[Literal["none", "full", "attention"], BeforeValidator(_as_mode)] = runtime(
         "full",
@@ -172,6 +225,9 @@ class TrainSettings(Settings):
     )
     compile: bool = runtime(False, description="compile the blocks, which are compiled one for all: a slow first step")
     checkpoint_every: int = runtime(250, ge=1, description="optimiser steps")
+    keep_checkpoints: int = runtime(
+        2, ge=1, description="newest ones that are kept, beside the best validated one and those still to validate"
+    )
     log_every: int = runtime(10, ge=1, description="optimiser steps between two lines of the log")
     max_failures: int = runtime(3, ge=0, description="restarts of the worker group before the run fails")
 
@@ -187,6 +243,18 @@ class TrainSettings(Settings):
         if isinstance(lora, LoraSettings):
             return {**values, "lora": lora.model_copy(update={"targets": adapter_targets(targets)})}
         return {**values, "lora": {**lora, "targets": targets}}
+
+    def counts(self, field: str) -> bool:
+        return super().counts(field) or (field == "validation_videos" and self.early_stop is not None)
+
+    @model_validator(mode="after")
+    def _stops_by_videos(self) -> TrainSettings:
+        for field in ("early_stop", "validation_videos"):
+            if getattr(self, field) is not None and self.mode != "lora":
+                raise ValueError(f"{field} needs mode lora: what is validated is an adapter")
+        if self.early_stop is not None and self.validation_videos is None:
+            raise ValueError("early_stop needs validation_videos, whose LPIPS it follows; give that too, such as {}")
+        return self
 
     @model_validator(mode="after")
     def _divides(self) -> TrainSettings:
@@ -205,18 +273,6 @@ class TrainConfig(JobConfig, TrainSettings):
 
 
 # --- generate ------------------------------------------------------------------------------------------------
-
-
-class SamplerSettings(Settings):
-    """How latents become a video."""
-
-    steps: int = Field(40, ge=1, le=1000, description="denoising steps")
-    guidance_scale: Finite = Field(5.0, ge=0, description="1 or less: no classifier-free guidance, half the time")
-    flow_shift: Finite | None = Field(None, gt=0, description="default: the model's own")
-    negative_prompt: str = Field(
-        DEFAULT_FAMILY.negative_prompt, max_length=2000, description="what guidance leads away from"
-    )
-    seed: int = Field(0, ge=0, lt=2**31, description="of the noise that a video starts from")
 
 
 class ShotRequest(Settings):
@@ -246,6 +302,7 @@ class GenerateSettings(Settings):
     workers: int = runtime(1, ge=1, description="replicas of the model, each making one video at a time")
     cpus_per_worker: Finite = runtime(1.0, gt=0, description="CPUs of each worker")
     use_gpu: bool = runtime(False, description="one GPU for each worker")
+    resources: Pool = runtime(Pool())
 
     @model_validator(mode="after")
     def _one_source(self) -> GenerateSettings:
@@ -306,6 +363,7 @@ class EvaluateSettings(Settings):
     workers: int = runtime(1, ge=1, description="Ray actors, where a Ray cluster is used")
     cpus_per_worker: Finite = runtime(1.0, gt=0, description="CPUs of each worker")
     use_gpu: bool = runtime(False, description="one GPU for each worker")
+    resources: Pool = runtime(Pool())
 
 
 class DatasetSplit(Settings):
@@ -362,11 +420,16 @@ class PublishSettings(Settings):
     adapter_name: str = Field(pattern=NAME_PATTERN, description="name in the registry")
     version: str | None = Field(None, pattern=NAME_PATTERN, description="default: first 12 digits of the content hash")
     alias: str | None = Field("latest", pattern=NAME_PATTERN, description="moved to this version; null: none")
+    exports: list[Literal["diffusers", "comfyui", "kohya"]] = runtime(
+        [], description="files for other programs, in the run's folder"
+    )
 
 
 class PublishConfig(JobConfig, PublishSettings):
     kind: ClassVar[str] = "publish"
-    adapter: str = runtime(min_length=1, description="adapter folder, or the name of a train run; its content counts")
+    adapter: str = runtime(
+        min_length=1, description="adapter folder, the name of a train run, or a LoRA file; its content counts"
+    )
 
 
 class PipelineConfig(JobConfig):

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import logging
+import os
+import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from cinesynth.data.dataset import ClipsDataset
 from cinesynth.errors import AdapterError, ConfigError, DatasetError
 from cinesynth.registry import Registry
 from cinesynth.runs import complete_result, read_result
-from cinesynth.storage import Storage, scratch_folder
+from cinesynth.storage import Storage, scratch_folder, sha256_file
 from cinesynth.wan.card import CARD_FILE, DIFFUSERS_FILE, read_card
+
+log = logging.getLogger("cinesynth")
 
 
 def locate_dataset(storage: Storage, dataset: str) -> ClipsDataset:
@@ -33,7 +39,8 @@ def locate_dataset(storage: Storage, dataset: str) -> ClipsDataset:
 
 
 def locate_adapter(storage: Storage, ref: str, cache: Path | None = None) -> Path:
-    """The local folder of an adapter given as a folder, a train run's name or `name@version` in the registry.
+    """The local folder of an adapter given as a folder, a train run's name, `name@version` in the registry, or a LoRA
+    file of another program.
 
     Raises ConfigError for a run that made no adapter, StorageError for one that has not finished, and AdapterError for
     what is no adapter folder and is not published.
@@ -41,12 +48,9 @@ def locate_adapter(storage: Storage, ref: str, cache: Path | None = None) -> Pat
     path = Path(ref).expanduser()
     if path.is_dir():
         return path
-    if path.is_file():
-        raise AdapterError(
-            f"adapter {ref!r} is a file; give the folder with {CARD_FILE} that a train run wrote. Files of other "
-            "programs (Kohya, ComfyUI) cannot be used yet"
-        )
     cache = cache or scratch_folder("adapters")
+    if path.is_file():
+        return _imported(path, cache)
     if _is_run(storage, ref):
         folder = run_output(storage, ref, "adapter")
         if folder is None:
@@ -59,12 +63,27 @@ def locate_adapter(storage: Storage, ref: str, cache: Path | None = None) -> Pat
     return Registry(storage).fetch(ref, cache)
 
 
+def _imported(file: Path, cache: Path) -> Path:
+    """The adapter folder of a LoRA file, made once for its content."""
+    folder = cache / f"imported-{sha256_file(file)}"
+    if not (folder / CARD_FILE).is_file():
+        from cinesynth.wan.formats import import_adapter  # loads PyTorch
+
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as scratch:
+            import_adapter(file, Path(scratch) / "adapter")
+            with suppress(OSError):  # another process was faster
+                os.replace(Path(scratch) / "adapter", folder)
+        log.info("%s is read as an adapter; which base, data and steps it was trained with is not known", file)
+    return folder
+
+
 def pin_adapter(storage: Storage, ref: str) -> str:
     """The same adapter by a reference that cannot come to mean another one: an alias becomes its version.
 
     Raises AdapterError for what is not published.
     """
-    if Path(ref).expanduser().is_dir():
+    if Path(ref).expanduser().exists():
         return str(Path(ref).expanduser().absolute())
     return ref if _is_run(storage, ref) else Registry(storage).resolve(ref).ref
 

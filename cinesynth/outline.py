@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 
 from cinesynth.config import JobConfig
+from cinesynth.pool import Pool
 from cinesynth.runs import CUT, FAILED, Run
 
 Facts = list[tuple[str, str]]
@@ -70,10 +71,10 @@ def cluster_of(config: JobConfig) -> tuple[str, str]:
     return "Ray", "a private one on this machine" if address == "local" else address or "no address is known"
 
 
-def worker_fact(workers: int, cpus: float, gpus: float) -> tuple[str, str]:
-    """The fact that says how many workers of which size a job takes."""
+def worker_fact(workers: int, cpus: float, gpus: float, pool: Pool) -> tuple[str, str]:
+    """The fact that says how many workers of which size a job takes, and on which nodes."""
     each = f"{cpus:g} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
-    return "workers", f"{workers} of {each} each"
+    return "workers", f"{workers} of {each} each" + (f", on {pool.told()}" if pool.told() else "")
 
 
 def sized(n: int, noun: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from cinesynth.registry import Registry
 from cinesynth.runs import Run, records_its_end
 from cinesynth.storage import Storage
 from cinesynth.wan.card import AdapterCard, read_card
+
+log = logging.getLogger("cinesynth")
 
 
 @records_its_end
@@ -26,16 +29,34 @@ def publish(config: PublishConfig) -> dict[str, Any]:
     chain = [(locate_adapter(storage, ref), scale) for ref, scale in adapter_chain(storage, [(config.adapter, 1.0)])]
     run = Run.open(config, {"adapter": card.sha256})
     registry = Registry(storage)
-    if (done := run.result()) is not None and registry.holds(done["outputs"]["adapter"]):
-        return done
+    wanted = {f"export/{format}" for format in config.exports}
+    if (done := run.result()) is not None:
+        outputs = done["outputs"]
+        if registry.holds(outputs["adapter"]) and wanted <= outputs.keys():
+            return done
     with tempfile.TemporaryDirectory() as local:
         if len(chain) > 1:
             from cinesynth.wan.chain import concatenate  # loads PyTorch
 
-            folder = Path(local)
+            folder = Path(local) / "one"
             concatenate(chain, card.base_sha256, folder)
         entry = registry.publish(folder, config.adapter_name, config.version, config.alias)
-    return run.finish({"adapter": entry.ref}, {"sha256": entry.sha256})
+        exported = _export(config, run, folder, Path(local)) if config.exports else {}
+    return run.finish({"adapter": entry.ref, **exported}, {"sha256": entry.sha256})
+
+
+def _export(config: PublishConfig, run: Run, adapter: Path, scratch: Path) -> dict[str, str]:
+    """Write the adapter for other programs into the run's folder; returns where, by output's name."""
+    from cinesynth.wan.formats import LOADERS, export_adapter  # loads PyTorch
+
+    made = {}
+    for format in config.exports:
+        name = f"exports/{config.adapter_name}-{format}.safetensors"
+        export_adapter(adapter, format, scratch / format)
+        run.folder.upload(scratch / format, name)
+        made[f"export/{format}"] = run.folder.child(name).uri
+        log.info("%s (%s)", made[f"export/{format}"], LOADERS[format])
+    return made
 
 
 def outline_publishing(config: PublishConfig) -> Outline:
@@ -56,6 +77,7 @@ def outline_publishing(config: PublishConfig) -> Outline:
                 "publish",
                 f"{config.adapter_name}@{version}{', as one adapter with its parents' if card.parents else ''}",
             ),
+            *([("exports", ", ".join(config.exports))] if config.exports else []),
             ("alias", f"{config.adapter_name}@{config.alias} moves to it" if config.alias else "none is moved"),
         ],
         resources=[("Ray", "not needed")],

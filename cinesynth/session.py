@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +17,7 @@ from typing import TypeVar
 from cinesynth.config import JobConfig
 from cinesynth.errors import ConfigError
 from cinesynth.log_filter import without_actor_notes
+from cinesynth.pool import Pool
 from cinesynth.storage import scratch_folder
 
 Result = TypeVar("Result")
@@ -87,44 +88,59 @@ def interruptible(call: Callable[[], Result], check: Callable[[], None] = lambda
     return results[0]
 
 
-def check_room(workers: int, cpus: float, gpus: float) -> None:
-    """Raise ConfigError, with the arithmetic, for more workers than all nodes of the connected cluster can hold.
+def check_room(workers: int, cpus: float, gpus: float, pool: Pool) -> None:
+    """Raise ConfigError, with the arithmetic, for more workers than the pool's nodes in the connected cluster can hold.
 
-    Ray itself waits for ever. A cluster that adds nodes by itself is not judged.
+    Ray itself waits for ever. A cluster that adds nodes is measured by how far it may grow.
 
     Args:
         workers: processes that are needed at once.
         cpus, gpus: of each.
+        pool: nodes that may take them.
     """
     import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    room = [_workers_on(node, cpus, gpus) for node in nodes]
-    if sum(room) >= workers or _adds_nodes():
-        return
-    each = f"{cpus:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
-    held = ", ".join(
-        f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU hold {count}"
-        for node, count in zip(nodes, room, strict=True)
-    )
-    raise ConfigError(
-        f"workers: {workers} with {each} each; the cluster's nodes ({held}) hold {sum(room)} together; lower workers "
-        "or cpus_per_worker, or add nodes"
-    )
-
-
-def _workers_on(node: dict[str, float], cpus: float, gpus: float) -> int:
-    wanted = {"CPU": cpus, "GPU": gpus}
-    return int(min(node.get(name, 0.0) // amount for name, amount in wanted.items() if amount))
-
-
-def _adds_nodes() -> bool:
-    """Whether the cluster starts nodes when work waits: its configuration names a group that can grow."""
     from ray._private.state import state
 
-    config = state.get_cluster_config()
-    groups = config.node_group_configs if config is not None else []
-    return any(group.max_count == -1 or group.max_count > group.min_count for group in groups)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and pool.takes(node["Labels"])]
+    most = state.get_max_resources_from_cluster_config()  # None where no autoscaler says how far it would go
+    check_capacity(workers, {"CPU": cpus, "GPU": gpus}, pool, nodes, most)
+
+
+def check_capacity(
+    workers: int,
+    each: Mapping[str, float],
+    pool: Pool,
+    nodes: Sequence[Mapping[str, float]],
+    most: Mapping[str, float] | None,
+) -> None:
+    """`check_room` of a cluster that is told.
+
+    Args:
+        workers: how many are asked for.
+        each: what each takes; a worker lies on one node.
+        pool: nodes that may take them.
+        nodes: resources of those that are there and have the pool's labels.
+        most: resources that an autoscaler may bring the cluster to; None where there is none.
+    """
+    needs = {name: need for name, need in each.items() if need}
+    fit = sum(_fitting(needs | pool.resources(each.get("GPU", 0)), node) for node in nodes)
+    if max(fit, _fitting(needs, most or {})) >= workers:
+        return
+    takes = " and ".join(f"{need:g} {name}" for name, need in needs.items())
+    if not fit and pool.told():
+        raise ConfigError(
+            f"resources: no node of the cluster is of the pool {pool.told()} and holds a worker of {takes}; start such "
+            "nodes, or change resources.accelerator and resources.labels"
+        )
+    held = ", ".join(" and ".join(f"{node.get(name, 0):g} {name}" for name in needs) for node in nodes)
+    raise ConfigError(
+        f"workers = {workers}: each takes {takes}; the cluster's nodes ({held}) hold {fit} such workers: "
+        f"set workers={max(fit, 1)}, or ask for less each"
+    )
+
+
+def _fitting(needs: Mapping[str, float], there: Mapping[str, float]) -> int:
+    return int(min((there.get(name, 0) + 1e-6) / need for name, need in needs.items()))
 
 
 def connect(address: str, key: str, log_to_driver: bool) -> None:

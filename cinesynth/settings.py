@@ -77,6 +77,10 @@ class Settings(BaseModel):
         """The fields that change the result, as plain JSON values."""
         return _identity(self)
 
+    def counts(self, field: str) -> bool:
+        """Whether a field, or a part of it, is identity. A class whose other fields decide that overrides it."""
+        return is_identity(type(self).model_fields[field])
+
     def check_inputs(self) -> None:
         """Raise ConfigError for an input that is missing on this machine; needs no Ray."""
 
@@ -129,11 +133,9 @@ def _fields_at(cls: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
 
 def _identity(value: Any) -> Any:
     """A value without the runtime fields of the models in it, as plain JSON values."""
-    if isinstance(value, BaseModel):
+    if isinstance(value, Settings):
         fields = type(value).model_fields
-        return {
-            name: _field_identity(fields[name], getattr(value, name)) for name in fields if is_identity(fields[name])
-        }
+        return {name: _field_identity(fields[name], getattr(value, name)) for name in fields if value.counts(name)}
     if isinstance(value, Mapping):
         return {str(key): _identity(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -160,7 +162,7 @@ def to_yaml(settings: BaseModel) -> str:
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
 
 
-def differences(recorded: Mapping[str, Any], given: BaseModel, prefix: str = "") -> list[str]:
+def differences(recorded: Mapping[str, Any], given: Settings, prefix: str = "") -> list[str]:
     """Dotted identity fields whose values differ, as 'key: recorded X, given Y'.
 
     Args:
@@ -175,7 +177,7 @@ def differences(recorded: Mapping[str, Any], given: BaseModel, prefix: str = "")
         for name in sorted(recorded.keys() - fields.keys())
     ]
     for name, field in fields.items():
-        if not is_identity(field):
+        if not given.counts(name):
             continue
         value = getattr(given, name)
         if name in recorded:
@@ -194,7 +196,7 @@ def differences(recorded: Mapping[str, Any], given: BaseModel, prefix: str = "")
 def _differ(before: Any, value: Any, key: str, identity: Any = None) -> list[str]:
     """Differences between a recorded value and a given one, whose identity is `identity` where that differs."""
     identity = _identity(value) if identity is None else identity
-    if isinstance(value, BaseModel) and isinstance(before, Mapping):
+    if isinstance(value, Settings) and isinstance(before, Mapping):
         return differences(before, value, f"{key}.")
     if isinstance(value, Mapping) and isinstance(before, Mapping):
         return [
@@ -204,6 +206,6 @@ def _differ(before: Any, value: Any, key: str, identity: Any = None) -> list[str
         ]
     if isinstance(value, list | tuple) and isinstance(before, list) and len(value) == len(before):
         pairs = zip(before, value, strict=True)
-        if any(isinstance(item, BaseModel) for item in value):
+        if any(isinstance(item, Settings) for item in value):
             return [line for place, pair in enumerate(pairs) for line in _differ(*pair, f"{key}.{place}")]
     return [] if before == identity else [f"{key}: recorded {before!r}, given {identity!r}"]

@@ -67,7 +67,7 @@ def _run(out: Path) -> tuple[str, Path]:
     _say("Ray: starting a local head")
     with LocalHead(log=out / "ray-head.log") as head:
         print(f"Dashboard: {head.dashboard}  (RAY_AUTH_TOKEN={head.token})")
-        _say("Pipeline: one submitted job (prepare, style, generate, evaluate, publish)")
+        _say("Pipeline: one submitted job (prepare, style, motion, generate, evaluate, publish)")
         _submit(head, out, footage)
         _say("Serve: the published adapter over HTTP")
         url, key = _start_serve(head, out)
@@ -140,7 +140,7 @@ def _ask_for_video(url: str, key: str, out: Path) -> Path:
         "seconds": "2",
         "size": "96x64",
         "seed": 0,
-        "lora": "nano-style@latest",
+        "lora": "nano-film@latest",
         "input_reference": {"image_url": "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()},
     }
     with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60) as client:

@@ -61,7 +61,7 @@ def test_what_is_neither_folder_nor_run_is_looked_up_in_the_registry(tmp_path: P
     ("ref", "told"),
     [
         ("unfinished", "has not finished"),
-        ("{folder}/kohya.safetensors", "is a file; give the folder"),
+        ("{folder}/kohya.safetensors", "cannot be read as safetensors"),
         ("{folder}/nowhere", "there is no such folder"),
         ("other.safetensors", "there is no such folder"),
     ],

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from cinesynth.errors import ConfigError
+from cinesynth.pool import Pool
 from cinesynth.settings import NAME_PATTERN, Finite, Gpus, Settings, WindowFrames, runtime, side_steps
 from cinesynth.wan.family import DEFAULT_FAMILY, FAMILIES, ModelSpec, Size, size_tables
 
@@ -183,8 +184,8 @@ class CaptionerSettings(Settings):
     frames: int = Field(3, ge=1, le=16, description="pictures of a window that the model is shown")
 
 
-class PrepareResources(Settings):
-    """The stages' resources."""
+class PrepareResources(Pool):
+    """The stages' resources, and the nodes that encode."""
 
     decode: DecodeResources = DecodeResources()
     vae: StageResources = StageResources()

@@ -78,4 +78,6 @@ def _resources(config: PrepareConfig) -> Facts:
     for name, stage in named.items():
         gpus = f" and {stage.gpus:g} GPUs" if stage.gpus else ""
         facts.append((name, f"{stage.workers} of {stage.cpus:g} CPUs{gpus} each"))
+    if resources.told():
+        facts.append(("nodes", resources.told()))
     return facts

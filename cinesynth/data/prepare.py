@@ -218,7 +218,7 @@ def _encode_captions(
         encoded = rows.map_batches(
             EncodeCaptions,
             fn_constructor_args=(config.model, device_of(resources), dataset.reference()),
-            **actor_stage(resources) | {"batch_size": 64},
+            **actor_stage(resources, config.resources) | {"batch_size": 64},
         )
         errors = {row["caption"]: row["error"] for row in encoded.iter_rows() if row["error"]}
     if "" in errors:
@@ -279,15 +279,21 @@ def encode_graph(config: PrepareConfig, dataset: Storage, family: Family, window
         .map_batches(
             DecodeWindows,
             fn_constructor_args=(DecodeSettings.model_validate(config.decode), dataset.reference()),
-            **actor_stage(StageResources(workers=min(decode.workers or 1, len(blocks)), cpus=decode.cpus)),
+            **actor_stage(
+                StageResources(workers=min(decode.workers or 1, len(blocks)), cpus=decode.cpus), config.resources
+            ),
         )
         .map_batches(
-            EncodeLatents, fn_constructor_args=(config.model, device_of(vae), config.vae_dtype), **actor_stage(vae)
+            EncodeLatents,
+            fn_constructor_args=(config.model, device_of(vae), config.vae_dtype),
+            **actor_stage(vae, config.resources),
         )
     )
     if not family.image_encoder:
         return coded
-    return coded.map_batches(EncodeImages, fn_constructor_args=(config.model, device_of(clip)), **actor_stage(clip))
+    return coded.map_batches(
+        EncodeImages, fn_constructor_args=(config.model, device_of(clip)), **actor_stage(clip, config.resources)
+    )
 
 
 def _remove_uncommitted(dataset: Storage, commits: Commits) -> None:

@@ -9,12 +9,13 @@ import pyarrow as pa
 
 from cinesynth.data.config import StageResources
 from cinesynth.data.records import Window, window_to_json
+from cinesynth.pool import Pool
 
 _BLOCK_WINDOWS = 4
 _BLOCK_FILES, _BLOCKS_PER_CPU, _BLOCKS = 64, 8, 10_000
 
 
-def actor_stage(resources: StageResources) -> dict[str, Any]:
+def actor_stage(resources: StageResources, pool: Pool) -> dict[str, Any]:
     """Arguments of `map_batches` for a stage of actors that take whole blocks."""
     import ray
 
@@ -22,6 +23,7 @@ def actor_stage(resources: StageResources) -> dict[str, Any]:
         "compute": ray.data.ActorPoolStrategy(size=resources.workers),
         "num_cpus": resources.cpus,
         "num_gpus": resources.gpus,
+        **pool.options(resources.gpus),
         "batch_format": "pyarrow",
         "batch_size": None,
     }

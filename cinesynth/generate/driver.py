@@ -162,6 +162,7 @@ def _map(
         batch_size=1,
         num_cpus=config.cpus_per_worker,
         num_gpus=1 if config.use_gpu else None,
+        **config.resources.options(1 if config.use_gpu else 0),
     )
     started = time.monotonic()
     rows: list[dict[str, Any]] = []

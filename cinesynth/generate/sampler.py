@@ -174,7 +174,7 @@ def initial_noise(shape_CFhw: tuple[int, ...], seed: int) -> torch.Tensor:
     return torch.randn((1, *shape_CFhw), generator=torch.Generator().manual_seed(seed))
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not in inference mode, whose tensors a sharded model in training could not use again
 def denoise(
     spec: ModelSpec,
     experts: Mapping[str, WanTransformer3DModel],

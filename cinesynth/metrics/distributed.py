@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinesynth.config import EvaluateConfig, EvaluateSettings
-from cinesynth.errors import ConfigError
 from cinesynth.metrics.features import (
     Batch,
     Executor,
@@ -22,7 +21,7 @@ from cinesynth.metrics.features import (
     pick_device,
 )
 from cinesynth.pictures import Frames
-from cinesynth.session import ray_session
+from cinesynth.session import check_room, ray_session
 
 _QUEUED = 2  # batches per actor: one that runs and one that waits, so decoding overlaps
 
@@ -54,18 +53,16 @@ class RayExecutor:
 
     def __init__(self, networks: Networks, settings: EvaluateSettings) -> None:
         import ray
-        from ray._private.state import state as ray_state
 
         gpus = 1 if settings.use_gpu else 0
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        most = ray_state.get_max_resources_from_cluster_config()  # None where no autoscaler says how far it would go
-        check_capacity(settings.workers, {"CPU": settings.cpus_per_worker, "GPU": gpus}, nodes, most)
+        check_room(settings.workers, settings.cpus_per_worker, gpus, settings.resources)
         self._ray = ray
         actor = ray.remote(
             num_cpus=settings.cpus_per_worker,
             num_gpus=gpus,
             max_restarts=3,
             max_task_retries=3,
+            **settings.resources.options(gpus),
         )(_Worker)
         shared = ray.put(networks)
         arguments = (shared, settings.use_gpu, settings.cpus_per_worker)
@@ -96,33 +93,6 @@ class RayExecutor:
         """Give the actors' resources back."""
         for actor in self._actors:
             self._ray.kill(actor)
-
-
-def check_capacity(
-    workers: int, needs: Mapping[str, float], nodes: Sequence[Mapping[str, float]], most: Mapping[str, float] | None
-) -> None:
-    """Raise ConfigError, with the arithmetic, when a cluster cannot hold all workers at once: they would wait for ever.
-
-    Args:
-        workers: how many are asked for.
-        needs: resources of each; a worker lies on one node.
-        nodes: resources of the nodes that are there.
-        most: resources that an autoscaler may bring the cluster to; None where there is none.
-    """
-    needs = {name: need for name, need in needs.items() if need}
-    fit = sum(_fitting(needs, node) for node in nodes)
-    if max(fit, _fitting(needs, most or {})) >= workers:
-        return
-    each = " and ".join(f"{need:g} {name}" for name, need in needs.items())
-    held = ", ".join(" and ".join(f"{node.get(name, 0):g} {name}" for name in needs) for node in nodes)
-    raise ConfigError(
-        f"workers = {workers}: each takes {each}; the cluster's nodes ({held}) hold {fit} such workers: "
-        f"set workers={max(fit, 1)}, or ask for less each"
-    )
-
-
-def _fitting(needs: Mapping[str, float], there: Mapping[str, float]) -> int:
-    return int(min((there.get(name, 0) + 1e-6) / need for name, need in needs.items()))
 
 
 class _Worker:

@@ -38,6 +38,6 @@ def outline_evaluation(config: EvaluateConfig) -> Outline:
         ],
         resources=[
             cluster_of(config),
-            worker_fact(config.workers, config.cpus_per_worker, 1.0 if config.use_gpu else 0.0),
+            worker_fact(config.workers, config.cpus_per_worker, 1.0 if config.use_gpu else 0.0, config.resources),
         ],
     )

@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cinesynth.config import SamplerSettings, ValidationSettings
+from cinesynth.config import SamplerSettings
 from cinesynth.data.video import write_video
 from cinesynth.generate.sampler import Generator
 from cinesynth.metrics.evaluate import compare
 from cinesynth.metrics.record import MetricsRecord
 from cinesynth.metrics.statistics import NoInterval, group_mean, group_mean_interval
 from cinesynth.nano.motion import camera_move
+from cinesynth.nano.recipe import SIGMAS
 from cinesynth.nano.vae import VaeModel, psnr_of_frames, to_video
 from cinesynth.pictures import Frames
 from cinesynth.train.batch import collate
@@ -31,7 +32,6 @@ from cinesynth.wan.condition import to_frames
 from cinesynth.wan.family import WAN21_I2V
 from cinesynth.wan.flow import flow_loss
 
-SIGMAS = ValidationSettings().sigmas
 _AT_ONCE = 4
 
 

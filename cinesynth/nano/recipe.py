@@ -10,6 +10,9 @@ from cinesynth.nano.fit import Schedule
 from cinesynth.nano.vae import Phase
 from cinesynth.scripted.photographs import PACKAGED, TRAINED_ON
 
+SIGMAS = [0.2, 0.4, 0.6, 0.8]
+"""Noise levels of the held-out loss."""
+
 
 def _transformer(steps: int, batch: int) -> TrainSettings:
     return TrainSettings(
@@ -26,7 +29,7 @@ def _transformer(steps: int, batch: int) -> TrainSettings:
         flow=FlowSettings(distribution="uniform", shift=5.0),
         caption_dropout=0.1,
         dtype="bf16",
-        validation=ValidationSettings(every=max(1, steps // 20), max_windows=32),
+        validation=ValidationSettings(every=max(1, steps // 20), sigmas=SIGMAS, max_windows=32),
         micro_batch=batch,
         activation_checkpointing="none",
         checkpoint_every=max(1, steps // 40),

@@ -98,6 +98,26 @@ def held_out_curve(steps: Sequence[int], mean: Sequence[float], by_sigma: Mappin
         return _themed(figure)
 
 
+def band_curve(curves: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> Markup:
+    """Training loss by noise level: the running mean of each band (steps, losses), fainter for the lower ones."""
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": "bands"}):
+        figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
+        axes = figure.subplots()
+        ends, last = [], 0
+        for place, (name, (steps, losses)) in enumerate(curves.items()):
+            smooth = running_mean(losses, smoothing_window(len(losses)))
+            stride = -(-len(steps) // _MAX_POINTS)
+            strength = 0.3 + 0.7 * (place + 1) / len(curves)
+            axes.plot(steps[::stride], smooth[::stride], color=_ACCENT, alpha=strength, linewidth=1.8)
+            ends.append((smooth[-1], name, _SOFT))
+            last = max(last, steps[-1])
+        axes.set_ylabel("training loss, running mean")
+        axes.margins(x=0.02)
+        _step_axis(axes)
+        _label_ends(axes, last, ends)
+        return _themed(figure)
+
+
 def progress_curve(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], label: str, x: str) -> Markup:
     """Named curves (x, y) over one axis, each labelled at its end."""
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": label}):

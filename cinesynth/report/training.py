@@ -5,18 +5,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from markupsafe import Markup
 
 from cinesynth.config import TrainConfig, TrainSettings
-from cinesynth.report.curves import held_out_curve, loss_curve
+from cinesynth.metrics.catalogue import label
+from cinesynth.report.curves import band_curve, held_out_curve, loss_curve, progress_curve
+from cinesynth.report.filmstrips import validation_scenes
 from cinesynth.report.page import write_page
 from cinesynth.runs import Run, read_events
 from cinesynth.storage import Storage
 from cinesynth.train.events import training_steps, validations
+from cinesynth.train.validations import FOLDER, read_records
 from cinesynth.wan.family import TARGET_ALIASES
 
 
@@ -35,16 +38,21 @@ class Training:
 
     settings: TrainSettings
     steps: list[dict[str, Any]]
-    """`step`, `loss`, `lr`, `grad_norm` of every optimiser step."""
+    """`step`, `loss`, `lr`, `grad_norm`, `loss_from_sigma` and more of every optimiser step."""
     held_out: list[dict[str, Any]]
     """`step`, `val_loss`, and `val_loss/<sigma>` of every validation; empty where nothing is held out."""
     held_out_otherwise: int = 0
     """Validations on other windows or noise levels, before the run was continued with these."""
+    by_videos: Mapping[int, dict[str, Any]] = field(default_factory=dict)
+    """Records of the validations by videos, by step ascending, made like the newest one."""
 
     @classmethod
     def read(cls, settings: TrainSettings, folder: Storage) -> Training:
         """From a train run's folder."""
-        return cls.of(settings, read_events(folder))
+        records = read_records(folder.child(FOLDER))
+        alike = {step: record for step, record in records.items() if record["set"] == records[max(records)]["set"]}
+        events = read_events(folder)
+        return cls(settings, training_steps(events), *validations(events), alike)
 
     @classmethod
     def of(cls, settings: TrainSettings, events: Sequence[dict[str, Any]]) -> Training:
@@ -63,6 +71,32 @@ class Training:
             return None
         columns = [[event[key] for event in self.steps] for key in ("step", "loss", "lr")]
         return loss_curve(*columns)
+
+    def bands_svg(self) -> Markup | None:
+        """Chart of the training loss by noise level; none for runs of before it was recorded."""
+        curves: dict[str, tuple[list[int], list[float]]] = {}
+        for event in self.steps:
+            for start, loss in event.get("loss_from_sigma", {}).items():
+                steps, losses = curves.setdefault(start, ([], []))
+                steps.append(event["step"])
+                losses.append(loss)
+        width = min(map(float, set(curves) - {"0"}), default=1.0)
+        named = {f"σ {start}-{float(start) + width:g}": curves[start] for start in sorted(curves, key=float)}
+        return band_curve(named) if named else None
+
+    def lpips_svg(self) -> Markup | None:
+        """Chart of LPIPS over the checkpoints that were validated; none with fewer than two."""
+        if len(self.by_videos) < 2:
+            return None
+        curve = list(self.by_videos), [record["figures"]["lpips"] for record in self.by_videos.values()]
+        return progress_curve({"LPIPS": curve}, "LPIPS to the real windows", "optimiser step")
+
+    def video_rows(self) -> list[tuple[int, dict[str, float]]]:
+        """(step, figures by label) of each validation by videos."""
+        return [
+            (step, {label(name): value for name, value in record["figures"].items()})
+            for step, record in self.by_videos.items()
+        ]
 
     def held_out_svg(self) -> Markup | None:
         """Chart of the held-out loss; none with fewer than two validations."""
@@ -83,6 +117,12 @@ class Training:
         """The settings that decide the result, as (name, value)."""
         s, o = self.settings, self.settings.optimizer
         name = _NAMES[o.algorithm]
+        stop = s.early_stop
+        ends = (
+            "no"
+            if stop is None
+            else f"after {stop.patience} validations whose LPIPS did not fall by {stop.min_delta:g}"
+        )
         parents = ", ".join(f"{parent.ref} × {parent.scale:g}" for parent in s.parents)
         return [
             ("stage", s.stage),
@@ -99,17 +139,20 @@ class Training:
             ("noise level", f"{s.flow.distribution.replace('_', '-')}, shift {s.flow.shift:g}"),
             ("caption dropout", f"{s.caption_dropout:g}"),
             ("parents, live and frozen", parents or "none"),
+            ("ends early", ends),
             ("seed", str(s.seed)),
         ]
 
 
 def write_train_report(config: TrainConfig, run: Run) -> str:
     """Write `report.html` of one train run into its folder; returns its uri. Needs the events only."""
+    training = Training.read(config, run.folder)
     return write_page(
         run.folder,
         "report.html",
         "train.html.j2",
         config=config,
         run=run,
-        training=Training.read(config, run.folder),
+        training=training,
+        scenes=validation_scenes(run.folder, training.by_videos),
     )

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import logging
 import re
+import tempfile
 import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import torch
-
 from cinesynth.config import TrainConfig
-from cinesynth.data.dataset import ClipsDataset
-from cinesynth.errors import AttemptFailed, ConfigError, DatasetError, user_error
+from cinesynth.errors import AttemptFailed, StorageError, user_error
 from cinesynth.lease import Lease, held
-from cinesynth.locate import adapter_chain, locate_adapter, locate_dataset
 from cinesynth.report.training import write_train_report
 from cinesynth.runs import Run, records_its_end
 from cinesynth.session import check_room, interruptible, ray_session
-from cinesynth.storage import Storage
+from cinesynth.train.beside import OnValidation, Paced, Reporter, pinned, queue_of, settle_placement
+from cinesynth.train.check import Checked, check_training
 from cinesynth.train.checkpoint import StoredCheckpoints
 from cinesynth.train.events import validations
-from cinesynth.train.memory import Memory, adapted, compute_dtype, training_memory
-from cinesynth.train.supported import check_supported
+from cinesynth.train.validations import Validations
 from cinesynth.train.worker import train_worker
-from cinesynth.wan.card import check_adapters
-from cinesynth.wan.folder import base_hash, encoder_hash, model_spec, pinned_model
-from cinesynth.wan.stream import StoredWeights
+from cinesynth.wan.adapter import add_metrics
 
 log = logging.getLogger("cinesynth.train")
 
@@ -43,69 +40,6 @@ class Plan:
     checked: Checked
 
 
-@dataclass(frozen=True)
-class Checked:
-    """What a training reads and does, as it is known before a worker starts."""
-
-    dataset: ClipsDataset
-    inputs: dict[str, str]
-    """Hashes of what is read, by name."""
-    parents: list[tuple[str, float]]
-    """(reference that cannot come to mean another adapter, scale), in the order they are applied."""
-    modules: list[str]
-    """Layers that get an adapter; empty where all weights are trained."""
-    memory: Memory
-    """Of a step, by arithmetic."""
-
-
-def check_training(config: TrainConfig) -> Checked:
-    """Check strategy, dataset, base, parents and the adapter's shape. Raises CinesynthError."""
-    check_supported(config.strategy, config)
-    spec = model_spec(config.model)
-    if len(spec.family.experts) > 1:
-        raise ConfigError(
-            f"model: {config.model!r} has {len(spec.family.experts)} experts, each trained on its own noise levels; "
-            "training takes models with one transformer"
-        )
-    dtype = compute_dtype(config, config.use_gpu)
-    if config.merge and config.mode == "lora" and dtype != torch.float32:
-        raise ConfigError(
-            f"merge: true needs an fp32 base, and this one is loaded in {str(dtype).removeprefix('torch.')}, which "
-            "rounds the parents to another function than the one that is served; set dtype=fp32, or merge=false"
-        )
-    weights = StoredWeights(config.model, torch.float32 if config.mode == "full" else dtype)
-    transformer = weights.empty_transformer()
-    layers = adapted(config, spec.family, transformer)
-    _check_rank(config.lora.rank, layers)
-    storage = Storage.open(config.storage)
-    dataset = locate_dataset(storage, config.dataset)
-    if dataset.manifest["encoder_hash"] != encoder_hash(config.model):
-        raise DatasetError(
-            f"dataset {config.dataset!r} was encoded with another model's encoders "
-            f"({dataset.manifest['encoder_hash'][:12]}) than those of {config.model!r} "
-            f"({encoder_hash(config.model)[:12]}); prepare it with model={config.model}"
-        )
-    if not dataset.windows("train"):
-        raise DatasetError(f"dataset {config.dataset!r} has no window in its train split; add footage")
-    inputs = {"dataset": dataset.manifest_sha256, "base": base_hash(config.model)}
-    parents = adapter_chain(storage, [(p.ref, p.scale) for p in config.parents])
-    applied = check_adapters([(locate_adapter(storage, ref), scale) for ref, scale in parents], inputs["base"])
-    inputs |= {f"parent_{i}": parent.sha256 for i, parent in enumerate(applied)}
-    for frames, height, width in sorted({(w.num_frames, w.height, w.width) for w in dataset.windows()}):
-        spec.check_size(frames, height, width, f"dataset {config.dataset!r}")
-    memory = training_memory(config, spec.family, transformer, weights.bytes, dataset, dtype)
-    return Checked(dataset, inputs, parents, list(layers), memory)
-
-
-def _check_rank(rank: int, layers: dict[str, torch.nn.Linear]) -> None:
-    width = min((min(layer.in_features, layer.out_features) for layer in layers.values()), default=rank)
-    if rank > width:
-        raise ConfigError(
-            f"lora.rank: {rank} is above the width {width} of the narrowest layer that gets an adapter; "
-            "more rank than width changes nothing"
-        )
-
-
 def plan_training(config: TrainConfig) -> Plan:
     """Check dataset, base and parents, and open the run. Raises CinesynthError; needs no Ray."""
     checked = check_training(config)
@@ -113,31 +47,50 @@ def plan_training(config: TrainConfig) -> Plan:
 
 
 @records_its_end
-def train(config: TrainConfig) -> dict[str, Any]:
-    """Train on a clips dataset, from where a former try of this run stopped; returns the run's result."""
+def train(config: TrainConfig, callbacks: Sequence[OnValidation] = ()) -> dict[str, Any]:
+    """Train on a clips dataset, from where a former try of this run stopped; returns the run's result.
+
+    Args:
+        config: of the training.
+        callbacks: called in this process, once for each validation of the run, those of former tries among them. What
+            one raises ends the training.
+    """
     plan = plan_training(config)
+    reporter = Reporter(plan.run, callbacks)
     if (done := plan.run.result()) is not None:
         log.info("run %s is complete; nothing to do", config.name)
+        reporter.look()
         return done
     with held(plan.run) as lease, ray_session(config):
-        check_room(config.workers, config.cpus_per_worker, 1.0 if config.use_gpu else 0.0)
-        figures = _train_to_the_end(plan, lease)
+        check_room(config.workers, config.cpus_per_worker, 1.0 if config.use_gpu else 0.0, config.resources)
+        _train_to_the_end(plan, lease, reporter)
+        figures = _deliver(plan)
+    reporter.look()
     made = "adapter" if config.mode == "lora" else "model"
     outputs = {made: plan.run.folder.child(made).uri, "report": write_train_report(config, plan.run)}
     return plan.run.finish(outputs, figures)
 
 
-def _train_to_the_end(plan: Plan, lease: Lease) -> dict[str, Any]:
-    """Start worker groups until one trains to the end.
+def _train_to_the_end(plan: Plan, lease: Lease, reporter: Reporter) -> None:
+    """Start worker groups until one trains to the end, and have all validated that is to be.
 
     A group that failed is started again from the last checkpoint, unless what failed would fail again. Failures count
     until there is a newer checkpoint.
     """
+    config = plan.config
     checkpoints = StoredCheckpoints(plan.run.folder.child("checkpoints"))
+    placement = settle_placement(config)
+    queue = queue_of(config, plan.checked, plan.run, checkpoints)
+    beside = Paced([reporter.look, *([queue.look] if queue is not None and placement == "task" else [])])
+
+    def check() -> None:
+        lease.check()
+        beside()
+
     failures, reached = 0, _newest(checkpoints)
-    while True:
+    while not _is_trained(plan, checkpoints):
         try:
-            _fit(plan, lease)
+            _fit(plan, placement, check)
             break
         except Exception as e:
             found = user_error(e)
@@ -146,19 +99,62 @@ def _train_to_the_end(plan: Plan, lease: Lease) -> dict[str, Any]:
             step = _newest(checkpoints)
             failures = 1 if step > reached else failures + 1
             reached = max(step, reached)
-            if failures > plan.config.max_failures:
+            if failures > config.max_failures:
                 raise
             log.warning(
                 "the workers failed after step %d (%s); they start again (failure %d of at most %d without progress)",
                 step,
                 _what_failed(e),
                 failures,
-                plan.config.max_failures,
+                config.max_failures,
             )
-    figures = plan.run.folder.read_json("trained.json")
-    curve = [event["val_loss"] for event in validations(plan.run.events())[0]]
-    ends = {"val_loss_first": curve[0], "val_loss_last": curve[-1]} if curve else {}
-    return {**ends, **figures}
+    if queue is not None:
+        queue.finish(check)
+
+
+def _is_trained(plan: Plan, checkpoints: StoredCheckpoints) -> bool:
+    """Whether a former try left nothing to train, but may have left checkpoints to validate."""
+    config, folder = plan.config, plan.run.folder
+    if config.mode == "full":
+        return folder.exists("trained.json")
+    if config.early_stop is not None and Validations(folder, config).verdict().ends_at is not None:
+        return True
+    return config.optimizer.steps in checkpoints.steps() and checkpoints.has_adapter(config.optimizer.steps)
+
+
+def _deliver(plan: Plan) -> dict[str, Any]:
+    """Put the adapter of the checkpoint that counts into the run's folder; returns the run's figures."""
+    config, folder = plan.config, plan.run.folder
+    if config.mode == "full":
+        trained = folder.read_json("trained.json")
+        return _held_out_ends(plan, trained["steps"]) | trained
+    step, found = config.optimizer.steps, {}
+    if config.early_stop is not None:
+        by_videos = Validations(folder, config)
+        verdict, records = by_videos.verdict(), by_videos.records()
+        step = step if verdict.best is None else verdict.best
+        found = {"lpips": records[step]["figures"]["lpips"]} if step in records else {}
+        if verdict.ends_at is not None:
+            log.info("LPIPS stopped falling: training ends by the validation of step %d", verdict.ends_at)
+            found["stopped_at"] = verdict.ends_at
+        log.info("the adapter of step %d is delivered: LPIPS %.4f", step, found.get("lpips", float("nan")))
+    checkpoints = StoredCheckpoints(folder.child("checkpoints"))
+    figures = checkpoints.figures(step)
+    with tempfile.TemporaryDirectory() as local:
+        adapter = checkpoints.adapter(step, Path(local) / "adapter")
+        if adapter is None:
+            raise StorageError(f"the checkpoint of step {step} in {checkpoints.folder.uri} has no adapter")
+        sha256 = add_metrics(adapter, found).sha256
+        folder.upload_folder(adapter, "adapter")
+    trained = {"loss_last": figures["loss"], "steps": step, "adapter_sha256": sha256}
+    folder.write_json("trained.json", trained)
+    return _held_out_ends(plan, step) | found | trained
+
+
+def _held_out_ends(plan: Plan, last: int) -> dict[str, float]:
+    """The first held-out loss, and that of the newest validation up to the step that is delivered."""
+    curve = [event["val_loss"] for event in validations(plan.run.events())[0] if event["step"] <= last]
+    return {"val_loss_first": curve[0], "val_loss_last": curve[-1]} if curve else {}
 
 
 def _newest(checkpoints: StoredCheckpoints) -> int:
@@ -172,7 +168,7 @@ def _what_failed(error: BaseException) -> str:
     return (raised or lines or [type(error).__name__])[-1][:300]
 
 
-def _fit(plan: Plan, lease: Lease) -> None:
+def _fit(plan: Plan, placement: str | None, check: Callable[[], None]) -> None:
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -182,7 +178,8 @@ def _fit(plan: Plan, lease: Lease) -> None:
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={
-            "config": config.model_dump(mode="json") | {"model": pinned_model(config.model)},
+            "config": pinned(config),
+            "placement": placement,
             "inputs": plan.run.inputs,
             "dataset": plan.checked.dataset.storage.reference(),
             "parents": plan.checked.parents,
@@ -191,6 +188,7 @@ def _fit(plan: Plan, lease: Lease) -> None:
             num_workers=config.workers,
             use_gpu=config.use_gpu,
             resources_per_worker={"CPU": config.cpus_per_worker, **({"GPU": 1} if config.use_gpu else {})},
+            **config.resources.options(1 if config.use_gpu else 0),
         ),
         run_config=RunConfig(  # type: ignore[call-arg]  # the checker sees the class of Train v1
             name=config.name,
@@ -201,6 +199,6 @@ def _fit(plan: Plan, lease: Lease) -> None:
         ),
     )
     try:
-        interruptible(trainer.fit, lease.check)
+        interruptible(trainer.fit, check)
     finally:
         folder.delete_folder(RAY_STATE)

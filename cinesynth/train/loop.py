@@ -10,21 +10,22 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from cinesynth.errors import TrainingError
 from cinesynth.train.batch import Clips, Forward, collate, share_out
+from cinesynth.train.flops import peak_tflops, transformer_flops
 from cinesynth.train.randomness import drops_caption, generator, noise, sample_index
 from cinesynth.train.reader import ReadAhead
 from cinesynth.train.recompute import set_recompute
-from cinesynth.train.state import Checkpoints, Saved
+from cinesynth.train.state import Checkpoints, Saved, trained
 from cinesynth.train.strategy import Strategy, World
 from cinesynth.train.validation import held_out_loss, held_out_set
 from cinesynth.wan.family import Family
 from cinesynth.wan.flow import flow_loss, sample_sigma
-from cinesynth.wan.lora import adapter_state, add_lora
+from cinesynth.wan.lora import adapter_of, add_lora
 
 if TYPE_CHECKING:
     from cinesynth.config import OptimizerSettings, TrainSettings
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("cinesynth.train")
 
 Event = dict[str, Any]
+
+_BANDS = 4
+"""Equal parts of the noise levels that the training loss is told for, each named by where it begins."""
 
 
 def learning_rate(step: int, settings: OptimizerSettings) -> float:
@@ -41,6 +45,20 @@ def learning_rate(step: int, settings: OptimizerSettings) -> float:
         return settings.lr * (step + 1) / warmup
     progress = (step - warmup) / max(1, settings.steps - warmup)
     return settings.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class Watch(Protocol):
+    """Validates checkpoints by the videos that they make, and may end the training. Every worker calls every method."""
+
+    def due(self, step: int) -> bool:
+        """Whether the checkpoint of this step is one to validate."""
+
+    def validate(self, step: int, model: torch.nn.Module) -> None:
+        """Called with the model of such a step, once its checkpoint is being written, and again where training goes on
+        from that."""
+
+    def ends(self) -> bool:
+        """Whether this worker knows that the training is to end. Asked at every step: it must not wait."""
 
 
 class TrainLoop:
@@ -57,6 +75,8 @@ class TrainLoop:
         strategy: places the base on the workers.
         checkpoints: keeps the state, and gives the newest one back.
         write_events: takes (first step of the segment, events); called before each checkpoint, on rank 0 only.
+        watch: validates checkpoints by the videos that they make, and may end the training; default: nothing does.
+        observe: takes the event of each step and of each validation, on rank 0 only.
         world: this worker among all.
         dtype: of the computation. Frozen weights have it; fp32 weights in training are cast to it on the way.
     """
@@ -74,12 +94,15 @@ class TrainLoop:
         write_events: Callable[[int, list[Event]], None],
         world: World | None = None,
         dtype: torch.dtype = torch.float32,
+        watch: Watch | None = None,
+        observe: Callable[[Event], None] = lambda event: None,
     ) -> None:
         self.settings, self.family = settings, family
         self.train, self.held_out, self.empty_prompt = train, held_out, empty_prompt
         self.checkpoints, self.write_events = checkpoints, write_events
         self.world = world or World()
         self.dtype = dtype
+        self.watch, self.observe = watch, observe
         self.transformer = transformer
         if settings.mode == "lora":
             lora = settings.lora
@@ -98,26 +121,44 @@ class TrainLoop:
         self._seconds, self._steps_timed = 0.0, 0
         self._events: list[Event] = []
         self._segment = 0
+        self._ended = False
+        self._peak = None
+        if self.world.device.startswith("cuda"):
+            self._peak = peak_tflops(torch.cuda.get_device_name(self.world.device))
+        self._image_tokens = len(train[0]["image_embeds"]) if "image_embeds" in family.tensors else 0
         self._restore()
 
     def run(self, stop_at: int | None = None) -> dict[str, float]:
-        """Train to the last step (or to `stop_at`, as if interrupted there); returns the last figures."""
+        """Train to the last step, to where `watch` ends it, or to `stop_at`, as if interrupted there.
+
+        Returns the last figures. All checkpoints are written then.
+        """
         total = self.settings.optimizer.steps
         if self.step == 0:
             self.validate()
-        while self.step < (total if stop_at is None else min(stop_at, total)):
+        elif self.step == total:  # a run of before there were adapters in checkpoints may lack this one's
+            self.checkpoint()
+        if self.step and self.watch is not None and self.watch.due(self.step):  # the try before ended within it
+            self.watch.validate(self.step, self.strategy.model)
+        while self.step < (total if stop_at is None else min(stop_at, total)) and not self._ended:
             started = time.monotonic()
             event = self.train_step(self.step)
-            self._seconds, self._steps_timed = self._seconds + time.monotonic() - started, self._steps_timed + 1
+            event |= self._speed(self.step, time.monotonic() - started)
             self.step += 1
-            self._events.append(event)
+            self._record(event)
             self.figures |= {"loss": event["loss"], "grad_norm": event["grad_norm"]}
             if self.step % self.settings.log_every == 0 or self.step == total:
-                self._log_progress(event, self._seconds / self._steps_timed)
+                self._log_progress(event)
             if self.step % self.settings.validation.every == 0 or self.step == total:
                 self.validate()
-            if self.step % self.settings.checkpoint_every == 0 or self.step == total:
+            watched = self.watch is not None and self.watch.due(self.step)
+            if watched or self.step % self.settings.checkpoint_every == 0 or self.step == total:
                 self.checkpoint()
+            if watched and self.watch is not None:
+                self.watch.validate(self.step, self.strategy.model)
+        if self._ended and self.world.rank == 0:
+            self.write_events(self._segment, self._events)
+        self.checkpoints.flush()
         return self.figures
 
     def train_step(self, step: int) -> Event:
@@ -126,23 +167,34 @@ class TrainLoop:
         Raises TrainingError where the step would fail again: a figure that is not finite, or too little memory.
         """
         rate = learning_rate(step, self.settings.optimizer)
-        total = torch.zeros((), dtype=torch.float64, device=self.world.device)
+        # Whether the training is to end; then the loss, and its sum and count by noise level: one sum over the workers.
+        total = torch.zeros(2 + 2 * _BANDS, dtype=torch.float64, device=self.world.device)
+        total[0] = self.watch is not None and self.watch.ends()
         for forward, windows in self._read(step):
             try:
-                loss = self.forward(step, forward.places, windows).sum() / self.settings.optimizer.batch_size
+                losses = self.forward(step, forward.places, windows)
+                loss = losses.sum() / self.settings.optimizer.batch_size
                 self.strategy.backward(loss if forward.counts else 0 * loss)
             except torch.OutOfMemoryError as e:
                 raise self._too_little_memory(step, forward) from e
             if forward.counts:
-                total += loss.detach()
-        loss_value, norm = self.world.sum(total).item(), self.strategy.step(rate)
+                total[1] += loss.detach()
+                for place, value in zip(forward.places, losses.detach(), strict=True):
+                    band = min(int(self._sigma(step, place) * _BANDS), _BANDS - 1)
+                    total[2 + band] += value
+                    total[2 + _BANDS + band] += 1
+        ends, loss_value, *by_band = self.world.sum(total).tolist()
+        norm = self.strategy.step(rate)
+        self._ended = ends > 0
         if not math.isfinite(loss_value) or not math.isfinite(norm):
             raise TrainingError(
                 f"step {step + 1}: loss {loss_value}, gradient norm {norm}, on windows "
                 f"{', '.join(self._window_ids(step, range(self.settings.optimizer.batch_size)))}; {self._last_good()}; "
                 "lower optimizer.lr or optimizer.max_grad_norm under another name, or take these windows out"
             )
-        return {"step": step + 1, "loss": loss_value, "lr": rate, "grad_norm": norm}
+        sums, counts = by_band[:_BANDS], by_band[_BANDS:]
+        means = {f"{band / _BANDS:g}": s / n for band, (s, n) in enumerate(zip(sums, counts, strict=True)) if n}
+        return {"step": step + 1, "loss": loss_value, "lr": rate, "grad_norm": norm, "loss_from_sigma": means}
 
     def forward(
         self, step: int, places: Sequence[int], windows: Sequence[Mapping[str, Any]] | None = None
@@ -164,9 +216,7 @@ class TrainLoop:
         }
         batch = collate(self.family, windows, self.world.device, dropped)
         shape = tuple(batch["latents"].shape[1:])
-        sigma = torch.stack(
-            [sample_sigma(generator(s.seed, "sigma", step, i), s.flow.distribution, s.flow.shift) for i in places]
-        )
+        sigma = torch.stack([self._sigma(step, place) for place in places])
         noises = torch.stack([noise(s.seed, step, i, shape) for i in places])
         device = self.world.device
         with self._autocast():
@@ -182,7 +232,7 @@ class TrainLoop:
             arguments = (self.held_out, v.sigmas, v.max_windows, self._input_dtype, self.world)
             losses = held_out_loss(self.family, self.strategy.model, *arguments)
         taken_on = held_out_set(self.held_out, v.sigmas, v.max_windows)
-        self._events.append({"step": self.step, "val_set": taken_on, **losses})
+        self._record({"step": self.step, "val_set": taken_on, **losses})
         self.figures = {k: v for k, v in self.figures.items() if not k.startswith("val_loss/")} | losses
         if self.world.rank == 0:
             log.info("step %d: held-out loss %.5f", self.step, losses["val_loss"])
@@ -196,8 +246,7 @@ class TrainLoop:
 
     def adapter(self) -> dict[str, torch.Tensor]:
         """The adapter's tensors on the CPU. All workers have to call this."""
-        with self.strategy.whole():
-            return adapter_state(self.transformer)
+        return adapter_of(trained(self.strategy.state()))
 
     @property
     def parameters(self) -> dict[str, torch.nn.Parameter]:
@@ -249,11 +298,42 @@ class TrainLoop:
         )
 
     def _last_good(self) -> str:
+        self.checkpoints.flush()
         return f"the last checkpoint is of step {self._segment}" if self._segment else "there is no checkpoint yet"
 
-    def _log_progress(self, event: Event, seconds: float) -> None:
+    def _record(self, event: Event) -> None:
+        event["time"] = round(time.time(), 3)
+        self._events.append(event)
         if self.world.rank == 0:
-            total = self.settings.optimizer.steps
+            self.observe(event)
+
+    def _sigma(self, step: int, place: int) -> torch.Tensor:
+        s = self.settings
+        return sample_sigma(generator(s.seed, "sigma", step, place), s.flow.distribution, s.flow.shift)
+
+    def _speed(self, step: int, seconds: float) -> Event:
+        """How fast a step was: its seconds, windows a second, and MFU where the device's peak is known."""
+        self._seconds, self._steps_timed = self._seconds + seconds, self._steps_timed + 1
+        found = {"step_seconds": seconds, "samples_per_second": self.settings.optimizer.batch_size / seconds}
+        if self._peak is not None:
+            found["mfu"] = self._flops(step) / seconds / (self._peak * 1e12 * self.world.size)
+        return found
+
+    def _flops(self, step: int) -> float:
+        """Of a step, over all workers; nothing computed again counts."""
+        frozen = self.settings.mode == "lora"
+        total = 0.0
+        for place in range(self.settings.optimizer.batch_size):
+            _, frames, rows, columns = self.train.latent_shape(self._window(step, place))
+            context = self.family.text_tokens + self._image_tokens
+            total += transformer_flops(self.transformer.config, frames, rows, columns, context).training(frozen)
+        return total
+
+    def _log_progress(self, event: Event) -> None:
+        if self.world.rank == 0:
+            total, seconds = self.settings.optimizer.steps, self._seconds / self._steps_timed
             figures = f"loss {event['loss']:.4f}  lr {event['lr']:.2e}  grad {event['grad_norm']:.3f}"
-            eta = seconds * (total - self.step)
-            log.info("step %d/%d  %s  %.2f s/step  ETA %.0f s", self.step, total, figures, seconds, eta)
+            speed = f"{seconds:.2f} s/step  {self.settings.optimizer.batch_size / seconds:.2f} samples/s"
+            if "mfu" in event:
+                speed += f"  MFU {event['mfu']:.1%}"
+            log.info("step %d/%d  %s  %s  ETA %.0f s", self.step, total, figures, speed, seconds * (total - self.step))

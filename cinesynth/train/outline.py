@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cinesynth.config import TrainConfig
 from cinesynth.outline import Facts, Outline, cluster_of, sized, state_of, worker_fact
-from cinesynth.train.driver import check_training
+from cinesynth.train.check import check_training
 from cinesynth.wan.lora import told_modules
 
 
@@ -37,12 +37,22 @@ def outline_training(config: TrainConfig) -> Outline:
             ("trained", f"{what}, stage {config.stage}"),
             ("steps", f"{optimizer.steps:,} of {sized(optimizer.batch_size, 'window')}: each about {epochs:.1f} times"),
             ("validation", f"on {sized(validated, 'window')}, every {sized(config.validation.every, 'step')}"),
+            *_by_videos(config),
             ("checkpoints", f"every {sized(config.checkpoint_every, 'step')}"),
         ],
         resources=[
             cluster_of(config),
-            worker_fact(config.workers, config.cpus_per_worker, 1.0 if config.use_gpu else 0.0),
+            worker_fact(config.workers, config.cpus_per_worker, 1.0 if config.use_gpu else 0.0, config.resources),
             ("strategy", f"{config.strategy}, {config.dtype}"),
             ("memory", f"{checked.memory.told()} on a device that holds a whole copy, estimated"),
         ],
     )
+
+
+def _by_videos(config: TrainConfig) -> Facts:
+    if config.validation_videos is None:
+        return []
+    videos, stop = config.validation_videos, config.early_stop
+    told = f"at most {sized(videos.max_windows, 'window')}, every {sized(videos.every, 'step')}, {videos.placement}"
+    ends = [] if stop is None else [("early stop", f"after {sized(stop.patience, 'validation')} without a lower LPIPS")]
+    return [("videos", told), *ends]

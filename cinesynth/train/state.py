@@ -6,6 +6,7 @@ Randomness has no state (see `randomness`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,13 +24,23 @@ class Saved:
     figures: dict[str, float]
 
 
+def trained(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The trained tensors of a state, by their parameters' names."""
+    prefix = "parameter/"
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
 class Checkpoints(Protocol):
     """Keeps states. Every worker calls both."""
 
     def latest(self) -> Saved | None:
         """The newest state that is whole."""
 
-    def save(self, saved: Saved) -> None: ...
+    def save(self, saved: Saved) -> None:
+        """Keep a state; it may be written later, and its tensors are not to be changed any more."""
+
+    def flush(self) -> None:
+        """Return once all states are written. Raises what went wrong."""
 
 
 def collect_state(

@@ -9,7 +9,6 @@ tensors under the parameters' names, so the training loop and its checkpoints do
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -63,6 +62,14 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
+    def gather(self, value: Any) -> list[Any]:
+        """Every worker's value by rank, on rank 0; nothing on the others."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.gather_object(value, values if self.rank == 0 else None)
+        return values if self.rank == 0 else []
+
     def least(self, value: int) -> int:
         """The smallest of the workers' values."""
         if self.size == 1:
@@ -102,9 +109,6 @@ class Strategy(Protocol):
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
         """Put a state back, of whatever strategy."""
-
-    def whole(self) -> AbstractContextManager[Any]:
-        """Within it, every worker holds the trained tensors whole."""
 
 
 def make_optimizer(parameters: Iterable[torch.nn.Parameter], settings: OptimizerSettings) -> torch.optim.Optimizer:
@@ -152,9 +156,6 @@ class _Whole:
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
         restore_state(state, self.parameters, self._optimizer)
-
-    def whole(self) -> AbstractContextManager[Any]:
-        return nullcontext()
 
 
 class Replicate(_Whole):

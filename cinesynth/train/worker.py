@@ -1,10 +1,12 @@
-"""One rank of a training stage's worker group: it loads, restores, trains, and writes the result."""
+"""One rank of a training stage's worker group: it loads, restores and trains."""
 
 from __future__ import annotations
 
 import logging
 import socket
 import tempfile
+from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,14 +23,17 @@ from cinesynth.train.checkpoint import StoredCheckpoints
 from cinesynth.train.choice import choose_strategy, make_strategy
 from cinesynth.train.loop import TrainLoop
 from cinesynth.train.memory import adapted, compute_dtype, training_memory
-from cinesynth.train.state import Saved
+from cinesynth.train.state import Saved, trained
 from cinesynth.train.strategy import World
 from cinesynth.train.supported import check_supported
+from cinesynth.train.telemetry import Gauges, write_scalars
+from cinesynth.train.validations import Validations
+from cinesynth.train.videos import VideoValidation, VideoWatch
 from cinesynth.wan.adapter import load_adapters, merge_adapters, save_adapter
 from cinesynth.wan.card import AdapterCard, Parent
 from cinesynth.wan.folder import base_hash, model_spec, split_revision
 from cinesynth.wan.load import prepare_attention, save_model
-from cinesynth.wan.lora import told_modules
+from cinesynth.wan.lora import adapter_of, told_modules
 from cinesynth.wan.stream import StoredWeights
 
 log = logging.getLogger("cinesynth.train")
@@ -41,6 +46,7 @@ def train_worker(task: dict[str, Any]) -> None:
 
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("cinesynth").setLevel(logging.INFO)
+    logging.getLogger("cinesynth.metrics").setLevel(logging.WARNING)  # of a few videos there is no progress to tell
     context = ray.train.get_context()
     device = str(get_device()) if torch.cuda.is_available() else "cpu"
     world = World(context.get_world_rank(), context.get_world_size(), device, context.get_local_world_size())
@@ -76,6 +82,23 @@ def train_worker(task: dict[str, Any]) -> None:
     for i, parent in enumerate(applied):
         _check(f"parent_{i}", parent.sha256, task["inputs"])
     cache = scratch_folder("shards", dataset.manifest_sha256)
+    watch = None
+    if config.validation_videos is not None:
+        inline = VideoValidation(config, dataset, device) if task["placement"] == "inline" else None
+        watch = VideoWatch(Validations(run.folder, config), world, inline, dtype)
+
+    def write_adapter(folder: Path, saved: Saved) -> None:
+        save_adapter(
+            folder,
+            adapter_of(trained(saved.tensors)),
+            transformer.peft_config["default"],
+            _card(config, task["inputs"], applied, saved),
+        )
+
+    def write_events(first: int, events: list[dict[str, Any]]) -> None:
+        run.write_events(f"train-{first:08d}", events)
+        write_scalars(run.folder, f"{first:08d}", events)
+
     loop = TrainLoop(
         config,
         family,
@@ -84,20 +107,22 @@ def train_worker(task: dict[str, Any]) -> None:
         dataset.stage(cache, "val") if dataset.windows("val") else ListedClips(),
         torch.as_tensor(dataset.empty_prompt_embeds()),
         make_strategy(name, world, None if merged else weights, shards, config.zero_stage),
-        WorkerCheckpoints(run.folder.child("checkpoints"), world),
-        lambda first, events: run.write_events(f"train-{first:08d}", events),
+        WorkerCheckpoints(
+            run.folder.child("checkpoints"),
+            world,
+            config.keep_checkpoints,
+            watch.needed if watch is not None else tuple,
+            None if full else write_adapter,
+        ),
+        write_events,
         world,
         dtype,
+        watch,
+        Gauges(config.name).show if world.rank == 0 else lambda event: None,
     )
     figures = loop.run()
-    adapter = {} if full else loop.adapter()
-    if world.rank == 0:
-        if full:
-            made = {"transformer_sha256": _write_model(loop, config.model, run.folder)}
-        else:
-            made = {
-                "adapter_sha256": _write_adapter(loop, adapter, config, task["inputs"], applied, figures, run.folder)
-            }
+    if full and world.rank == 0:
+        made = {"transformer_sha256": _write_model(loop, config.model, run.folder)}
         run.folder.write_json("trained.json", {"loss_last": figures["loss"], "steps": loop.step, **made})
 
 
@@ -110,18 +135,10 @@ def _check(name: str, found: str, inputs: dict[str, str]) -> None:
         )
 
 
-def _write_adapter(
-    loop: TrainLoop,
-    adapter: dict[str, torch.Tensor],
-    config: TrainConfig,
-    inputs: dict[str, str],
-    parents: list[Parent],
-    figures: dict[str, float],
-    run: Storage,
-) -> str:
-    """Write the adapter's folder; returns the hash on its card."""
+def _card(config: TrainConfig, inputs: dict[str, str], parents: list[Parent], saved: Saved) -> AdapterCard:
+    """The card of the adapter in a state."""
     model, revision = split_revision(config.model)
-    card = AdapterCard(
+    return AdapterCard(
         base_model=model,
         base_revision=revision,
         base_sha256=inputs["base"],
@@ -130,13 +147,9 @@ def _write_adapter(
         dataset=config.dataset,
         dataset_sha256=inputs["dataset"],
         config=config.identity(),
-        metrics=figures,
-        step=loop.step,
+        metrics=saved.figures,
+        step=saved.step,
     )
-    with tempfile.TemporaryDirectory() as local:
-        card = save_adapter(local, adapter, loop.transformer.peft_config["default"], card)
-        run.upload_folder(local, "adapter")
-    return card.sha256
 
 
 def _write_model(loop: TrainLoop, base: str, run: Storage) -> str:
@@ -158,8 +171,15 @@ class WorkerCheckpoints(StoredCheckpoints):
     """Checkpoints in the run's folder, written by rank 0. Ray Train is told of each, so that its state shows the run go
     on; it keeps none of its own."""
 
-    def __init__(self, folder: Storage, world: World) -> None:
-        super().__init__(folder, writes=world.rank == 0)
+    def __init__(
+        self,
+        folder: Storage,
+        world: World,
+        keep: int,
+        also_keep: Callable[[], Collection[int]],
+        write_adapter: Callable[[Path, Saved], None] | None,
+    ) -> None:
+        super().__init__(folder, world.rank == 0, keep, also_keep, write_adapter)
 
     def save(self, saved: Saved) -> None:
         import ray.train

@@ -8,7 +8,6 @@ and the weights that the model keeps in fp32.
 from __future__ import annotations
 
 import logging
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -121,7 +120,9 @@ class Zero:
         steps = [value for name, value in state.items() if name.startswith("step/")]
         if steps:
             self._make_moments(steps[0])
-        with self.whole():
+        from deepspeed import zero
+
+        with zero.GatheredParameters(list(self.parameters.values()), modifier_rank=0, enabled=self.stage == 3):
             for name, parameter in self.parameters.items():
                 parameter.copy_(state[f"parameter/{name}"])
         for name, parameter in self.parameters.items():
@@ -140,11 +141,3 @@ class Zero:
 
             for trained, shard in zip(zero.bit16_groups, shards, strict=True):
                 lazy_init_hp_params_optimizer_state(trained, shard, self._inner.state)
-
-    def whole(self) -> AbstractContextManager[Any]:
-        from deepspeed import zero
-
-        gathered: AbstractContextManager[Any] = zero.GatheredParameters(
-            list(self.parameters.values()), modifier_rank=0, enabled=self.stage == 3
-        )
-        return gathered

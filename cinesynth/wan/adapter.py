@@ -20,7 +20,16 @@ from safetensors.torch import load_file, save_file
 
 from cinesynth.errors import AdapterError
 from cinesynth.storage import sha256_file
-from cinesynth.wan.card import CARD_FILE, CONFIG_FILE, DIFFUSERS_FILE, PEFT_FILE, AdapterCard, Parent, check_adapters
+from cinesynth.wan.card import (
+    CARD_FILE,
+    CONFIG_FILE,
+    DIFFUSERS_FILE,
+    PEFT_FILE,
+    AdapterCard,
+    Parent,
+    check_adapters,
+    read_card,
+)
 from cinesynth.wan.parameters import linear_layers
 
 _PEFT_PREFIX = "base_model.model."
@@ -39,7 +48,7 @@ def save_adapter(
     )
     save_file({_PEFT_PREFIX + k: v for k, v in state.items()}, folder / PEFT_FILE, metadata={"format": "pt"})
     config.save_pretrained(os.fspath(folder))
-    _sort_header(folder / DIFFUSERS_FILE)
+    sort_header(folder / DIFFUSERS_FILE)
     settings = json.loads((folder / CONFIG_FILE).read_text())
     (folder / CONFIG_FILE).write_text(json.dumps(settings | {"target_modules": metadata["target_modules"]}, indent=2))
     card = card.model_copy(update={"sha256": sha256_file(folder / DIFFUSERS_FILE)})
@@ -47,7 +56,15 @@ def save_adapter(
     return card
 
 
-def _sort_header(path: Path) -> None:
+def add_metrics(folder: Path, metrics: dict[str, float]) -> AdapterCard:
+    """Add figures to the card of an adapter's folder; returns it."""
+    card = read_card(folder)
+    card = card.model_copy(update={"metrics": card.metrics | metrics})
+    (folder / CARD_FILE).write_text(card.model_dump_json(indent=2) + "\n")
+    return card
+
+
+def sort_header(path: Path) -> None:
     """Sort the header of a safetensors file, whose library writes metadata in a random order."""
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
@@ -75,6 +92,18 @@ def read_adapter(folder: Path) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
     if not any("lora_B" in k and bool(v.any()) for k, v in state.items()):
         raise AdapterError(f"adapter {folder} changes nothing: it has no non-zero lora_B weight")
     return config, state
+
+
+def factors_of(
+    config: LoraConfig, state: dict[str, torch.Tensor]
+) -> dict[str, tuple[torch.Tensor, torch.Tensor, float]]:
+    """(A [r, in], B [out, r], alpha) of each layer that an adapter changes: its change is alpha / r B A."""
+    modules = sorted({key.split(".lora_")[0] for key in state})
+    alphas = config.alpha_pattern or {}
+    return {
+        m: (state[f"{m}.lora_A.weight"], state[f"{m}.lora_B.weight"], float(alphas.get(m, config.lora_alpha)))
+        for m in modules
+    }
 
 
 def load_adapters(

@@ -33,7 +33,7 @@ class AdapterCard(BaseModel):
     schema_version: Literal[1] = 1
     base_model: str
     base_sha256: str
-    """Hash of the transformer's files, without parents."""
+    """Hash of the transformer's files, without parents; empty where it is not known, as of an imported adapter."""
     base_revision: str | None = None
     parents: list[Parent] = []
     stage: str
@@ -95,9 +95,10 @@ def read_card(folder: str | os.PathLike[str]) -> AdapterCard:
 def check_base(card: AdapterCard, base_sha256: str, applied: list[Parent], folder: Path) -> None:
     """Raise AdapterError unless the adapter fits the base and the adapters applied before it.
 
-    An adapter with parents needs exactly these, in order, before it; one without may follow any others.
+    An adapter with parents needs exactly these, in order, before it; one without may follow any others. One whose card
+    does not know its base is judged by its layers when it is loaded.
     """
-    if card.base_sha256 != base_sha256:
+    if card.base_sha256 and card.base_sha256 != base_sha256:
         raise AdapterError(
             f"adapter {folder} was trained on base {card.base_model} ({card.base_sha256[:12]}), "
             f"not on this one ({base_sha256[:12]})"

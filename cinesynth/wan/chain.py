@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig
 
-from cinesynth.wan.adapter import read_adapter, save_adapter
+from cinesynth.wan.adapter import factors_of, read_adapter, save_adapter
 from cinesynth.wan.card import AdapterCard, check_adapters, read_card
 
 Factors = tuple[torch.Tensor, torch.Tensor]
@@ -34,9 +34,8 @@ def concatenate(adapters: list[tuple[Path, float]], base_sha256: str, folder: Pa
     applied = check_adapters(adapters, base_sha256)
     stacked: dict[str, list[Factors]] = defaultdict(list)
     for path, scale in adapters:
-        config, state = read_adapter(path)
-        for module, (down, up) in _factors(state).items():
-            stacked[module].append((down, up * (scale * _alpha(config, module) / down.shape[0])))
+        for module, (down, up, alpha) in factors_of(*read_adapter(path)).items():
+            stacked[module].append((down.float(), up.float() * (scale * alpha / down.shape[0])))
     state, ranks = {}, {}
     for module, parts in stacked.items():
         state[f"{module}.lora_A.weight"] = torch.cat([down for down, _ in parts])
@@ -54,13 +53,3 @@ def concatenate(adapters: list[tuple[Path, float]], base_sha256: str, folder: Pa
     ]
     made = cards[-1].model_copy(update={"parents": [], "config": {**cards[-1].config, "chain": chain}})
     return save_adapter(folder, state, config, made)
-
-
-def _factors(state: dict[str, torch.Tensor]) -> dict[str, Factors]:
-    """(A, B) of each module, in fp32."""
-    modules = sorted({key.split(".lora_")[0] for key in state})
-    return {m: (state[f"{m}.lora_A.weight"].float(), state[f"{m}.lora_B.weight"].float()) for m in modules}
-
-
-def _alpha(config: LoraConfig, module: str) -> float:
-    return float((config.alpha_pattern or {}).get(module, config.lora_alpha))

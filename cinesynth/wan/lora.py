@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -110,6 +111,12 @@ def _compute_like_base(transformer: WanTransformer3DModel, name: str) -> None:
             module.cast_input_dtype_enabled = False
             for factor in (module.lora_A[name], module.lora_B[name]):
                 factor.__class__ = _InputDtypeLinear
+
+
+def adapter_of(parameters: Mapping[str, torch.Tensor], name: str = "default") -> dict[str, torch.Tensor]:
+    """An adapter's tensors under PEFT's names, of parameters by their names in the transformer."""
+    part = f".{name}."
+    return {k.replace(part, "."): v.contiguous() for k, v in parameters.items() if part in k and ".lora_" in k}
 
 
 def adapter_state(transformer: torch.nn.Module, name: str = "default") -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from cinesynth.lease import Lease
 from cinesynth.runs import Run
 from cinesynth.settings import parse_config
 from cinesynth.train import driver
+from cinesynth.train.beside import Reporter
+from cinesynth.train.check import check_training
 from cinesynth.train.checkpoint import StoredCheckpoints
 from cinesynth.train.state import Saved
 
@@ -24,15 +27,16 @@ class Attempts:
     def __init__(self, run: Run, ends: list[Any]) -> None:
         self.run, self.ends, self.started = run, list(ends), 0
 
-    def __call__(self, plan: driver.Plan, lease: Lease) -> None:
+    def __call__(self, plan: driver.Plan, placement: str | None, check: Callable[[], None]) -> None:
         self.started += 1
         end = self.ends.pop(0)
         if isinstance(end, Exception):
             raise end
         if isinstance(end, int):
-            StoredCheckpoints(self.run.folder.child("checkpoints")).save(Saved({"a": torch.zeros(1)}, end, {}))
+            checkpoints = StoredCheckpoints(self.run.folder.child("checkpoints"))
+            checkpoints.save(Saved({"a": torch.zeros(1)}, end, {}))
+            checkpoints.flush()
             raise RuntimeError("a node went away")
-        self.run.folder.write_json("trained.json", {"steps": 9})
 
 
 @pytest.fixture
@@ -45,7 +49,7 @@ def plan(tmp_path: Path) -> driver.Plan:
 def run(plan: driver.Plan, monkeypatch: pytest.MonkeyPatch, ends: list[Any]) -> Attempts:
     attempts = Attempts(plan.run, ends)
     monkeypatch.setattr(driver, "_fit", attempts)
-    driver._train_to_the_end(plan, Lease(plan.run))
+    driver._train_to_the_end(plan, Lease(plan.run), Reporter(plan.run, ()))
     return attempts
 
 
@@ -70,7 +74,7 @@ def test_what_would_fail_again_is_not_tried_again(plan: driver.Plan, monkeypatch
     attempts = Attempts(plan.run, [wrapped, None])
     monkeypatch.setattr(driver, "_fit", attempts)
     with pytest.raises(FromRay):
-        driver._train_to_the_end(plan, Lease(plan.run))
+        driver._train_to_the_end(plan, Lease(plan.run), Reporter(plan.run, ()))
     assert attempts.started == 1
     with pytest.raises(TrainingError):
         run(plan, monkeypatch, [TrainingError("step 3: loss nan"), None])
@@ -80,6 +84,6 @@ def test_what_would_fail_again_is_not_tried_again(plan: driver.Plan, monkeypatch
 def test_parents_are_merged_into_an_fp32_base_only(tmp_path: Path) -> None:
     values = {"name": "noir", "storage": str(tmp_path), "dataset": "d", "merge": True, "dtype": "bf16"}
     with pytest.raises(ConfigError, match="merge: true needs an fp32 base, and this one is loaded in bfloat16"):
-        driver.check_training(parse_config(TrainConfig, values))
+        check_training(parse_config(TrainConfig, values))
     with pytest.raises(DatasetError, match="'d'"):
-        driver.check_training(parse_config(TrainConfig, values | {"dtype": "fp32"}))
+        check_training(parse_config(TrainConfig, values | {"dtype": "fp32"}))

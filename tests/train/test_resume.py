@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from cinesynth.session import ray_session
 from cinesynth.settings import parse_config
 from cinesynth.storage import Storage
 from cinesynth.train.driver import train
+from cinesynth.train.validations import FOLDER, read_records
 from cinesynth.wan.card import read_card
 from tests.conftest import REPOSITORY, Head
 
@@ -100,10 +102,56 @@ def test_a_killed_run_continues_with_two_workers_and_gives_the_same_losses(ray_h
     assert read_card(again["outputs"]["adapter"]).step == STEPS
 
 
+def pid_of_actor(head: Head, kind: str) -> int:
+    """A process that holds a living actor whose class is called so."""
+    from ray.util.state import list_actors
+
+    actors = list_actors(head.dashboard, filters=[("state", "=", "ALIVE")], limit=1000)
+    return next(actor.pid for actor in actors if kind in actor.class_name)
+
+
+@pytest.mark.slow
+def test_kills_of_all_kinds_leave_the_same_adapter(ray_head: Head, storage: Path) -> None:
+    """A rank and the controller are killed, then the driver is stopped as `ray job stop` does; each time it goes on."""
+    steps = 40
+    many = {"optimizer": {"steps": steps, "lr": 1e-2, "batch_size": 2}, "workers": 2, "max_failures": 3}
+    whole = train(config(ray_head, storage, "left-alone", **many))
+    command = [
+        *(sys.executable, "-m", "jobs.train", "name=hunted", f"storage={storage}", "dataset=clips", "workers=2"),
+        *(f"ray.address={ray_head.address}", f"optimizer.steps={steps}", "optimizer.lr=1e-2"),
+        *("optimizer.batch_size=2", "checkpoint_every=1", "caption_dropout=0.2", "max_failures=3"),
+    ]
+
+    def reached() -> int:
+        return max((int(path.stem.removeprefix("step-")) for path in checkpoints(storage, "hunted")), default=0)
+
+    def wait_for_progress(process: subprocess.Popen[str]) -> None:
+        wanted, deadline = reached() + 2, time.monotonic() + 120
+        while reached() < wanted:
+            assert process.poll() is None, "the job ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    with subprocess.Popen(command, cwd=REPOSITORY, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as job:
+        for kind in ("RayTrainWorker", "TrainController"):
+            wait_for_progress(job)
+            os.kill(pid_of_actor(ray_head, kind), signal.SIGKILL)
+        wait_for_progress(job)
+        job.send_signal(signal.SIGTERM)
+        told, _ = job.communicate(timeout=120)
+    assert told.count("they start again (failure 1 of at most 3 without progress)") == 2, told
+    assert Run.at(config(ray_head, storage, "hunted", **many)).folder.read_json("result.json")["status"] == "cut"
+    assert reached() < steps
+    again = train(config(ray_head, storage, "hunted", **many))
+    assert again["figures"]["adapter_sha256"] == whole["figures"]["adapter_sha256"]
+    assert losses(storage, "hunted") == losses(storage, "left-alone")
+    assert sorted(losses(storage, "hunted")) == list(range(1, steps + 1))
+
+
 @pytest.mark.slow
 def test_what_cannot_work_is_told_in_one_line(ray_head: Head, storage: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"workers: 50 with 1 CPU each; the cluster's nodes \(4 CPU and 0 GPU hold 4\)"
+        ConfigError, match=r"workers = 50: each takes 1 CPU; the cluster's nodes \(4 CPU\) hold 4 such workers"
     ):
         train(config(ray_head, storage, "many", workers=50, optimizer={"steps": 2, "batch_size": 50}))
     with pytest.raises(ConfigError, match=r"lora\.rank: 300 is above the width 256"):
@@ -120,6 +168,42 @@ def test_what_cannot_work_is_told_in_one_line(ray_head: Head, storage: Path) -> 
     assert f"the last checkpoint is of step {len(checkpoints(storage, 'hot'))}" in str(found)
     assert Run.at(hot).folder.read_json("result.json")["status"] == "failed"
     assert time.monotonic() - started < 120
+
+
+@pytest.mark.slow
+def test_early_stop_delivers_the_same_adapter_wherever_videos_are_made(ray_head: Head, storage: Path) -> None:
+    videos = {"every": 2, "max_windows": 2, "sampler": {"steps": 30, "guidance_scale": 1.0}}
+    delivered, curves, beside = {}, {}, {}
+    for placement in ("inline", "after", "task"):
+        name = f"stopped-{placement}"
+        heard: list[tuple[int, Mapping[str, float]]] = []
+        stopping = config(
+            ray_head,
+            storage,
+            name,
+            early_stop={"patience": 1, "min_delta": 0.5},  # the second validation ends it
+            validation_videos={**videos, "placement": placement},
+            optimizer={"steps": 60, "lr": 1e-3, "batch_size": 2},
+        )
+        done = train(stopping, [lambda step, figures, heard=heard: heard.append((step, figures))])
+        delivered[placement] = {k: done["figures"][k] for k in ("steps", "stopped_at", "adapter_sha256")}
+        card = read_card(done["outputs"]["adapter"])
+        assert (card.sha256, card.step) == (done["figures"]["adapter_sha256"], done["figures"]["steps"])
+        assert card.metrics["lpips"] == done["figures"]["lpips"]
+        run = Storage.open(storage).child("runs", name)
+        records = read_records(run.child(FOLDER))
+        curves[placement] = {step: records[step]["figures"]["lpips"] for step in (2, 4)}
+        assert [step for step, figures in heard if "lpips" in figures] == list(records)
+        times = {e["step"]: e["time"] for e in read_events(run) if "loss" in e}
+        beside[placement] = sum(records[2]["started"] < t < records[2]["ended"] for t in times.values())
+        assert {"inline": 4 <= max(times) < 60, "after": max(times) == 60, "task": max(times) > 4}[placement]
+        assert (storage / "runs" / name / "report.html").stat().st_size < 5_000_000
+    assert delivered["inline"]["stopped_at"] == 4
+    assert delivered["inline"] == delivered["after"] == delivered["task"]
+    assert curves["inline"] == pytest.approx(curves["task"], rel=1e-4)
+    assert curves["after"] == curves["task"]
+    assert beside["inline"] == beside["after"] == 0
+    assert beside["task"] > 2  # training went on all the while
 
 
 @pytest.mark.slow

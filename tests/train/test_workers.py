@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from cinesynth.config import TrainSettings
+from cinesynth.config import SamplerSettings, TrainSettings, ValidationVideos
 from cinesynth.errors import ConfigError
+from cinesynth.generate.sampler import Conditions
 from cinesynth.storage import Storage
 from cinesynth.train.batch import ListedClips
 from cinesynth.train.checkpoint import StoredCheckpoints
@@ -22,6 +25,8 @@ from cinesynth.train.loop import TrainLoop
 from cinesynth.train.state import Saved
 from cinesynth.train.strategy import World
 from cinesynth.train.supported import SUPPORTED, check_supported, table
+from cinesynth.train.validations import Validations
+from cinesynth.train.videos import VideoWatch
 from cinesynth.wan.family import WAN21_I2V
 from cinesynth.wan.load import load_transformer, prepare_attention
 from cinesynth.wan.stream import StoredWeights
@@ -33,10 +38,10 @@ RUNS = {
     2: (
         "replicate none",
         "replicate streamed mixed attention",
-        "fsdp2 none",
+        "fsdp2 none watched",
         "fsdp2 streamed mixed attention",
         "deepspeed zero-2 streamed mixed attention",
-        "deepspeed zero-3 streamed mixed",
+        "deepspeed zero-3 streamed mixed watched",
     ),
     4: ("hsdp", "hsdp streamed mixed attention"),
 }
@@ -52,8 +57,29 @@ class RankCheckpoints(StoredCheckpoints):
 
     def save(self, saved: Saved) -> None:
         super().save(saved)
+        self.flush()
         if dist.is_initialized():
             dist.barrier()
+
+
+class Inline:
+    """Three windows that are made by the workers in training, in place of `VideoValidation`, and kept as they are."""
+
+    model = "nano"
+
+    def __init__(self, clips: list[Any], folder: Path) -> None:
+        self.clips, self.folder = clips, folder
+        self.windows = [SimpleNamespace(window_id=str(i)) for i in range(3)]
+
+    def make(self, window: Any, make: Any) -> Any:
+        conditions = Conditions.of_row(self.clips[int(window.window_id)])
+        return make(conditions, SamplerSettings(steps=2, guidance_scale=1.0, seed=int(window.window_id)))
+
+    def record(self, made: dict[str, Any], validations: Validations, step: int, started: float) -> str:
+        for window_id, frames in made.items():
+            np.save(self.folder / f"made-{step}-{window_id}.npy", frames)
+        validations.write(step, {"figures": {"lpips": 0.5}, "started": started})
+        return "made"
 
 
 def _mixed(clips: list[Any]) -> list[Any]:
@@ -73,7 +99,9 @@ def _alike(name: str) -> str:
 
 def _train(name: str, world: World, clips: list[Any], folder: Path, stop_at: int | None = None) -> dict[str, Any]:
     events: list[dict[str, Any]] = []
-    config = settings(checkpoint_every=1, activation_checkpointing=_recompute(name))
+    config = settings(
+        checkpoint_every=1, activation_checkpointing=_recompute(name), validation_videos=ValidationVideos(every=STEPS)
+    )
     weights = StoredWeights("nano") if "streamed" in name else None
     transformer = load_transformer("nano")
     if weights is not None:
@@ -81,6 +109,10 @@ def _train(name: str, world: World, clips: list[Any], folder: Path, stop_at: int
         prepare_attention(transformer, "nano", world.device)
     if "mixed" in name:
         clips = _mixed(clips)
+    watch = None
+    if (name.startswith("replicate") and stop_at is None) or "watched" in name:
+        inline: Any = Inline(clips, folder)
+        watch = VideoWatch(Validations(Storage.open(folder / "run"), config), world, inline, torch.float32)
     loop = TrainLoop(
         config,
         WAN21_I2V,
@@ -92,6 +124,7 @@ def _train(name: str, world: World, clips: list[Any], folder: Path, stop_at: int
         RankCheckpoints(Storage.open(folder), writes=world.rank == 0),
         lambda _, segment: events.extend(segment),
         world,
+        watch=watch,
     )
     loop.run(stop_at=stop_at if stop_at is not None else STEPS)
     return {
@@ -146,6 +179,19 @@ def test_several_workers_agree_with_one(runs: dict[str, Any], strategy: str) -> 
         expected, found = torch.tensor(values), torch.tensor(two["adapter"][name])
         # Where gradients are near its epsilon, AdamW scales their rounding up: hence the absolute part.
         assert (found - expected).norm() <= 1e-4 * expected.norm() + 1e-5, name
+
+
+@pytest.mark.parametrize("strategy", [name for names in RUNS.values() for name in names if "watched" in name])
+def test_workers_in_training_make_the_videos_that_one_makes(runs: dict[str, Any], strategy: str) -> None:
+    """Three windows on two workers, of which one makes a window for nothing: all run equally many passes."""
+    made = [
+        [np.load(runs["folder"] / name / f"made-{STEPS}-{window}.npy").astype(int) for window in range(3)]
+        for name in (_alike(strategy), strategy)
+    ]
+    for one, two in zip(*made, strict=True):
+        assert one.shape == two.shape
+        assert np.abs(one - two).max() <= 1
+    assert np.abs(made[0][1] - made[0][2]).max() > 5
 
 
 @pytest.mark.parametrize("strategy", CONTINUED)

@@ -6,10 +6,8 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from diffusers import WanImageToVideoPipeline, WanTransformer3DModel
@@ -17,11 +15,7 @@ from PIL import Image
 
 from cinesynth.config import LoraSettings, OptimizerSettings, SamplerSettings, TrainSettings, ValidationSettings
 from cinesynth.data.check import check_dataset
-from cinesynth.data.dataset import ClipsDataset, write_table
-from cinesynth.data.encode.assemble import assemble, empty_prompt_entry
-from cinesynth.data.encode.commits import Commits, write_blocks
-from cinesynth.data.encode.encode import DECODED, EncodeCaptions, EncodeLatents, preview
-from cinesynth.data.records import Window, window_to_json
+from cinesynth.data.dataset import ClipsDataset
 from cinesynth.errors import AdapterError, ConfigError, DatasetError, ModelError
 from cinesynth.generate.sampler import Conditions, Generator
 from cinesynth.nano.architecture import TEXT_DIM
@@ -30,11 +24,11 @@ from cinesynth.train.checkpoint import StoredCheckpoints
 from cinesynth.train.loop import TrainLoop
 from cinesynth.train.strategy import Replicate, World
 from cinesynth.wan.family import FAMILIES, WAN21_I2V, Family, Signature, wan_adapter_targets
-from cinesynth.wan.folder import base_hash, encoder_hash, model_folder, model_spec
+from cinesynth.wan.folder import base_hash, model_folder, model_spec
 from cinesynth.wan.load import load_transformer
 from cinesynth.wan.lora import target_modules
+from tests.tiny_dataset import FRAMES, HEIGHT, WIDTH, encoded_dataset, picture
 
-FRAMES, HEIGHT, WIDTH = 5, 32, 48
 IMAGELESS = replace(
     WAN21_I2V,
     name="imageless",
@@ -77,46 +71,6 @@ def build(folder: Path, family: Family) -> str:
         index["boundary_ratio"] = 0.9
     (folder / "model_index.json").write_text(json.dumps(index))
     return str(folder)
-
-
-def picture(seed: int, frames: int) -> np.ndarray:
-    """uint8 [T, H, W, 3]: blocks of colour that change from frame to frame."""
-    blocks = np.random.default_rng(seed).integers(0, 256, (frames, HEIGHT // 8, WIDTH // 8, 3), dtype=np.uint8)
-    return blocks.repeat(8, axis=1).repeat(8, axis=2)
-
-
-def decoded(count: int) -> tuple[list[Window], pa.Table]:
-    """Windows of the train split, and the block that the decoding stage makes of them."""
-    windows, rows = [], []
-    for i in range(count):
-        frames = picture(i, FRAMES)
-        window = Window(
-            f"{i:064x}", f"/footage/{i}.mp4", f"{i:064x}", f"shot-{i}", f"group-{i}", 0.0, FRAMES / 16, 16, FRAMES,
-            HEIGHT, WIDTH, f"{WIDTH}x{HEIGHT}x{FRAMES}", f"caption {i}", "film", "train", {}, "", (0, 0),
-            tuple(range(FRAMES)), (0.0, 0.0, float(WIDTH), float(HEIGHT)),
-        )  # fmt: skip
-        windows.append(window)
-        row = {"window": window_to_json(window), "reject": "", "preview": preview(frames), "pixels_sha256": ""}
-        rows.append(row | {"pixels": frames.tobytes()})
-    return windows, pa.Table.from_pylist(rows, schema=DECODED)
-
-
-def encoded_dataset(location: Storage, model: str) -> ClipsDataset:
-    """A complete dataset of two windows, by prepare's own stages."""
-    windows, block = decoded(2)
-    family, encoders = model_spec(model).family, encoder_hash(model)
-    captions = pa.table({"caption": [*(w.caption for w in windows), ""]})
-    errors = EncodeCaptions(model, "cpu", location.reference())(captions)["error"].to_pylist()
-    assert errors == ["", "", ""]
-    commits = Commits(location)
-    commits.add(write_blocks(location.reference(), family, encoders, EncodeLatents(model, "cpu")(block)))
-    write_table(
-        location, "sources.parquet", pa.table({"sha256": [w.source_sha256 for w in windows], "seconds": [1, 1]})
-    )
-    facts: dict[str, Any] = {"name": "d", "model": model, "family": family.name, "encoder_hash": encoders}
-    facts |= {"window": {}, "unmeasured": [], "empty_prompt": empty_prompt_entry(location)}
-    assemble(location, facts, windows, [], commits, lambda *_: None)
-    return ClipsDataset.open(location)
 
 
 def test_a_family_without_image_encoder_goes_from_encoding_to_a_video(tmp_path: Path) -> None:

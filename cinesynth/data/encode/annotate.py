@@ -83,7 +83,7 @@ def annotate_windows(
                 config.decode,
                 device_of(resources),
             ),
-            **actor_stage(resources),
+            **actor_stage(resources, config.resources),
         )
         for table in in_parts(rows, progress):
             if len(settled := table.filter(pa.compute.invert(table["again"]))):

@@ -1,0 +1,257 @@
+"""Validation by videos: a checkpoint makes held-out windows again, each from the noise of its window, and they are
+compared with the real ones."""
+
+from __future__ import annotations
+
+import logging
+import math
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cinesynth.config import EvaluateSettings, SamplerSettings, TrainConfig
+from cinesynth.data.dataset import ClipsDataset, WindowRow, pixels_file
+from cinesynth.data.spread import spread
+from cinesynth.data.video import read_video, write_video
+from cinesynth.errors import DatasetError, WeightsUnavailable
+from cinesynth.generate.sampler import Conditions, Generator, decode, denoise
+from cinesynth.generate.worker import window_seed
+from cinesynth.locate import locate_adapter
+from cinesynth.metrics import catalogue
+from cinesynth.metrics.evaluate import compare
+from cinesynth.metrics.statistics import MIN_GROUPS
+from cinesynth.pictures import Frames
+from cinesynth.settings import parse_config
+from cinesynth.storage import Storage, scratch_folder, sha256_json
+from cinesynth.train.checkpoint import StoredCheckpoints
+from cinesynth.train.strategy import World
+from cinesynth.train.telemetry import write_scalars
+from cinesynth.train.validations import Validations, video_file
+from cinesynth.wan.condition import ConditionEncoder
+from cinesynth.wan.folder import model_spec
+from cinesynth.wan.load import load_scheduler, load_vae
+
+log = logging.getLogger("cinesynth.train")
+
+_LOOK_S = 2.0
+"""Between two looks for validations that others did."""
+
+Make = Callable[[Conditions, SamplerSettings], Frames]
+
+
+def validated_windows(config: TrainConfig, dataset: ClipsDataset) -> list[WindowRow]:
+    """Those of the val split that are made again, in the dataset's order.
+
+    Raises DatasetError when the split is empty.
+    """
+    assert config.validation_videos is not None
+    windows = dataset.windows("val")
+    if not windows:
+        raise DatasetError(
+            f"validation_videos: dataset {config.dataset!r} has no window in its val split; prepare it with split.val "
+            "above 0 and at least 3 groups a domain, or leave validation_videos and early_stop out"
+        )
+    chosen = {w.window_id for w in spread(windows)[: config.validation_videos.max_windows]}
+    return [w for w in windows if w.window_id in chosen]
+
+
+def validation_metrics(windows: list[WindowRow]) -> list[str]:
+    """LPIPS, and KVD where there are groups and frames enough for it."""
+    enough = len({w.group for w in windows}) >= MIN_GROUPS
+    long = min(w.num_frames for w in windows) >= catalogue.find("kvd").network.min_frames
+    return ["lpips", "kvd"] if enough and long else ["lpips"]
+
+
+class VideoValidation:
+    """Makes and compares the windows of a training's validations.
+
+    Args:
+        config: of the training.
+        dataset: with a val split.
+        device: that the networks run on.
+    """
+
+    def __init__(self, config: TrainConfig, dataset: ClipsDataset, device: str) -> None:
+        assert config.validation_videos is not None
+        self.dataset, self.device = dataset, device
+        self.model = config.model
+        self.seed = config.seed
+        self.sampler = config.validation_videos.sampler
+        self.windows = validated_windows(config, dataset)
+        self._staged = dataset.stage(scratch_folder("shards", dataset.manifest_sha256), "val")
+        self._places = {w.window_id: place for place, w in enumerate(dataset.windows("val"))}
+        self._negative = self._negative_prompt()
+
+    def make(self, window: WindowRow, make: Make) -> Frames:
+        """A window again: uint8 RGB [T, H, W, 3]. Its noise depends on the seed and the window only."""
+        conditions = Conditions.of_row(self._staged[self._places[window.window_id]], self._negative)
+        seeded = self.sampler.model_copy(update={"seed": window_seed(self.seed, window.window_id)})
+        return make(conditions, seeded)
+
+    def record(self, made: Mapping[str, Frames], validations: Validations, step: int, started: float) -> str:
+        """Compare the videos with the real ones, keep them, and commit the validation; returns a line that tells of it.
+
+        Args:
+            made: frames by window id, of all windows.
+            validations: of the run.
+            step: of the checkpoint.
+            started: time in seconds since the epoch.
+        """
+        fps = model_spec(self.model).family.fps
+        with tempfile.TemporaryDirectory(prefix="cinesynth-validation-") as scratch:
+            real, fake = Path(scratch) / "real", Path(scratch) / "made"
+            real.mkdir()
+            fake.mkdir()
+            for window_id, frames in made.items():
+                pixels = self.dataset.storage.read_bytes(pixels_file(window_id))
+                (real / f"{window_id}.mkv").write_bytes(pixels)
+                write_video(fake / f"{window_id}.mkv", frames, fps, "ffv1")
+                shown = {video_file(step, window_id): frames}
+                if not validations.folder.exists(video_file(None, window_id)):
+                    shown[video_file(None, window_id)] = read_video(real / f"{window_id}.mkv")[0]
+                for name, pictures in shown.items():
+                    playable = write_video(Path(scratch) / "playable.mp4", pictures, fps)
+                    validations.folder.upload(playable, name)
+            figures = self._compare(real, fake)
+        event = {"step": step, "time": time.time(), **{f"val_{name}": value for name, value in figures.items()}}
+        write_scalars(validations.run, f"validation-{step:08d}", [event])
+        identity = [sorted(made), self.sampler.model_dump(mode="json")]
+        validations.write(
+            step,
+            {
+                "figures": figures,
+                "windows": [{"video": w.window_id, "group": w.group, "caption": w.caption} for w in self.windows],
+                "set": sha256_json(identity)[:12],
+                "started": started,
+                "ended": time.time(),
+            },
+        )
+        told = "  ".join(f"{catalogue.label(name)} {value:.4f}" for name, value in figures.items())
+        return f"step {step}: {len(made)} videos in {time.time() - started:.0f} s: {told}"
+
+    def _compare(self, real: Path, fake: Path) -> dict[str, float]:
+        groups = {w.window_id: w.group for w in self.windows}
+        settings = EvaluateSettings(metrics=validation_metrics(self.windows), use_gpu=self.device.startswith("cuda"))
+        try:
+            record = compare(real, {"made": fake}, groups, settings)
+        except WeightsUnavailable as e:
+            if settings.metrics == ["lpips"]:
+                raise
+            log.warning("validation without KVD: %s", e)
+            record = compare(real, {"made": fake}, groups, settings.model_copy(update={"metrics": ["lpips"]}))
+        return {value.metric: value.value for value in record.values if value.value is not None}
+
+    def _negative_prompt(self) -> torch.Tensor | None:
+        """What guidance leads away from; the empty prompt's embedding is in the dataset."""
+        if self.sampler.guidance_scale <= 1:
+            return None
+        if not self.sampler.negative_prompt:
+            return torch.as_tensor(self.dataset.empty_prompt_embeds())
+        return ConditionEncoder(self.model).prompt_embeds(self.sampler.negative_prompt)
+
+
+class VideoWatch:
+    """A worker's view of the validations: whether they end the training, and the validations themselves where they are
+    made `inline`. A `loop.Watch`.
+
+    Args:
+        validations: of the run.
+        world: this worker among all. Rank 0 looks at the records, and writes them.
+        inline: makes the videos, with the workers' own model; None: others do, while training goes on.
+        dtype: of the computation.
+    """
+
+    def __init__(
+        self, validations: Validations, world: World, inline: VideoValidation | None, dtype: torch.dtype
+    ) -> None:
+        self.validations, self.world, self.inline, self.dtype = validations, world, inline, dtype
+        self._due = set(validations.due)
+        self._ends = False
+        if inline is not None:
+            self._spec = model_spec(inline.model)
+            self._vae = load_vae(inline.model, world.device)
+        if world.rank == 0 and validations.early_stop is not None:
+            self._look()
+            if inline is None:
+                threading.Thread(target=self._keep_looking, name="looks-for-validations", daemon=True).start()
+
+    def due(self, step: int) -> bool:
+        return step in self._due
+
+    def ends(self) -> bool:
+        return self._ends
+
+    def needed(self) -> set[int]:
+        """Steps whose checkpoints are kept for a validation, or as the best."""
+        return self.validations.needed(self.validations.due)
+
+    def validate(self, step: int, model: torch.nn.Module) -> None:
+        if self.inline is None:
+            return
+        started = time.time()
+        there = torch.tensor(float(self.world.rank == 0 and step in self.validations.records()))
+        if self.world.sum(there.to(self.world.device)).item():
+            return
+        windows, world = self.inline.windows, self.world
+        made: dict[str, Frames] = {}
+        model.eval()
+        for round_ in range(math.ceil(len(windows) / world.data_size)):
+            place = round_ * world.data_size + world.data_rank
+            window = windows[min(place, len(windows) - 1)]  # all run equally many passes
+            frames = self.inline.make(window, lambda conditions, sampler: self._frames(model, conditions, sampler))
+            if place < len(windows):
+                made[window.window_id] = frames
+        model.train()
+        gathered = world.gather(made)
+        if world.rank == 0:
+            everything = {window_id: frames for part in gathered for window_id, frames in part.items()}
+            log.info("%s", self.inline.record(everything, self.validations, step, started))
+            self._look()
+
+    def _frames(self, model: torch.nn.Module, conditions: Conditions, sampler: SamplerSettings) -> Frames:
+        assert self.inline is not None
+        scheduler = load_scheduler(self.inline.model, sampler.flow_shift)
+        experts: Any = {self._spec.family.experts[0]: model}
+        latents = denoise(self._spec, experts, scheduler, conditions, sampler, self.world.device, self.dtype)
+        return decode(self._spec, self._vae, latents)
+
+    def _look(self) -> None:
+        self._ends = self.validations.early_stop is not None and self.validations.verdict().ends_at is not None
+
+    def _keep_looking(self) -> None:
+        while not self._ends:
+            time.sleep(_LOOK_S)
+            try:
+                self._look()
+            except Exception as e:  # a storage that is away for a moment: training goes on
+                log.warning("validations cannot be looked at: %s", e)
+
+
+def validate_checkpoint(task: dict[str, Any]) -> str:
+    """Validate one checkpoint of a run, in a process of its own; returns a line that tells of it.
+
+    Args:
+        task: `config` of the training, `dataset` (a storage reference), `parents` (reference, scale) and `step`.
+    """
+    started = time.time()
+    config = parse_config(TrainConfig, task["config"])
+    storage = Storage.open(config.storage)
+    run = storage.child("runs", config.name)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    validation = VideoValidation(config, ClipsDataset.open(Storage(*task["dataset"])), device)
+    parents = [(locate_adapter(storage, ref), scale) for ref, scale in task["parents"]]
+    generator = Generator(config.model, device)
+    with tempfile.TemporaryDirectory() as local:
+        adapter = StoredCheckpoints(run.child("checkpoints")).adapter(task["step"], Path(local) / "adapter")
+        assert adapter is not None
+        generator.load_adapters([*parents, (adapter, 1.0)])
+    made = {
+        w.window_id: validation.make(w, lambda c, sampler: generator.generate_from(c, sampler).frames)
+        for w in validation.windows
+    }
+    return validation.record(made, Validations(run, config), task["step"], started)
