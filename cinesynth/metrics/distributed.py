@@ -63,7 +63,7 @@ class RayExecutor:
             max_restarts=3,
             max_task_retries=3,
             **settings.resources.options(gpus),
-        )(_Worker)
+        )(MetricWorker)
         shared = ray.put(networks)
         arguments = (shared, settings.use_gpu, settings.cpus_per_worker)
         self._actors: list[Any] = [actor.remote(*arguments) for _ in range(settings.workers)]
@@ -95,12 +95,17 @@ class RayExecutor:
             self._ray.kill(actor)
 
 
-class _Worker:
+class MetricWorker:
+    """An actor that runs the networks; the dashboard names it by its `repr`."""
+
     def __init__(self, networks: Networks, use_gpu: bool, cpus: float) -> None:
         import torch
 
         torch.set_num_threads(max(1, int(cpus)))
         self._networks = networks.to(pick_device(use_gpu))
+
+    def __repr__(self) -> str:
+        return f"MetricWorker({', '.join(self._networks.names)})"
 
     def device(self) -> str:
         return device_name(self._networks.device)

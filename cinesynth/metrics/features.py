@@ -97,6 +97,11 @@ class Networks:
         }
         self.device = torch.device("cpu")
 
+    @property
+    def names(self) -> list[str]:
+        """Of the networks."""
+        return list(self._networks)
+
     def to(self, device: str) -> Networks:
         """Move to a device; returns self."""
         self.device = torch.device(device)

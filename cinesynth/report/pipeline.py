@@ -48,7 +48,7 @@ def write_report(config: PipelineConfig, run: Run) -> str:
         "pipeline.html.j2",
         config=config,
         run=run,
-        verdict=verdict(trainings[-1][1] if trainings else None, record),
+        verdict=verdict(trainings, record),
         summary=_summary(config, results, clips),
         scenes=make_scenes(
             storage.child("runs", f"{config.name}-generate"), run.folder, ["real", *config.arms()], domains

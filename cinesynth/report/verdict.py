@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from cinesynth.metrics import catalogue
 from cinesynth.metrics.record import Comparison, MetricsRecord
@@ -10,13 +10,15 @@ from cinesynth.report.page import number, signed, span
 from cinesynth.report.training import Training
 
 
-def verdict(training: Training | None, record: MetricsRecord | None) -> str:
-    """One sentence: how the held-out loss went, and which differences between the arms are shown.
+def verdict(trainings: Sequence[tuple[str, Training]], record: MetricsRecord | None) -> str:
+    """One sentence: how the held-out loss went in each stage, and which differences between the arms are shown.
 
     The primary metrics carry it. Only an interval that excludes zero makes a difference; a metric without an interval
     decides nothing.
     """
-    clauses = [_loss_clause(training)]
+    clauses = [_loss_clause(training) for _, training in trainings] or ["no adapter was trained"]
+    if len(trainings) > 1:
+        clauses = [f"{stage}: {clause}" for (stage, _), clause in zip(trainings, clauses, strict=True)]
     clauses += ["nothing was evaluated"] if record is None else _comparison_clauses(record)
     sentence = "; ".join(clauses)
     return f"{sentence[0].upper()}{sentence[1:]}."
@@ -39,9 +41,7 @@ def _to_real(record: MetricsRecord, comparison: Comparison) -> bool:
     return bool({"real", "pair"} & set(record.definitions[comparison.metric].needs))
 
 
-def _loss_clause(training: Training | None) -> str:
-    if training is None:
-        return "no adapter was trained"
+def _loss_clause(training: Training) -> str:
     if len(training.held_out) < 2:
         return "no held-out loss was measured"
     first, last = training.held_out[0]["val_loss"], training.held_out[-1]["val_loss"]

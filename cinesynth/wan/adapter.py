@@ -30,6 +30,7 @@ from cinesynth.wan.card import (
     check_adapters,
     read_card,
 )
+from cinesynth.wan.lora import several_adapters
 from cinesynth.wan.parameters import linear_layers
 
 _PEFT_PREFIX = "base_model.model."
@@ -124,7 +125,8 @@ def load_adapters(
         transformer.delete_adapters(name)
     names = [f"adapter_{i}" for i in range(len(adapters))]
     for name, (config, state) in zip(names, loaded, strict=True):
-        transformer.add_adapter(config, adapter_name=name)
+        with several_adapters():
+            transformer.add_adapter(config, adapter_name=name)
         on_meta = next(transformer.parameters()).is_meta  # a base whose weights are placed later
         set_peft_model_state_dict(transformer, state, adapter_name=name, low_cpu_mem_usage=on_meta)
         if on_meta:  # PEFT checked names and shapes, and moved the values to where the base is

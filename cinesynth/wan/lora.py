@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -67,7 +69,7 @@ def add_lora(
     """
     below = list(getattr(transformer, "peft_config", {}))
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=target_modules(family, transformer, targets))
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), several_adapters():
         transformer.add_adapter(config, adapter_name=name)
     for module in transformer.modules():
         if isinstance(module, LoraLayer):
@@ -85,6 +87,14 @@ def add_lora(
             for factor, values in factors.items():
                 factor.weight = torch.nn.Parameter(values.to(device))
     _compute_like_base(transformer, name)
+
+
+@contextmanager
+def several_adapters() -> Iterator[None]:
+    """Within it, PEFT does not warn that a model gets a second adapter: here it is meant to."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+        yield
 
 
 def _first_factor(seed: int, module: str, rank: int, features: int) -> torch.Tensor:

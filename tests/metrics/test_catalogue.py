@@ -67,7 +67,7 @@ def test_a_record_of_schema_1_still_opens():
     assert record.value("kvd", "base").value == json.loads(path.read_text())["values"][2]["value"]
     assert record.better(record.comparison("lpips", "adapter")) == "adapter"
     assert [record.label(name) for name in ("kvd", "fvd")] == ["KVD", "FVD (secondary)"]
-    assert "the adapter's videos are closer to the real ones than the base's by LPIPS" in verdict(None, record)
+    assert "the adapter's videos are closer to the real ones than the base's by LPIPS" in verdict([], record)
     assert any("KVD of version 1" in warning for warning in record.warnings)
     assert MetricsRecord.parse(record.to_json(), "again") == record
 
@@ -107,7 +107,7 @@ def test_a_newcomers_metric_is_one_file_and_one_line(tmp_path, monkeypatch):
     assert reading(record, nearer) == "adapter is closer to the real windows"
     distance = [abs(record.value("change", arm).value - record.value("change", arm).real) for arm in ("still", "base")]
     assert further.difference == pytest.approx(distance[0] - distance[1])
-    sentence = verdict(None, record)
+    sentence = verdict([], record)
     assert "the adapter's videos are better than the base's by example steadiness (+" in sentence
     assert "frame change" not in sentence
     assert "frame change (secondary)  adapter - base" in record.table()

@@ -56,8 +56,9 @@ def record(*comparisons: Comparison, values: tuple[Value, ...] = ()) -> MetricsR
     return MetricsRecord.model_validate(fields)
 
 
-def training(*losses: float) -> Training:
-    return Training(TrainSettings(), [], [{"step": i, "val_loss": loss} for i, loss in enumerate(losses)])
+def training(*losses: float, stage: str = "style") -> list[tuple[str, Training]]:
+    held_out = [{"step": i, "val_loss": loss} for i, loss in enumerate(losses)]
+    return [(stage, Training(TrainSettings(), [], held_out))]
 
 
 def test_an_interval_below_zero_is_closer_above_is_further_and_around_is_undecided() -> None:
@@ -87,12 +88,19 @@ def test_without_an_interval_nothing_is_claimed_however_large_the_difference() -
     assert reading(record(found), found) == "undecided: no interval: 1 group"
 
 
+def test_each_stage_has_its_own_loss() -> None:
+    both = [*training(0.5, 0.4), *training(0.4, 0.3, stage="motion")]
+    assert verdict(both, record()).startswith(
+        "Style: held-out loss fell from 0.5000 to 0.4000 (−20.0 %); motion: held-out loss fell from 0.4000 to 0.3000"
+    )
+
+
 def test_secondary_metrics_decide_nothing() -> None:
     late = comparison("lpips_late", -0.2, -0.3, -0.1)
-    assert verdict(None, record(comparison("kvd", 0.1, -0.1, 0.3), late)) == (
+    assert verdict([], record(comparison("kvd", 0.1, -0.1, 0.3), late)) == (
         "No adapter was trained; adapter − base is not distinguishable from zero by KVD (+0.1000 [−0.1000, 0.3000])."
     )
-    assert verdict(None, record(late)).endswith(
+    assert verdict([], record(late)).endswith(
         "no primary metric (KVD and LPIPS) was computed: the others are shown, and decide nothing."
     )
     assert record(late).label("lpips_late") == "late LPIPS (secondary)"
@@ -101,20 +109,20 @@ def test_secondary_metrics_decide_nothing() -> None:
 def test_higher_is_better_where_the_metric_says_so() -> None:
     smoother = comparison("smoothness", 0.2, 0.1, 0.3)
     assert reading(record(smoother), smoother) == "adapter is better"
-    assert "the adapter's videos are better than the base's by smoothness (+0.2000" in verdict(None, record(smoother))
+    assert "the adapter's videos are better than the base's by smoothness (+0.2000" in verdict([], record(smoother))
     rougher = comparison("smoothness", -0.2, -0.3, -0.1)
-    assert "the adapter's videos are worse than the base's by smoothness" in verdict(None, record(rougher))
+    assert "the adapter's videos are worse than the base's by smoothness" in verdict([], record(rougher))
 
 
 def test_of_a_metric_to_match_a_smaller_distance_is_closer() -> None:
     nearer = comparison("motion", -0.2, -0.3, -0.1)
     assert reading(record(nearer), nearer) == "adapter is closer to the real windows"
-    assert "closer to the real ones than the base's by motion" in verdict(None, record(nearer))
+    assert "closer to the real ones than the base's by motion" in verdict([], record(nearer))
 
 
 def test_a_metric_that_could_not_be_computed_is_named() -> None:
     gone = Value(metric="lpips", arm="adapter", value=None, reason="no weights", n_real=8, n=8, groups=4)
-    sentence = verdict(None, record(comparison("kvd", -0.2, -0.3, -0.1), values=(gone,)))
+    sentence = verdict([], record(comparison("kvd", -0.2, -0.3, -0.1), values=(gone,)))
     assert sentence.startswith("No adapter was trained; the adapter's videos are closer")
     assert sentence.endswith("LPIPS could not be computed.")
 
