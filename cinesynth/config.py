@@ -358,12 +358,25 @@ class EvaluateSettings(Settings):
     )
     lpips_net: Literal["alex", "vgg"] = Field("alex", description="network of LPIPS: AlexNet or VGG-16")
     frames: int | None = Field(None, ge=1, description="first frames of every video; default: all, equally many")
+    r_lpips_weights: str | None = runtime(
+        None,
+        description="file with the published state dict of R-LPIPS; the metric r_lpips needs it; its content counts",
+    )
     weights: str | None = runtime(None, description="folder with the weight files; default: the cache, filled by pip")
     batch_size: int = runtime(4, ge=1, description="videos that a network takes at once")
     workers: int = runtime(1, ge=1, description="Ray actors, where a Ray cluster is used")
     cpus_per_worker: Finite = runtime(1.0, gt=0, description="CPUs of each worker")
     use_gpu: bool = runtime(False, description="one GPU for each worker")
     resources: Pool = runtime(Pool())
+
+    @model_validator(mode="after")
+    def _robust_weights(self) -> EvaluateSettings:
+        if "r_lpips" in self.metrics and not self.r_lpips_weights:
+            raise ValueError(
+                "metrics holds r_lpips, whose published weights are in no package: set r_lpips_weights to the file "
+                "(latest_net_linf_x0.pth of SaraGhazanfari/R-LPIPS), or ask for lpips"
+            )
+        return self
 
 
 class DatasetSplit(Settings):
@@ -408,6 +421,10 @@ class EvaluateConfig(JobConfig, EvaluateSettings):
         if captions and not self.groups and isinstance(self.real, str):
             raise ConfigError(
                 f"metrics: {captions[0]} reads captions; set groups to a CSV with the columns video, group, caption"
+            )
+        if self.r_lpips_weights and not Path(self.r_lpips_weights).expanduser().is_file():
+            raise ConfigError(
+                f"r_lpips_weights: {self.r_lpips_weights!r} is not a file; give the state dict of R-LPIPS"
             )
         if self.weights and not Path(self.weights).expanduser().is_dir():
             raise ConfigError(f"weights: {self.weights!r} is not a folder; give one, or leave it unset")

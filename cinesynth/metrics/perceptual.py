@@ -1,8 +1,13 @@
-"""LPIPS v0.1 (Zhang et al., arXiv 1801.03924): perceptual distance of a video to the real one of the same name."""
+"""LPIPS v0.1 (Zhang et al., arXiv 1801.03924): perceptual distance of a video to the real one of the same name.
+
+R-LPIPS (Ghazanfari et al., arXiv 2307.15157) is the same network with adversarially trained weights, which a user
+gives.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +52,17 @@ def _run(model: Any, pairs: Sequence[Item]) -> NDArray[np.floating]:
     return pair_distances(model, pairs)
 
 
+def _robust_weights(settings: EvaluateSettings) -> dict[str, str]:
+    name = f"lpips-{settings.lpips_net}"
+    return {"r-lpips": sha256_file(str(settings.r_lpips_weights)), name: WEIGHTS[name].sha256}
+
+
+def _load_robust(settings: EvaluateSettings) -> Any:
+    from cinesynth.metrics.networks.lpips import load_published
+
+    return load_published(str(settings.r_lpips_weights), settings.lpips_net, settings.weights)
+
+
 NETWORK = Network(
     name="lpips",
     label="LPIPS",
@@ -57,6 +73,8 @@ NETWORK = Network(
     pair=True,
     min_side=LPIPS_MIN_SIDE,
 )
+
+ROBUST = replace(NETWORK, name="r_lpips", label="R-LPIPS", load=_load_robust, weights=_robust_weights)
 
 _DESCRIPTION = "LPIPS v0.1 to the paired real frame: mean over frames, a group's windows, groups"
 
@@ -81,5 +99,15 @@ METRICS = (
         measure=group_means,
         first_frame=LATE,
         beside="lpips",
+    ),
+    Metric(
+        name="r_lpips",
+        label="R-LPIPS",
+        version=1,
+        description="LPIPS with the adversarially trained weights of `r_lpips_weights`, to the paired real frame",
+        network=ROBUST,
+        measure=group_means,
+        first_frame=1,
+        frames_note="frame 0 is given to an image-to-video model",
     ),
 )

@@ -1,8 +1,14 @@
+from importlib.util import find_spec
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
-from cinesynth.errors import MediaError
-from cinesynth.metrics.networks.lpips import frame_distances, load_lpips
+from cinesynth.config import EvaluateSettings
+from cinesynth.errors import MediaError, WeightsUnavailable
+from cinesynth.metrics import catalogue
+from cinesynth.metrics.networks.lpips import frame_distances, load_lpips, load_published
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +54,52 @@ def test_shapes_that_cannot_be_compared_are_refused(alex):
         frame_distances(alex, black, white[:, :32])
     with pytest.raises(MediaError, match="at least 32"):
         frame_distances(alex, *_black_and_white(side=16))
+
+
+HEADS = Path(find_spec("lpips").origin).parent / "weights" / "v0.1" / "alex.pth"
+
+
+@pytest.mark.parametrize("layout", ["heads", "heads and trunk", "of several GPUs"])
+def test_r_lpips_with_the_weights_of_lpips_is_lpips(alex, tmp_path, layout):
+    file = tmp_path / "latest_net_linf_x0.pth"
+    prefix = "module." if layout == "of several GPUs" else ""
+    state = torch.load(HEADS, "cpu", weights_only=True) if layout == "heads" else alex.state_dict()
+    torch.save({prefix + name: value for name, value in state.items()}, file)
+    given = np.random.default_rng(2).integers(0, 256, (2, 3, 64, 96, 3), dtype=np.uint8)
+    settings = EvaluateSettings(metrics=["r_lpips"], r_lpips_weights=str(file))
+    metric = catalogue.find("r_lpips")
+    found = metric.network.run(metric.network.load(settings), [tuple(given)])
+    assert found[0] == pytest.approx(frame_distances(alex, *given), abs=1e-6)
+    changed = {name: value * 2 if ".lin" in f".{name}" else value for name, value in torch.load(file, "cpu").items()}
+    before = catalogue.metric_identity(settings)["metric_r_lpips"]
+    torch.save(changed, file)
+    assert catalogue.metric_identity(settings)["metric_r_lpips"] != before
+    assert frame_distances(load_published(file), *given) == pytest.approx(2 * found[0], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("lin3.model.1.weight"), r"lacks 1 tensors, such as 'lin3\.model\.1\.weight'"),
+        (lambda state: state.update(other=torch.zeros(1)), "holds the unknown 1 tensors, such as 'other'"),
+        (lambda state: state.update({"lin0.model.1.weight": torch.zeros(1)}), "has another shape of 1 tensors"),
+        (lambda state: state.update({"lin0.model.1.weight": "text"}), "holds no state dict of tensors"),
+    ],
+)
+def test_other_weights_than_those_of_lpips_are_refused(tmp_path, change, message):
+    state = torch.load(HEADS, "cpu", weights_only=True)
+    change(state)
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(WeightsUnavailable, match=message):
+        load_published(tmp_path / "w.pth")
+
+
+def test_a_pickle_that_runs_something_is_refused(tmp_path):
+    torch.save({"lin0.model.1.weight": Path("x")}, tmp_path / "w.pth")
+    with pytest.raises(WeightsUnavailable, match="cannot be read as a state dict"):
+        load_published(tmp_path / "w.pth")
+
+
+def test_without_its_weights_r_lpips_is_refused_and_lpips_is_named():
+    with pytest.raises(ValueError, match=r"set r_lpips_weights to the file .*or ask for lpips"):
+        EvaluateSettings(metrics=["fvd", "r_lpips"])

@@ -6,6 +6,8 @@ which that package would download from a hub, comes from our checked weights.
 
 from __future__ import annotations
 
+import pickle
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from cinesynth.errors import MediaError
+from cinesynth.errors import MediaError, WeightsUnavailable
 from cinesynth.metrics import weights
 from cinesynth.metrics.networks import LPIPS_MIN_SIDE
 from cinesynth.pictures import Frames
@@ -49,6 +51,42 @@ def load_lpips(net: Net = "alex", folder: str | None = None, device: str | torch
             assert convolution.bias is not None
             convolution.bias.copy_(torch.from_numpy(arrays[f"Conv_{i}"]["bias"].reshape(-1).copy()))
     return model.eval().requires_grad_(False).to(device)
+
+
+def load_published(file: str, net: Net = "alex", folder: str | None = None) -> nn.Module:
+    """LPIPS with the weights of a published state dict, as its training script saves it: the heads, or the heads and
+    the trunk, which then replaces ours.
+
+    Args:
+        file: of `torch.save`; read with `weights_only`.
+        net: the trunk that the heads are for.
+        folder: folder that holds the weight file of our trunk; default: the cache.
+
+    Raises WeightsUnavailable for what is no such state dict.
+    """
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as e:
+        raise WeightsUnavailable(f"{file} cannot be read as a state dict: {' '.join(str(e).split())[:200]}") from e
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsUnavailable(f"{file} holds no state dict of tensors")
+    state = {name.removeprefix("module."): value for name, value in state.items()}
+    model = load_lpips(net, folder)
+    mine = model.state_dict()
+    heads = {name for name in mine if re.fullmatch(r"lin\d\.model\.1\.weight", name)}
+    trunk = {name for name in mine if name.startswith("net.")}
+    missing = (heads | (trunk if trunk & state.keys() else set())) - state.keys()
+    foreign = state.keys() - mine.keys()
+    unlike = {name for name in state.keys() & mine.keys() if state[name].shape != mine[name].shape}
+    for what, names in (("lacks", missing), ("holds the unknown", foreign), ("has another shape of", unlike)):
+        if names:
+            raise WeightsUnavailable(
+                f"{file} is no LPIPS of {net}: it {what} {len(names)} tensors, such as {sorted(names)[0]!r}"
+            )
+    # The package keeps each head under two names, and a file may have one of them only.
+    state |= {f"lins.{name[3]}{name[4:]}": state[name] for name in heads}
+    model.load_state_dict(mine | state)
+    return model
 
 
 def frame_distances(model: nn.Module, a_THWC: Frames, b_THWC: Frames) -> NDArray[np.float64]:
