@@ -430,6 +430,117 @@ class EvaluateConfig(JobConfig, EvaluateSettings):
             raise ConfigError(f"weights: {self.weights!r} is not a folder; give one, or leave it unset")
 
 
+# --- tune ----------------------------------------------------------------------------------------------------
+
+Span = tuple[Finite, Finite]
+OBJECTIVES = ("fvd", "kvd", "lpips", "lpips_late", "r_lpips")
+
+
+class SearchSpace(Settings):
+    """What is searched. A field that is null stays as the stage has it; two equal ends are one value."""
+
+    rank: tuple[int, int] | None = Field((4, 64), description="least and most, powers of two")
+    alpha: Span | None = Field(None, description="least and most")
+    alpha_over_rank: Span | None = Field((0.5, 4.0), description="least and most, in place of alpha")
+    lr: Span | None = Field((1e-5, 3e-4), description="least and most, on a logarithmic scale")
+    shift: Span | None = Field(None, description="of the noise levels: least and most")
+    targets: list[Annotated[str | tuple[str, ...], BeforeValidator(adapter_targets)]] | None = Field(
+        None, description="choices of what the adapter is put on, each as lora.targets takes it"
+    )
+
+    @model_validator(mode="after")
+    def _is_a_space(self) -> SearchSpace:
+        wide = bool(self.targets and len(self.targets) > 1)
+        for name in ("rank", "alpha", "alpha_over_rank", "lr", "shift"):
+            span = getattr(self, name)
+            if span is None:
+                continue
+            low, high = span
+            if not 0 < low <= high:
+                raise ValueError(f"{name} goes from {low} to {high}; give the lower end first, above 0")
+            wide |= low < high
+        for end in self.rank or ():
+            if end & (end - 1):
+                raise ValueError(f"rank holds {end}, which is no power of two")
+        if self.alpha and self.alpha_over_rank:
+            raise ValueError("give either alpha or alpha_over_rank, and null for the other")
+        if self.targets is not None and not self.targets:
+            raise ValueError("targets is empty; give choices, or null")
+        if not wide:
+            raise ValueError("the space is one point: widen a field")
+        return self
+
+
+class SearchPoint(Settings):
+    """A point to try; what is left out is the stage's own."""
+
+    rank: int | None = Field(None, ge=1, le=1024)
+    alpha: Finite | None = Field(None, gt=0)
+    lr: Finite | None = Field(None, gt=0)
+    shift: Finite | None = Field(None, gt=0)
+    targets: Annotated[str | tuple[str, ...], BeforeValidator(adapter_targets)] | None = None
+
+
+class TuneBudget(Settings):
+    """How long the search goes on; more of it extends a study."""
+
+    trials: int = Field(16, ge=1, description="points that are tried: the baseline, `points`, and sampled ones")
+    hours: Finite | None = Field(None, gt=0, description="no trial starts after so long; null: no limit")
+
+
+class TuneSettings(Settings):
+    """The search: a stage's training at many points, each scored on the val split."""
+
+    train: TrainSettings = Field(description="the stage; as it stands it is the baseline, tried first")
+    space: SearchSpace = SearchSpace()
+    objectives: tuple[MetricName, MetricName] = Field(
+        ("kvd", "lpips"), description=f"two of {', '.join(OBJECTIVES)}; both are minimised"
+    )
+    method: Literal["tpe", "random"] = Field("tpe", description="how points are drawn: tpe: Optuna's, multivariate")
+    points: list[SearchPoint] = Field([], description="points to try after the baseline")
+    baseline_seeds: int = Field(3, ge=1, description="trainings of the baseline; their spread is the noise")
+    final_seeds: int = Field(
+        3, ge=0, description="new trainings of the recommended point and of the baseline, compared on test; 0: none"
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="of the points that are drawn")
+    max_windows: int | None = Field(
+        None, ge=1, description="at most so many windows of a split, one of each group before a second; default: all"
+    )
+    sampler: ValidationSampler = ValidationSampler()
+    r_lpips_weights: str | None = runtime(
+        None, description="file with the published state dict of R-LPIPS; the objective r_lpips needs it"
+    )
+    budget: TuneBudget = runtime(TuneBudget())
+    concurrency: int | None = runtime(None, ge=1, description="trials at once; default: as many as the cluster holds")
+    storage_url: str | None = runtime(
+        None, description="Optuna's storage as an SQLAlchemy URL; default: a journal in the run's folder"
+    )
+
+    @model_validator(mode="after")
+    def _two_objectives(self) -> TuneSettings:
+        for name in self.objectives:
+            if name not in OBJECTIVES:
+                raise ValueError(f"objectives holds {name!r}; known are {', '.join(OBJECTIVES)}")
+        if len(set(self.objectives)) < 2:
+            raise ValueError(f"objectives holds {self.objectives[0]!r} twice; give two different ones")
+        if "r_lpips" in self.objectives and not self.r_lpips_weights:
+            raise ValueError(
+                "objectives holds r_lpips, whose published weights are in no package: set r_lpips_weights to the file "
+                "(latest_net_linf_x0.pth of SaraGhazanfari/R-LPIPS), or search by lpips"
+            )
+        if self.train.mode != "lora":
+            raise ValueError("train.mode is full, but what is searched is an adapter's shape: set it to lora")
+        return self
+
+
+class TuneConfig(JobConfig, TuneSettings):
+    """Each trial is a train run of its own, named `<study>-<hash of point and seed>`."""
+
+    kind: ClassVar[str] = "tune"
+    model: str = runtime("nano", description=MODEL)
+    dataset: str = runtime(min_length=1, description=DATASET)
+
+
 # --- publish, pipeline ---------------------------------------------------------------------------------------
 
 

@@ -28,6 +28,11 @@ from cluster.local import LocalHead, end_on_sigterm, free_ports
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CLIPS = 54
+TUNE = (
+    *("name=nano-tune", "dataset=nano-prepare", "budget.trials=2", "baseline_seeds=1", "final_seeds=0"),
+    *("objectives=[lpips, lpips_late]", "max_windows=4", "train.optimizer.steps=20", "train.workers=2"),
+)
+"""A search that is as small as one can be: no comparison at its end, and few windows to score on."""
 PROMPT_CLIP = 1000
 """Index of a scripted clip that is not in the dataset. Its first frame and caption are sent over HTTP."""
 
@@ -55,6 +60,7 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(130) from None
     print(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes.")
     print(f"  Report:    {out / 'storage' / 'runs' / 'nano' / 'report.html'}")
+    print(f"  Search:    {out / 'storage' / 'runs' / 'nano-tune' / 'report.html'}")
     print(f"  Video:     {video}")
     print(f"  Dashboard: {dashboard} (it ran there; it is stopped now)")
 
@@ -68,7 +74,11 @@ def _run(out: Path) -> tuple[str, Path]:
     with LocalHead(log=out / "ray-head.log") as head:
         print(f"Dashboard: {head.dashboard}  (RAY_AUTH_TOKEN={head.token})")
         _say("Pipeline: one submitted job (prepare, style, motion, generate, evaluate, publish)")
-        _submit(head, out, footage)
+        storage = f"storage={out / 'storage'}"
+        pipeline = ("--config", "jobs/configs/nano/pipeline.yaml", storage, f"prepare.footage.0.path={footage}")
+        _submit(head, out, "pipeline", *pipeline)
+        _say("Tune: two trials of a search over rank, alpha and learning rate, the first of them the baseline")
+        _submit(head, out, "tune", "--config", "jobs/configs/nano/tune.yaml", storage, *TUNE)
         _say("Serve: the published adapter over HTTP")
         url, key = _start_serve(head, out)
         video = _ask_for_video(url, key, out)
@@ -79,14 +89,10 @@ def _say(text: str) -> None:
     print(f"\n--- {text}", flush=True)
 
 
-def _submit(head: LocalHead, out: Path, footage: Path) -> None:
-    job = [
-        *("python", "-m", "jobs.pipeline", "--config", "jobs/configs/nano/pipeline.yaml"),
-        *(f"storage={out / 'storage'}", f"prepare.footage.0.path={footage}"),
-    ]
+def _submit(head: LocalHead, out: Path, job: str, *arguments: str) -> None:
     command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--working-dir", str(REPOSITORY), "--"]
     process = subprocess.Popen(
-        [*command, *job],
+        [*command, "python", "-m", f"jobs.{job}", *arguments],
         env=head.environment,
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
@@ -95,13 +101,13 @@ def _submit(head: LocalHead, out: Path, footage: Path) -> None:
     )
     try:
         assert process.stdout is not None
-        with open(out / "pipeline.log", "w") as log:
+        with open(out / f"{job}.log", "w") as log:
             for line in process.stdout:
                 log.write(line)
                 if not re.search(r"packaging\.py|dashboard_sdk\.py|cli\.py:3\d\d", line):
                     print(line, end="", flush=True)
         if process.wait() != 0:
-            raise DemoError(f"the pipeline job failed; its log: {out / 'pipeline.log'}")
+            raise DemoError(f"the {job} job failed; its log: {out / f'{job}.log'}")
     finally:
         if process.poll() is None:
             process.terminate()

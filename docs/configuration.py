@@ -13,6 +13,7 @@ from cinesynth.config import (
     PrepareConfig,
     PublishConfig,
     TrainConfig,
+    TuneConfig,
 )
 from cinesynth.settings import Settings
 from cinesynth.settings_help import markdown
@@ -35,6 +36,7 @@ would do, and ends before Ray starts.
 JOBS: dict[str, type[Settings]] = {
     "jobs.prepare": PrepareConfig,
     "jobs.train": TrainConfig,
+    "jobs.tune": TuneConfig,
     "jobs.generate": GenerateConfig,
     "jobs.evaluate": EvaluateConfig,
     "jobs.publish": PublishConfig,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from cinesynth.config import (
     PipelineConfig,
     PrepareConfig,
     TrainConfig,
+    TuneConfig,
 )
 from cinesynth.data.outline import outline_prepare
 from cinesynth.data.video import write_video
-from cinesynth.errors import AdapterError
+from cinesynth.errors import AdapterError, ConfigError, DatasetError
 from cinesynth.generate.outline import outline_generation
 from cinesynth.metrics.outline import outline_evaluation
 from cinesynth.outline import Outline
@@ -39,6 +41,7 @@ from cinesynth.wan.load import load_transformer
 from cinesynth.wan.lora import adapter_state, add_lora
 from tests.conftest import REPOSITORY
 from tests.tiny_dataset import encoded_dataset, picture
+from tune.outline import outline_study
 
 CONFIGS = REPOSITORY / "jobs" / "configs"
 POOL = "on A100-80G"
@@ -130,6 +133,22 @@ def test_each_job_is_planned_on_what_those_before_it_leave(folder: Path) -> None
     assert f"{POOL}" in told
 
 
+def test_a_search_is_planned(folder: Path) -> None:
+    """The shipped one searches by R-LPIPS, which needs its weights; windows of five frames are too short for FVD."""
+    path = CONFIGS / "wan14b" / "tune.yaml"
+    with pytest.raises(ConfigError, match="set r_lpips_weights to the file"):
+        load_config(TuneConfig, str(path), [f"storage={folder / 'storage'}"])
+    weights = Path(str(find_spec("lpips").origin)).parent / "weights" / "v0.1" / "alex.pth"  # type: ignore[union-attr]
+    changes = (f"r_lpips_weights={weights}", "objectives=[lpips, r_lpips]")
+    told = plan(outline_study, TuneConfig, "tune", folder, *changes)
+    assert "24 trials + 2 more of the baseline + 6 of the comparison = 32, 64,000 steps at most" in told
+    assert f"3 of 8 CPUs and 1 GPUs each, {POOL}" in told
+    with pytest.raises(DatasetError, match="need"):
+        plan(outline_study, TuneConfig, "tune", folder, changes[0])
+    with pytest.raises(ConfigError, match="above the width"):
+        plan(outline_study, TuneConfig, "tune", folder, *changes, "space.rank=[8, 1024]", "space.alpha_over_rank=null")
+
+
 def test_the_pipeline_has_the_same_steps_with_the_same_settings(folder: Path) -> None:
     path = f"prepare.footage.0.path={folder / 'footage'}"
     told = plan(outline_pipeline, PipelineConfig, "pipeline", folder, path)
@@ -160,5 +179,7 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
         "generate": GenerateConfig,
         "evaluate": EvaluateConfig,
         "pipeline": PipelineConfig,
+        "tune": TuneConfig,
     }
-    assert load_config(kinds[path.stem], str(path), ["storage=/s"]).name
+    changes = ["storage=/s", *(["r_lpips_weights=w.pth"] if path.stem == "tune" else [])]
+    assert load_config(kinds[path.stem], str(path), changes).name

@@ -37,6 +37,7 @@ def compare(
     settings: EvaluateSettings | None = None,
     executor: type[Executor] = LocalExecutor,
     captions: Mapping[str, str] | None = None,
+    real_samples: dict[str, Sample] | None = None,
 ) -> MetricsRecord:
     """Metrics of each arm against the real videos, and the paired differences to the first arm.
 
@@ -47,6 +48,8 @@ def compare(
         settings: what to compute; default: FVD, KVD and LPIPS (AlexNet) on all frames.
         executor: who runs the networks.
         captions: video name to caption, for metrics that read it.
+        real_samples: network to what it found of the real set: taken where it is there, else put there. For callers
+            that compare with the same real set again.
 
     Raises:
         DatasetError, MediaError: no videos, unequal lengths, unreadable files, or fewer frames than a metric needs.
@@ -62,7 +65,7 @@ def compare(
     lengths = (sets[0].num_frames, sets[0].most_frames)
     runner = executor(Networks(metrics, settings), settings)
     try:
-        results = _measure(sets, metrics, inputs, runner)
+        results = _measure(sets, metrics, inputs, runner, {} if real_samples is None else real_samples)
     finally:
         runner.close()
     return MetricsRecord(
@@ -124,14 +127,24 @@ class _Inputs:
         return batches_of(network, list(items.values()), buckets, self.settings.batch_size, captions)
 
 
-def _measure(sets: Sequence[VideoSet], metrics: Sequence[Metric], inputs: _Inputs, executor: Executor) -> list[Results]:
+def _measure(
+    sets: Sequence[VideoSet],
+    metrics: Sequence[Metric],
+    inputs: _Inputs,
+    executor: Executor,
+    real_samples: dict[str, Sample],
+) -> list[Results]:
     samples: dict[str, list[Sample]] = {}
+    real, *arms = sets
     for network in {m.network.name: m.network for m in metrics}.values():
-        samples[network.name] = [_sample(network, sets[0], s, inputs, executor) for s in sets]
+        if network.name not in real_samples:
+            real_samples[network.name] = _sample(network, real, real, inputs, executor)
+        made = [_sample(network, real, arm, inputs, executor) for arm in arms]
+        samples[network.name] = [real_samples[network.name], *made]
     found = []
     for metric in metrics:
-        real, *arms = samples[metric.network.name]
-        found.append(metric.measure(metric, real, arms))
+        of_real, *of_arms = samples[metric.network.name]
+        found.append(metric.measure(metric, of_real, of_arms))
     return found
 
 

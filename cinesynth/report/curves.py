@@ -134,6 +134,52 @@ def progress_curve(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]
         return _themed(figure)
 
 
+def front_chart(
+    points: Mapping[str, tuple[float, float]],
+    line: Sequence[str],
+    marked: Mapping[str, str],
+    noise: tuple[float, float],
+    labels: tuple[str, str],
+) -> Markup:
+    """Trials by two objectives, lower left is better: the front as a line, some marked by a word.
+
+    Args:
+        points: objectives by trial.
+        line: trials of the front, in order.
+        marked: trial to the word beside it.
+        noise: standard deviation of each objective, drawn as bars on the marked ones.
+        labels: of the axes.
+    """
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": "front"}):
+        figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
+        axes = figure.subplots()
+        xs, ys = zip(*points.values(), strict=True)
+        axes.scatter(xs, ys, color=_SOFT, s=22, alpha=0.7)
+        axes.plot(*zip(*(points[name] for name in line), strict=True), color=_ACCENT, linewidth=1.8, marker="o")
+        for name, word in marked.items():
+            x, y = points[name]
+            axes.errorbar(x, y, xerr=noise[0], yerr=noise[1], color=_INK, linewidth=1, fmt="o", markersize=6)
+            axes.annotate(word, (x, y), xytext=(8, 8), textcoords="offset points", color=_INK, fontsize=10)
+        axes.set_xlabel(labels[0])
+        axes.set_ylabel(labels[1])
+        axes.margins(x=0.12, y=0.14)
+        return _themed(figure)
+
+
+def slice_chart(values: Mapping[str, Sequence[tuple[float, float]]], label: str, logarithmic: bool) -> Markup:
+    """What each objective was at each value of one setting: a panel an objective."""
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": f"slice {label}"}):
+        figure = Figure(figsize=(_WIDTH, 2.6), layout="constrained")
+        for axes, (name, pairs) in zip(figure.subplots(1, len(values)), values.items(), strict=True):
+            xs, ys = zip(*pairs, strict=True)
+            axes.scatter(xs, ys, color=_ACCENT, s=22, alpha=0.8)
+            axes.set_ylabel(name)
+            axes.set_xlabel(label)
+            if logarithmic:
+                axes.set_xscale("log")
+        return _themed(figure)
+
+
 def smoothing_window(steps: int) -> int:
     """Steps that the running mean covers: a twentieth of the run, at least 5."""
     return max(5, steps // 20)

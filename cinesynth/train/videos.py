@@ -8,31 +8,29 @@ import math
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from cinesynth.config import EvaluateSettings, SamplerSettings, TrainConfig
-from cinesynth.data.dataset import ClipsDataset, WindowRow, pixels_file
-from cinesynth.data.spread import spread
+from cinesynth.data.dataset import ClipsDataset, WindowRow
 from cinesynth.data.video import read_video, write_video
-from cinesynth.errors import DatasetError, WeightsUnavailable
+from cinesynth.errors import WeightsUnavailable
+from cinesynth.generate.held_out import HeldOutVideos, Make, chosen_windows
 from cinesynth.generate.sampler import Conditions, Generator, decode, denoise
-from cinesynth.generate.worker import window_seed
 from cinesynth.locate import locate_adapter
 from cinesynth.metrics import catalogue
 from cinesynth.metrics.evaluate import compare
 from cinesynth.metrics.statistics import MIN_GROUPS
 from cinesynth.pictures import Frames
 from cinesynth.settings import parse_config
-from cinesynth.storage import Storage, scratch_folder, sha256_json
+from cinesynth.storage import Storage, sha256_json
 from cinesynth.train.checkpoint import StoredCheckpoints
 from cinesynth.train.strategy import World
 from cinesynth.train.telemetry import write_scalars
 from cinesynth.train.validations import Validations, video_file
-from cinesynth.wan.condition import ConditionEncoder
 from cinesynth.wan.folder import model_spec
 from cinesynth.wan.load import load_scheduler, load_vae
 
@@ -41,23 +39,11 @@ log = logging.getLogger("cinesynth.train")
 _LOOK_S = 2.0
 """Between two looks for validations that others did."""
 
-Make = Callable[[Conditions, SamplerSettings], Frames]
-
 
 def validated_windows(config: TrainConfig, dataset: ClipsDataset) -> list[WindowRow]:
-    """Those of the val split that are made again, in the dataset's order.
-
-    Raises DatasetError when the split is empty.
-    """
+    """Those of the val split that are made again. Raises DatasetError when it is empty."""
     assert config.validation_videos is not None
-    windows = dataset.windows("val")
-    if not windows:
-        raise DatasetError(
-            f"validation_videos: dataset {config.dataset!r} has no window in its val split; prepare it with split.val "
-            "above 0 and at least 3 groups a domain, or leave validation_videos and early_stop out"
-        )
-    chosen = {w.window_id for w in spread(windows)[: config.validation_videos.max_windows]}
-    return [w for w in windows if w.window_id in chosen]
+    return chosen_windows(dataset, "val", config.validation_videos.max_windows, "validation_videos")
 
 
 def validation_metrics(windows: list[WindowRow]) -> list[str]:
@@ -78,20 +64,14 @@ class VideoValidation:
 
     def __init__(self, config: TrainConfig, dataset: ClipsDataset, device: str) -> None:
         assert config.validation_videos is not None
-        self.dataset, self.device = dataset, device
-        self.model = config.model
-        self.seed = config.seed
+        self.device, self.model, self.seed = device, config.model, config.seed
         self.sampler = config.validation_videos.sampler
         self.windows = validated_windows(config, dataset)
-        self._staged = dataset.stage(scratch_folder("shards", dataset.manifest_sha256), "val")
-        self._places = {w.window_id: place for place, w in enumerate(dataset.windows("val"))}
-        self._negative = self._negative_prompt()
+        self.videos = HeldOutVideos(config.model, dataset, "val", self.windows, self.sampler)
 
     def make(self, window: WindowRow, make: Make) -> Frames:
         """A window again: uint8 RGB [T, H, W, 3]. Its noise depends on the seed and the window only."""
-        conditions = Conditions.of_row(self._staged[self._places[window.window_id]], self._negative)
-        seeded = self.sampler.model_copy(update={"seed": window_seed(self.seed, window.window_id)})
-        return make(conditions, seeded)
+        return self.videos.make(window, self.seed, make)
 
     def record(self, made: Mapping[str, Frames], validations: Validations, step: int, started: float) -> str:
         """Compare the videos with the real ones, keep them, and commit the validation; returns a line that tells of it.
@@ -102,20 +82,16 @@ class VideoValidation:
             step: of the checkpoint.
             started: time in seconds since the epoch.
         """
-        fps = model_spec(self.model).family.fps
         with tempfile.TemporaryDirectory(prefix="cinesynth-validation-") as scratch:
             real, fake = Path(scratch) / "real", Path(scratch) / "made"
-            real.mkdir()
-            fake.mkdir()
+            self.videos.write_real(real)
+            self.videos.write_made(made, fake)
             for window_id, frames in made.items():
-                pixels = self.dataset.storage.read_bytes(pixels_file(window_id))
-                (real / f"{window_id}.mkv").write_bytes(pixels)
-                write_video(fake / f"{window_id}.mkv", frames, fps, "ffv1")
                 shown = {video_file(step, window_id): frames}
                 if not validations.folder.exists(video_file(None, window_id)):
                     shown[video_file(None, window_id)] = read_video(real / f"{window_id}.mkv")[0]
                 for name, pictures in shown.items():
-                    playable = write_video(Path(scratch) / "playable.mp4", pictures, fps)
+                    playable = write_video(Path(scratch) / "playable.mp4", pictures, self.videos.fps)
                     validations.folder.upload(playable, name)
             figures = self._compare(real, fake)
         event = {"step": step, "time": time.time(), **{f"val_{name}": value for name, value in figures.items()}}
@@ -135,7 +111,7 @@ class VideoValidation:
         return f"step {step}: {len(made)} videos in {time.time() - started:.0f} s: {told}"
 
     def _compare(self, real: Path, fake: Path) -> dict[str, float]:
-        groups = {w.window_id: w.group for w in self.windows}
+        groups = self.videos.groups()
         settings = EvaluateSettings(metrics=validation_metrics(self.windows), use_gpu=self.device.startswith("cuda"))
         try:
             record = compare(real, {"made": fake}, groups, settings)
@@ -145,14 +121,6 @@ class VideoValidation:
             log.warning("validation without KVD: %s", e)
             record = compare(real, {"made": fake}, groups, settings.model_copy(update={"metrics": ["lpips"]}))
         return {value.metric: value.value for value in record.values if value.value is not None}
-
-    def _negative_prompt(self) -> torch.Tensor | None:
-        """What guidance leads away from; the empty prompt's embedding is in the dataset."""
-        if self.sampler.guidance_scale <= 1:
-            return None
-        if not self.sampler.negative_prompt:
-            return torch.as_tensor(self.dataset.empty_prompt_embeds())
-        return ConditionEncoder(self.model).prompt_embeds(self.sampler.negative_prompt)
 
 
 class VideoWatch:

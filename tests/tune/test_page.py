@@ -1,0 +1,121 @@
+"""What is recommended of recorded trials, and the page that says it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cinesynth.config import TuneConfig
+from cinesynth.errors import ConfigError
+from cinesynth.metrics.record import Comparison, IntervalRecord, MetricsRecord
+from cinesynth.runs import Run
+from tests.report.test_verdict import definition
+from tests.tune.test_space import config
+from tune.page import orders, verdict, write_study_page
+from tune.records import COMPLETE, FAILED, Record, Records
+from tune.space import Point, Trial, first_trials
+from tune.study import Outcome, outcome
+
+BASE = {"kvd": 10.0, "lpips": 1.0, "fvd": 200.0}
+
+
+def recorded(storage: Path, best: tuple[float, float] = (2.0, 0.2)) -> tuple[TuneConfig, Records]:
+    """Three trainings of the baseline, two points, and one that failed."""
+    given = config(storage)
+    records = Records(Run.open(given).folder)
+    seeds, _ = first_trials(given)
+    baseline = seeds[0].point
+    points = [Point(**{**vars(baseline), "rank": rank, "lr": lr}) for rank, lr in ((16, 1e-4), (32, 2e-4), (64, 3e-4))]
+    trials = [*seeds, *(Trial(point, 0) for point in points)]
+    found = [(5.0, 0.5), (5.2, 0.52), (4.8, 0.48), (6.0, 0.6), best]
+    for place, (trial, values) in enumerate(zip(trials, found, strict=False)):
+        figures = {"kvd": values[0], "lpips": values[1], "fvd": 100 + values[0]}
+        facts = {"windows": 12, "adapter_mb": 1.5, "train_seconds": 10.0, "score_seconds": 3.0}
+        records.write(Record(trial.name("study"), trial, COMPLETE, figures, facts, ended=float(place)))
+    broken = trials[-1]
+    records.write(Record(broken.name("study"), broken, FAILED, {}, {"reason": "step 3: loss nan <b>"}, ended=9.0))
+    return given, records
+
+
+def final(metric: str, low: float, high: float) -> MetricsRecord:
+    interval = IntervalRecord(low=low, high=high, level=0.95, standard_error=1, degrees_of_freedom=5)
+    compared = Comparison.of(
+        metric, "recommended", "baseline", (low + high) / 2, interval=interval, reason=None, n=12, groups=12
+    )
+    return MetricsRecord.model_validate(
+        {
+            "schema": 2,
+            "code_version": "0",
+            "arms": ["baseline", "recommended"],
+            "definitions": {metric: definition(metric)},
+            "values": [],
+            "comparisons": [compared],
+            "warnings": [],
+            "environment": {},
+        }
+    )
+
+
+def outcome_of(storage: Path, best: tuple[float, float] = (2.0, 0.2)) -> tuple[TuneConfig, Records, Outcome]:
+    given, records = recorded(storage, best)
+    return given, records, outcome(given, records, BASE)
+
+
+def test_the_best_point_is_recommended_and_the_seeds_are_the_noise(tmp_path: Path) -> None:
+    _, records, found = outcome_of(tmp_path)
+    assert found.point.rank == 32
+    assert found.front == [found.recommended]
+    assert found.noise == pytest.approx((0.2, 0.02))
+    assert found.hypervolume == pytest.approx(8 * 0.8)
+    assert len(found.values) == 5
+    assert orders(records.read()) == "FVD and KVD agree on the order of 10 of 10 pairs of trials."
+
+
+def test_within_the_noise_the_baseline_stays(tmp_path: Path) -> None:
+    given, _, found = outcome_of(tmp_path, (4.9, 0.49))
+    assert found.recommended == found.baseline
+    assert "No trial beats the baseline beyond its noise" in verdict(given, found, None)
+
+
+def test_what_the_comparison_does_not_show_is_not_claimed(tmp_path: Path) -> None:
+    given, _, found = outcome_of(tmp_path)
+    assert "final_seeds is 0" in verdict(given, found, None)
+    assert "its advantage holds on the test split: LPIPS -0.2" in verdict(given, found, final("lpips", -0.3, -0.1))
+    assert "so the baseline is kept" in verdict(given, found, final("lpips", -0.3, 0.1))
+    assert "so the baseline is kept" in verdict(given, found, final("kvd", 0.1, 0.3))
+
+
+def test_the_page_shows_every_trial(tmp_path: Path) -> None:
+    given, records, found = outcome_of(tmp_path)
+    run = Run.at(given)
+    write_study_page(given, run, records, BASE, found, final("lpips", -0.3, -0.1))
+    page = run.folder.read_text("report.html")
+    assert all(name in page for name in records.read())
+    assert "step 3: loss nan &lt;b&gt;" in page
+    assert "below 400 FVD is mostly bias" in page
+    assert page.count("<svg") == 4
+    assert "PED-ANOVA" not in page  # too few trials
+
+
+def test_a_study_without_any_score_says_why(tmp_path: Path) -> None:
+    given = config(tmp_path)
+    records = Records(Run.open(given).folder)
+    trial = first_trials(given)[0][0]
+    records.write(Record(trial.name("study"), trial, FAILED, facts={"reason": "out of memory"}))
+    with pytest.raises(ConfigError, match=r"no trial has both objectives .*out of memory"):
+        outcome(given, records, BASE)
+
+
+def test_importance_comes_with_fifty_trials(tmp_path: Path) -> None:
+    given, records, _ = outcome_of(tmp_path)
+    baseline = Point.of(given.train)
+    for i in range(60):
+        point = Point(**{**vars(baseline), "lr": 1e-5 * 1.05**i, "rank": 2 ** (2 + i % 5), "alpha": 2.0 ** (3 + i % 5)})
+        figures = {"kvd": 1.0 + i, "lpips": 0.1 + i / 100}
+        records.write(Record(Trial(point, 0).name("study"), Trial(point, 0), COMPLETE, figures, ended=20.0 + i))
+    run = Run.at(given)
+    write_study_page(given, run, records, BASE, outcome(given, records, BASE), None)
+    page = run.folder.read_text("report.html")
+    assert "PED-ANOVA" in page
+    assert "log2_rank" in page

@@ -1,0 +1,163 @@
+"""Points of a search: what is refused, what a point is called, and that Optuna's parameters and points are the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from cinesynth.config import TuneConfig
+from cinesynth.errors import ConfigError
+from cinesynth.settings import parse_config
+from tune.records import COMPLETE, FAILED, Record, Records
+from tune.search import StudySearch
+from tune.space import Point, Trial, distributions, first_trials, make_sampler, params_of, point_of, training_of
+
+VALUES: dict[str, Any] = {
+    "name": "study",
+    "dataset": "d",
+    "train": {"lora": {"rank": 8, "alpha": 16}, "optimizer": {"lr": 3e-5}},
+    "space": {"rank": [4, 64], "alpha_over_rank": [0.5, 4], "lr": [1e-5, 3e-4]},
+    "budget": {"trials": 4},
+}
+
+
+def config(storage: Path | str = "/s", **changes: Any) -> TuneConfig:
+    return parse_config(TuneConfig, {**VALUES, "storage": str(storage), **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"space": {"lr": [3e-4, 1e-5]}}, "lr goes from 0.0003 to 1e-05; give the lower end first"),
+        ({"space": {"rank": [4, 48]}}, "rank holds 48, which is no power of two"),
+        ({"space": {"rank": [8, 8], "lr": None, "alpha_over_rank": None}}, "the space is one point"),
+        ({"space": {"alpha": [1, 2], "alpha_over_rank": [1, 2]}}, "either alpha or alpha_over_rank"),
+        ({"objectives": ["kvd", "kvd"]}, "holds 'kvd' twice"),
+        ({"objectives": ["kvd", "fid"]}, "is not a metric"),
+        ({"objectives": ["fvd", "r_lpips"]}, "set r_lpips_weights to the file .*or search by lpips"),
+        ({"train": {"mode": "full"}}, "set it to lora"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config(**changes)
+
+
+def test_a_baseline_outside_its_space_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"space\.rank: the baseline \(train\) has 8, which is not within \(16, 64\)"):
+        first_trials(config(space={"rank": [16, 64]}))
+    with pytest.raises(ConfigError, match=r"space\.lr: points\.0 has 1\.0, which is not within"):
+        first_trials(config(points=[{"lr": 1.0}]))
+    with pytest.raises(ConfigError, match=r"space\.shift: points\.0 has 9\.0, but nothing searches it"):
+        first_trials(config(points=[{"shift": 9.0}]))
+
+
+def test_points_and_parameters_are_the_same_and_name_runs() -> None:
+    given = config(points=[{"rank": 32, "alpha": 64, "lr": 1e-4}])
+    baseline = Point.of(given.train)
+    fixed, points = first_trials(given)
+    assert [trial.seed for trial in fixed] == [0, 1, 2]
+    for point in (baseline, *points):
+        assert point_of(params_of(point, given.space, baseline, "it"), given.space, baseline) == point
+        assert Point.from_json(point.to_json()) == point
+    study = optuna.create_study(directions=["minimize"] * 2, sampler=make_sampler(given, 0))
+    drawn = [point_of(study.ask(distributions(given.space)).params, given.space, baseline) for _ in range(50)]
+    assert {point.rank for point in drawn} == {4, 8, 16, 32, 64}
+    for point in drawn:
+        params = params_of(point, given.space, baseline, "it")
+        assert Trial(point_of(params, given.space, baseline), 0).name("s") == Trial(point, 0).name("s")
+    odd = config(space={"lr": [1.00004e-5, 2.00006e-4], "rank": None, "alpha_over_rank": None})
+    for lr in (1.00004e-5, 2.00006e-4):  # rounding carries both past their ends
+        params = params_of(point_of({"lr": lr}, odd.space, baseline), odd.space, baseline, "it")
+        assert distributions(odd.space)["lr"]._contains(params["lr"])
+    run = training_of(given, Trial(points[0], 5))
+    assert (run.name, run.lora.rank, run.lora.alpha, run.optimizer.lr, run.seed) == (
+        Trial(points[0], 5).name("study"), 32, 64.0, 1e-4, 5,
+    )  # fmt: skip
+    assert run.name != Trial(points[0], 6).name("study")
+
+
+def searched(storage: Path, study: optuna.Study, **changes: Any) -> tuple[StudySearch, Records]:
+    given = config(storage, **changes)
+    from cinesynth.runs import Run
+
+    records = Records(Run.at(given).folder)
+    return StudySearch(given, study, records), records
+
+
+def trial_of(suggested: Any) -> Trial:
+    return Trial(Point.from_json(suggested["point"]), suggested["seed"])
+
+
+def end(search: StudySearch, records: Records, tune_id: str, suggested: Any, x: float = 1.0) -> None:
+    trial = trial_of(suggested)
+    records.write(Record(trial.name("study"), trial, COMPLETE, {"kvd": x, "lpips": 1 / x}, ended=x))
+    search.on_trial_complete(tune_id, {"kvd": x})
+
+
+def new_study(storage: Any = None) -> optuna.Study:
+    return optuna.create_study(directions=["minimize"] * 2, storage=storage, study_name="s", load_if_exists=True)
+
+
+def test_the_baseline_comes_first_with_its_seeds_then_points_then_drawn_ones(tmp_path: Path) -> None:
+    search, records = searched(tmp_path, new_study(), points=[{"rank": 64, "alpha": 64}])
+    given = [search.suggest(str(i)) for i in range(6)]
+    assert search.suggest("beyond") == "FINISHED"
+    trials = [trial_of(value) for value in given]
+    assert [t.seed for t in trials] == [0, 1, 2, 0, 0, 0]
+    assert [t.point.rank for t in trials[:4]] == [8, 8, 8, 64]
+    for i, value in enumerate(given):
+        end(search, records, str(i), value, x=1.0 + i)
+    assert [t.state.name for t in search.study.trials] == ["COMPLETE"] * 4
+
+
+def test_a_killed_study_repeats_nothing_and_loses_nothing(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path}/optuna.db"
+    search, records = searched(tmp_path, new_study(storage))
+    given = [search.suggest(str(i)) for i in range(5)]
+    end(search, records, "0", given[0])
+    done = trial_of(given[3])  # it ended, but the driver was killed before it could tell Optuna
+    records.write(Record(done.name("study"), done, COMPLETE, {"kvd": 2.0, "lpips": 0.5}, ended=2.0))
+    again, records = searched(tmp_path, new_study(storage))
+    left = []
+    while (value := again.suggest(str(len(left)))) != "FINISHED":
+        left.append(value)
+    names = [trial_of(value).name("study") for value in left]
+    before = [trial_of(value).name("study") for value in given]
+    assert before[4] in names  # it was running
+    assert set(before[1:3]) <= set(names)  # seeds of the baseline that had not ended
+    assert not {before[0], before[3]} & set(names)
+    for i, value in enumerate(left):
+        end(again, records, str(i), value, x=3.0 + i)
+    states = [t.state.name for t in again.study.trials]
+    assert states == ["COMPLETE"] * 4
+    assert [t.params for t in again.study.trials].count(again.study.trials[0].params) == 1
+    more, _ = searched(tmp_path, new_study(storage), budget={"trials": 5})
+    extra = more.suggest("x")
+    assert trial_of(extra).name("study") not in {*names, *before}
+    assert more.suggest("y") == "FINISHED"
+
+
+def test_failed_trials_are_told_as_failed_and_stay_out(tmp_path: Path) -> None:
+    search, records = searched(tmp_path, new_study(), budget={"trials": 3}, baseline_seeds=1)
+    given = [search.suggest(str(i)) for i in range(3)]
+    search.on_trial_complete("0", None, error=True)
+    broken = trial_of(given[1])
+    records.write(Record(broken.name("study"), broken, COMPLETE, {"kvd": float("nan"), "lpips": 1.0}))
+    search.on_trial_complete("1", {"kvd": float("nan")})
+    end(search, records, "2", given[2])
+    assert [t.state.name for t in search.study.trials] == ["FAIL", "FAIL", "COMPLETE"]
+    assert records.read()[trial_of(given[0]).name("study")].status == FAILED
+
+
+def test_a_lost_storage_is_filled_from_the_records(tmp_path: Path) -> None:
+    search, records = searched(tmp_path, new_study())
+    for i in range(4):
+        end(search, records, str(i), search.suggest(str(i)), x=1.0 + i)
+    again, _ = searched(tmp_path, new_study())
+    finished = [t for t in again.study.trials if t.state.name == "COMPLETE"]
+    assert len(finished) == 2  # of the study's own seed; the baseline's other seeds are no points
+    assert trial_of(again.suggest("a")).name("study") not in records.read()

@@ -1,0 +1,80 @@
+"""The trials of a study as objects in its run's folder: they are the truth, whatever Tune and Optuna know.
+
+trials/<name>.json    point, seed, status, figures of a trial that ended; <name> is its train run
+base.json             figures of the base model
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from cinesynth.storage import Storage
+from tune.front import Values
+from tune.space import Point, Trial
+
+FOLDER = "trials"
+SCHEMA = 1
+COMPLETE, FAILED = "complete", "failed"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A trial that ended."""
+
+    name: str
+    trial: Trial
+    status: str
+    figures: dict[str, float] = field(default_factory=dict)
+    """Metrics of its videos of the val split."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Windows, seconds, size; of a failed one the reason."""
+    ended: float = 0.0
+    """Seconds since the epoch."""
+
+    def values(self, objectives: tuple[str, str]) -> Values | None:
+        """Both objectives; None where the trial has not both."""
+        if self.status != COMPLETE or not all(name in self.figures for name in objectives):
+            return None
+        return self.figures[objectives[0]], self.figures[objectives[1]]
+
+
+class Records:
+    """Those of one study.
+
+    Args:
+        study: the study's run folder.
+    """
+
+    def __init__(self, study: Storage) -> None:
+        self.folder = study
+
+    def write(self, record: Record) -> None:
+        """Commit a trial."""
+        self.folder.write_json(
+            f"{FOLDER}/{record.name}.json",
+            {
+                "schema": SCHEMA,
+                "point": record.trial.point.to_json(),
+                "seed": record.trial.seed,
+                "status": record.status,
+                "figures": record.figures,
+                "facts": record.facts,
+                "ended": record.ended,
+            },
+        )
+
+    def read(self) -> dict[str, Record]:
+        """All that ended, by name, in the order in which they did."""
+        found = []
+        for file in self.folder.list(FOLDER):
+            value = self.folder.read_json(file)
+            name = file.removeprefix(f"{FOLDER}/").removesuffix(".json")
+            trial = Trial(Point.from_json(value["point"]), value["seed"])
+            found.append(Record(name, trial, value["status"], value["figures"], value["facts"], value["ended"]))
+        return {record.name: record for record in sorted(found, key=lambda r: (r.ended, r.name))}
+
+    def holds(self, name: str) -> bool:
+        """Whether a trial has ended well."""
+        file = f"{FOLDER}/{name}.json"
+        return self.folder.exists(file) and self.folder.read_json(file)["status"] == COMPLETE
