@@ -148,6 +148,6 @@ def test_a_trial_that_fails_is_tried_twice_and_stays_out(ray_head: Head, storage
     assert "loss nan" in failed[0].facts["reason"]
     states = [t.state.name for t in open_study(given, Run.at(given)).trials]
     assert states == ["COMPLETE", "FAIL"]
+    wide = {"lora": {"rank": 4}, "workers": 50, "optimizer": {"batch_size": 50, "lr": 1e-3}}
     with pytest.raises(ConfigError, match=r"workers = 50"):
-        wide = {"lora": {"rank": 4}, "workers": 50, "optimizer": {"batch_size": 50, "lr": 1e-3}}
         tune_study(config(ray_head, storage, name="wide", train=wide))
