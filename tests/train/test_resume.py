@@ -27,6 +27,8 @@ from cinesynth.train.validations import FOLDER, read_records
 from cinesynth.wan.card import read_card
 from tests.conftest import REPOSITORY, Head
 
+pytestmark = pytest.mark.timeout(900)
+
 STEPS = 6
 
 
