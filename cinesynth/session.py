@@ -36,15 +36,15 @@ def ray_session(config: JobConfig) -> Iterator[None]:
     """
     import ray
 
+    if ray.is_initialized():  # a job inside another one, such as a trial of a search
+        yield
+        return
     address = config.ray.address or os.environ.get("RAY_ADDRESS")
     if not address:
         raise ConfigError(
             "ray.address: no Ray cluster is known; submit with `ray job submit --working-dir . -- python -m "
             f"jobs.{config.kind} ...`, or set ray.address=HOST:PORT, or ray.address=local for a private one"
         )
-    if ray.is_initialized():
-        yield
-        return
     check_head(address, "ray.address")
     interpreter = sys.executable
     if address == "local":
