@@ -130,6 +130,8 @@ def progress_curve(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]
             axes.annotate(name, end, xytext=(0, 9), textcoords="offset points", ha="right", color=colour, fontsize=10)
         axes.set_ylabel(label)
         axes.set_xlabel(x)
+        if all(isinstance(place, int) for places, _ in curves.values() for place in places):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.margins(x=0.02, y=0.12)
         return _themed(figure)
 
@@ -177,6 +179,9 @@ def slice_chart(values: Mapping[str, Sequence[tuple[float, float]]], label: str,
             axes.set_xlabel(label)
             if logarithmic:
                 axes.set_xscale("log")
+                ends = sorted({min(xs), (min(xs) * max(xs)) ** 0.5, max(xs)})
+                axes.set_xticks(ends, [f"{end:.3g}" for end in ends])
+                axes.minorticks_off()
         return _themed(figure)
 
 
