@@ -82,10 +82,15 @@ def verdict(config: TuneConfig, found: Outcome, final: MetricsRecord | None) -> 
         if c.metric in config.objectives and c.difference is not None:
             span = f" [{number(c.interval.low)}, {number(c.interval.high)}]" if c.interval else ", no interval"
             told.append(f"{final.label(c.metric)} {c.difference:+.4g}{span}")
-    better = [final.better(c) for c in final.comparisons if c.metric in config.objectives and c.excludes_zero]
-    shown = "recommended" in better and "baseline" not in better
+    shown = is_shown(final, config.objectives)
     says = "holds on the test split" if shown else "is not shown on the test split, so the baseline is kept"
     return f"Recommended is {point}. Trained anew against the baseline, its advantage {says}: {'; '.join(told)}."
+
+
+def is_shown(final: MetricsRecord, objectives: tuple[str, str]) -> bool:
+    """Whether an interval shows the recommended point to be better in an objective, and in none to be worse."""
+    better = [final.better(c) for c in final.comparisons if c.metric in objectives and c.excludes_zero]
+    return "recommended" in better and "baseline" not in better
 
 
 def orders(known: dict[str, Record]) -> str:

@@ -30,7 +30,7 @@ from cinesynth.train.check import check_training
 from cinesynth.train.driver import train
 from cinesynth.wan.folder import pinned_model
 from tune.front import Values, front, hypervolume, recommend
-from tune.page import write_study_page
+from tune.page import is_shown, write_study_page
 from tune.records import COMPLETE, FAILED, Record, Records
 from tune.scorer import Scorer, scoring
 from tune.search import StudySearch
@@ -101,7 +101,7 @@ def tune_study(config: TuneConfig) -> dict[str, Any]:
             final = _final(config, run, scorer, found, lease) if config.final_seeds else None
         finally:
             ray.kill(scorer)
-    keeps = final is not None and not _is_shown(final, config.objectives)
+    keeps = final is not None and not is_shown(final, config.objectives)
     chosen = found.baseline if keeps else found.recommended
     if keeps:
         log.info("the comparison on test shows no difference: the baseline is kept")
@@ -312,12 +312,6 @@ def _final(config: TuneConfig, run: Run, scorer: Any, found: Outcome, lease: Lea
                 runs[arm].append((trial.name(config.name), seed))
         run.folder.write_json(file, interruptible(lambda: ray.get(scorer.final.remote(runs)), lease.check))
     return MetricsRecord.parse(run.folder.read_json(file), run.folder.uri)
-
-
-def _is_shown(final: MetricsRecord, objectives: tuple[str, str]) -> bool:
-    """Whether an interval shows the recommended point to be better in an objective, and in none to be worse."""
-    better = [final.better(c) for c in final.comparisons if c.metric in objectives and c.excludes_zero]
-    return "recommended" in better and "baseline" not in better
 
 
 def _concurrency(config: TuneConfig) -> int:

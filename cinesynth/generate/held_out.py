@@ -9,7 +9,7 @@ import torch
 
 from cinesynth.config import SamplerSettings
 from cinesynth.data.dataset import ClipsDataset, Split, WindowRow, pixels_file
-from cinesynth.data.spread import spread
+from cinesynth.data.spread import some_of
 from cinesynth.data.video import write_video
 from cinesynth.errors import DatasetError
 from cinesynth.generate.sampler import Conditions
@@ -33,8 +33,7 @@ def chosen_windows(dataset: ClipsDataset, split: Split, most: int | None, what: 
             f"{what}: dataset {dataset.storage.uri} has no window in its {split} split; prepare it with split.{split} "
             f"above 0 and at least 3 groups a domain, or leave {what} out"
         )
-    chosen = {w.window_id for w in spread(windows)[:most]}
-    return [w for w in windows if w.window_id in chosen]
+    return some_of(windows, most)
 
 
 class HeldOutVideos:

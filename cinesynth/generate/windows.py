@@ -7,7 +7,7 @@ import io
 
 from cinesynth.config import GenerateConfig
 from cinesynth.data.dataset import ClipsDataset, WindowRow, groups_csv, pixels_file
-from cinesynth.data.spread import spread
+from cinesynth.data.spread import some_of
 from cinesynth.errors import DatasetError
 from cinesynth.storage import Storage
 
@@ -25,8 +25,7 @@ def held_out_windows(config: GenerateConfig, dataset: ClipsDataset) -> list[Wind
             f"dataset {config.dataset!r} has no window in its {config.split} split: a domain with "
             "fewer than 3 groups is trained on whole; add footage, or raise the split's share"
         )
-    chosen = {w.window_id for w in spread(windows)[: config.max_windows]}
-    return [w for w in windows if w.window_id in chosen]
+    return some_of(windows, config.max_windows)
 
 
 def settle_windows(run: Storage, config: GenerateConfig, dataset: ClipsDataset) -> list[WindowRow]:

@@ -156,9 +156,7 @@ def import_adapter(file: str | os.PathLike[str], folder: Path) -> AdapterCard:
             raise AdapterError(f"adapter {file}: the layer {module!r} lacks one of its two factors, or they do not fit")
         state[f"{module}.lora_A.weight"], state[f"{module}.lora_B.weight"] = layer.down, layer.up
         ranks[module] = layer.down.shape[0]
-        alpha = (
-            said.get("alpha_pattern", {}).get(module, said.get("lora_alpha")) if layer.alpha is None else layer.alpha
-        )
+        alpha = _alpha_of(module, said) if layer.alpha is None else layer.alpha
         alphas[module] = float(ranks[module] if alpha is None else alpha)
     rank, alpha = max(ranks.values()), max(alphas.values())
     config = LoraConfig(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import get_args
 
@@ -17,8 +18,8 @@ from cinesynth.publish import publish
 from cinesynth.registry import Registry
 from cinesynth.settings import parse_config
 from cinesynth.storage import Storage
-from cinesynth.wan.adapter import load_adapters, read_adapter
-from cinesynth.wan.card import Parent, read_card
+from cinesynth.wan.adapter import factors_of, load_adapters, read_adapter
+from cinesynth.wan.card import DIFFUSERS_FILE, Parent, read_card
 from cinesynth.wan.chain import concatenate
 from cinesynth.wan.family import WAN21_I2V
 from cinesynth.wan.folder import base_hash
@@ -144,6 +145,16 @@ def test_what_is_not_a_plain_lora_is_refused(
     save_file(load_file(file) | change, file)
     with pytest.raises(AdapterError, match=message):
         import_adapter(file, tmp_path / "back")
+
+
+def test_patterns_of_alpha_are_ends_of_names(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "lora.safetensors"
+    said = {"transformer.r": 4, "transformer.lora_alpha": 2.0, "transformer.alpha_pattern": {"attn2.to_q": 6.0}}
+    save_file(load_file(folder / "style" / DIFFUSERS_FILE), file, {"lora_adapter_metadata": json.dumps(said)})
+    import_adapter(file, tmp_path / "back")
+    alphas = {name: alpha for name, (_, _, alpha) in factors_of(*read_adapter(tmp_path / "back")).items()}
+    assert {alpha for name, alpha in alphas.items() if name.endswith(".attn2.to_q")} == {6.0}
+    assert {alpha for name, alpha in alphas.items() if not name.endswith(".attn2.to_q")} == {2.0}
 
 
 def test_other_files_are_told_as_what_they_are(tmp_path: Path) -> None:
