@@ -51,6 +51,10 @@ class TrainingError(CinesynthError):
     """A training that would fail again as it is: a loss that is not finite, too little memory."""
 
 
+class Cut(CinesynthError):
+    """A run that was ended on purpose before it was through, and may go on."""
+
+
 class AttemptFailed(CinesynthError):
     """What says nothing about its input, and may succeed the next time: a time limit, a crash, memory, a store."""
 

@@ -16,7 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import cinesynth
 from cinesynth.config import JobConfig
-from cinesynth.errors import IdentityError, RunTaken, StorageError, user_error
+from cinesynth.errors import Cut, IdentityError, RunTaken, StorageError, user_error
 from cinesynth.settings import differences, to_yaml
 from cinesynth.storage import Storage
 
@@ -150,7 +150,7 @@ _OPENED: ContextVar[list[Run] | None] = ContextVar("opened runs", default=None)
 def records_its_end(job: Callable[Parameters, Outcome]) -> Callable[Parameters, Outcome]:
     """A job that records how the run that it opens ends.
 
-    An error that leaves it makes the run `failed`; Ctrl-C, SIGTERM and any other exit make it `cut`.
+    An error that leaves it makes the run `failed`; `Cut`, Ctrl-C, SIGTERM and any other exit make it `cut`.
     """
 
     @functools.wraps(job)
@@ -179,6 +179,8 @@ def _end_of(error: BaseException) -> tuple[str, str]:
     if not isinstance(error, Exception):
         return CUT, "stopped from outside (Ctrl-C or a signal)"
     found = user_error(error)
+    if isinstance(found, Cut):
+        return CUT, str(found)
     return FAILED, str(found) if found is not None else f"{type(error).__name__}: {error}"
 
 

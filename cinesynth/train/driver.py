@@ -20,6 +20,7 @@ from cinesynth.session import check_room, interruptible, ray_session
 from cinesynth.train.beside import OnValidation, Paced, Reporter, pinned, queue_of, settle_placement
 from cinesynth.train.check import Checked, check_training
 from cinesynth.train.checkpoint import StoredCheckpoints
+from cinesynth.train.ending import Ending
 from cinesynth.train.events import validations
 from cinesynth.train.validations import Validations
 from cinesynth.train.worker import train_worker
@@ -53,7 +54,7 @@ def train(config: TrainConfig, callbacks: Sequence[OnValidation] = ()) -> dict[s
     Args:
         config: of the training.
         callbacks: called in this process, once for each validation of the run, those of former tries among them. What
-            one raises ends the training.
+            one raises ends the training: the workers end after the step that they are in, and it is raised here.
     """
     plan = plan_training(config)
     reporter = Reporter(plan.run, callbacks)
@@ -82,17 +83,20 @@ def _train_to_the_end(plan: Plan, lease: Lease, reporter: Reporter) -> None:
     placement = settle_placement(config)
     queue = queue_of(config, plan.checked, plan.run, checkpoints)
     beside = Paced([reporter.look, *([queue.look] if queue is not None and placement == "task" else [])])
+    ending = Ending(plan.run.folder)
 
     def check() -> None:
         lease.check()
-        beside()
+        ending.watch(beside)
 
     failures, reached = 0, _newest(checkpoints)
     while not _is_trained(plan, checkpoints):
         try:
             _fit(plan, placement, check)
+            ending.raise_any()
             break
         except Exception as e:
+            ending.raise_any()
             found = user_error(e)
             if found is not None and not isinstance(found, AttemptFailed):
                 raise
@@ -109,7 +113,12 @@ def _train_to_the_end(plan: Plan, lease: Lease, reporter: Reporter) -> None:
                 config.max_failures,
             )
     if queue is not None:
-        queue.finish(check)
+
+        def check_now() -> None:  # there are no workers to wait for
+            check()
+            ending.raise_any()
+
+        queue.finish(check_now)
 
 
 def _is_trained(plan: Plan, checkpoints: StoredCheckpoints) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -76,6 +77,7 @@ class TrainLoop:
         checkpoints: keeps the state, and gives the newest one back.
         write_events: takes (first step of the segment, events); called before each checkpoint, on rank 0 only.
         watch: validates checkpoints by the videos that they make, and may end the training; default: nothing does.
+        ends: whether this worker knows that the training was called off. Asked at every step: it must not wait.
         observe: takes the event of each step and of each validation, on rank 0 only.
         world: this worker among all.
         dtype: of the computation. Frozen weights have it; fp32 weights in training are cast to it on the way.
@@ -95,6 +97,7 @@ class TrainLoop:
         world: World | None = None,
         dtype: torch.dtype = torch.float32,
         watch: Watch | None = None,
+        ends: Callable[[], bool] = lambda: False,
         observe: Callable[[Event], None] = lambda event: None,
     ) -> None:
         self.settings, self.family = settings, family
@@ -102,7 +105,7 @@ class TrainLoop:
         self.checkpoints, self.write_events = checkpoints, write_events
         self.world = world or World()
         self.dtype = dtype
-        self.watch, self.observe = watch, observe
+        self.watch, self.ends, self.observe = watch, ends, observe
         self.transformer = transformer
         if settings.mode == "lora":
             lora = settings.lora
@@ -129,7 +132,7 @@ class TrainLoop:
         self._restore()
 
     def run(self, stop_at: int | None = None) -> dict[str, float]:
-        """Train to the last step, to where `watch` ends it, or to `stop_at`, as if interrupted there.
+        """Train to the last step, to where `watch` or `ends` ends it, or to `stop_at`, as if interrupted there.
 
         Returns the last figures. All checkpoints are written then.
         """
@@ -169,7 +172,7 @@ class TrainLoop:
         rate = learning_rate(step, self.settings.optimizer)
         # Whether the training is to end; then the loss, and its sum and count by noise level: one sum over the workers.
         total = torch.zeros(2 + 2 * _BANDS, dtype=torch.float64, device=self.world.device)
-        total[0] = self.watch is not None and self.watch.ends()
+        total[0] = self.ends() or (self.watch is not None and self.watch.ends())
         for forward, windows in self._read(step):
             try:
                 losses = self.forward(step, forward.places, windows)
@@ -312,12 +315,18 @@ class TrainLoop:
         return sample_sigma(generator(s.seed, "sigma", step, place), s.flow.distribution, s.flow.shift)
 
     def _speed(self, step: int, seconds: float) -> Event:
-        """How fast a step was: its seconds, windows a second, and MFU where the device's peak is known."""
+        """How fast a step was (seconds, windows a second, and MFU where the device's peak is known), and the most
+        memory that this worker took by then, in 1e9 bytes: on a GPU what PyTorch allocated, else what the process held.
+        """
         self._seconds, self._steps_timed = self._seconds + seconds, self._steps_timed + 1
         found = {"step_seconds": seconds, "samples_per_second": self.settings.optimizer.batch_size / seconds}
         if self._peak is not None:
             found["mfu"] = self._flops(step) / seconds / (self._peak * 1e12 * self.world.size)
-        return found
+        if self.world.device.startswith("cuda"):
+            peak_bytes = torch.cuda.max_memory_allocated(self.world.device)
+        else:
+            peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return found | {"peak_memory_gb": peak_bytes / 1e9}
 
     def _flops(self, step: int) -> float:
         """Of a step, over all workers; nothing computed again counts."""

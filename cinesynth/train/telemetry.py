@@ -22,6 +22,7 @@ GAUGES = {
     "step_seconds": "seconds of the last step",
     "samples_per_second": "windows a second, over all workers",
     "mfu": "share of the devices' dense bf16 peak; only where it is known",
+    "peak_memory_gb": "most memory of the first worker so far, in GB",
     "val_loss": "held-out loss",
 }
 """Names, without `cinesynth_train_`, and meanings."""

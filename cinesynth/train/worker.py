@@ -21,6 +21,7 @@ from cinesynth.storage import Storage, scratch_folder
 from cinesynth.train.batch import ListedClips
 from cinesynth.train.checkpoint import StoredCheckpoints
 from cinesynth.train.choice import choose_strategy, make_strategy
+from cinesynth.train.ending import EndRequest
 from cinesynth.train.loop import TrainLoop
 from cinesynth.train.memory import adapted, compute_dtype, training_memory
 from cinesynth.train.state import Saved, trained
@@ -118,6 +119,7 @@ def train_worker(task: dict[str, Any]) -> None:
         world,
         dtype,
         watch,
+        EndRequest(run.folder, looks=world.rank == 0),
         Gauges(config.name).show if world.rank == 0 else lambda event: None,
     )
     figures = loop.run()
