@@ -38,7 +38,8 @@ from cinesynth.wan.card import AdapterCard, Parent
 from cinesynth.wan.family import WAN21_I2V
 from cinesynth.wan.folder import base_hash, model_folder
 from cinesynth.wan.load import load_transformer
-from cinesynth.wan.lora import adapter_state, add_lora
+from cinesynth.wan.lora import add_lora
+from tests.adapters import adapter_state
 from tests.conftest import REPOSITORY
 from tests.tiny_dataset import encoded_dataset, picture
 from tune.outline import outline_study

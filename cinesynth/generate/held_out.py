@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -13,13 +15,17 @@ from cinesynth.data.spread import some_of
 from cinesynth.data.video import write_video
 from cinesynth.errors import DatasetError
 from cinesynth.generate.sampler import Conditions
-from cinesynth.generate.worker import window_seed
 from cinesynth.pictures import Frames
 from cinesynth.storage import scratch_folder
 from cinesynth.wan.condition import ConditionEncoder
 from cinesynth.wan.folder import model_spec
 
-Make = Callable[[Conditions, SamplerSettings], Frames]
+Made = TypeVar("Made")
+
+
+def window_seed(seed: int, window_id: str) -> int:
+    """The noise seed of a held-out window: the same for every arm, another for every window."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{window_id}".encode()).digest()[:4], "big") >> 1
 
 
 def chosen_windows(dataset: ClipsDataset, split: Split, most: int | None, what: str) -> list[WindowRow]:
@@ -45,22 +51,28 @@ class HeldOutVideos:
         split: that they are of.
         windows: of the split.
         sampler: how they are made.
+        encoder: of a negative prompt; default: one of its own, on the CPU.
     """
 
     def __init__(
-        self, model: str, dataset: ClipsDataset, split: Split, windows: list[WindowRow], sampler: SamplerSettings
+        self,
+        model: str,
+        dataset: ClipsDataset,
+        split: Split,
+        windows: list[WindowRow],
+        sampler: SamplerSettings,
+        encoder: ConditionEncoder | None = None,
     ) -> None:
         self.model, self.dataset, self.windows, self.sampler = model, dataset, windows, sampler
         self.fps = model_spec(model).family.fps
         self._staged = dataset.stage(scratch_folder("shards", dataset.manifest_sha256), split)
         self._places = {w.window_id: place for place, w in enumerate(dataset.windows(split))}
-        self._negative = self._negative_prompt()
+        self._negative = self._negative_prompt(encoder)
 
-    def make(self, window: WindowRow, seed: int, make: Make) -> Frames:
-        """A window again: uint8 RGB [T, H, W, 3]. Its noise depends on the seed and the window only."""
-        conditions = Conditions.of_row(self._staged[self._places[window.window_id]], self._negative)
-        seeded = self.sampler.model_copy(update={"seed": window_seed(seed, window.window_id)})
-        return make(conditions, seeded)
+    def make(self, window_id: str, seed: int, make: Callable[[Conditions, SamplerSettings], Made]) -> Made:
+        """Have a window made again by `make`. Its noise depends on the seed and the window only."""
+        conditions = Conditions.of_row(self._staged[self._places[window_id]], self._negative)
+        return make(conditions, self.sampler.model_copy(update={"seed": window_seed(seed, window_id)}))
 
     def write_real(self, folder: Path, suffix: str = "") -> None:
         """Write the real windows to a folder, named by their ids."""
@@ -79,10 +91,10 @@ class HeldOutVideos:
         """Name of each video to its group."""
         return {f"{w.window_id}{suffix}": w.group for w in self.windows}
 
-    def _negative_prompt(self) -> torch.Tensor | None:
+    def _negative_prompt(self, encoder: ConditionEncoder | None) -> torch.Tensor | None:
         """What guidance leads away from; the empty prompt's embedding is in the dataset."""
         if self.sampler.guidance_scale <= 1:
             return None
         if not self.sampler.negative_prompt:
             return torch.as_tensor(self.dataset.empty_prompt_embeds())
-        return ConditionEncoder(self.model).prompt_embeds(self.sampler.negative_prompt)
+        return (encoder or ConditionEncoder(self.model)).prompt_embeds(self.sampler.negative_prompt)

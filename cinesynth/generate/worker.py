@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
 import tempfile
@@ -12,18 +11,14 @@ from typing import Any
 
 import torch
 
-from cinesynth.config import GenerateConfig, SamplerSettings, ShotRequest
+from cinesynth.config import GenerateConfig, ShotRequest
 from cinesynth.data.dataset import ClipsDataset
 from cinesynth.data.video import write_video
-from cinesynth.generate.sampler import Conditions, GeneratedVideo, Generator
+from cinesynth.generate.held_out import HeldOutVideos
+from cinesynth.generate.sampler import GeneratedVideo, Generator
 from cinesynth.pictures import read_picture
 from cinesynth.settings import parse_config
-from cinesynth.storage import Storage, scratch_folder
-
-
-def window_seed(seed: int, window_id: str) -> int:
-    """The noise seed of a held-out window: the same for every arm, another for every window."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{window_id}".encode()).digest()[:4], "big") >> 1
+from cinesynth.storage import Storage
 
 
 class GenerateWorker:
@@ -38,14 +33,14 @@ class GenerateWorker:
         self.arms = {arm: [(Path(p), scale) for p, scale in adapters] for arm, adapters in arms.items()}
         self.arm: str | None = None
         self.run = Storage(*run)
-        self.windows: dict[str, Any] = {}
+        self.held_out: HeldOutVideos | None = None
         if dataset is not None:
             clips = ClipsDataset.open(Storage(*dataset))
-            cache = scratch_folder("shards", clips.manifest_sha256)
-            staged = clips.stage(cache, self.config.split)
-            self.windows = {w.window_id: i for i, w in enumerate(clips.windows(self.config.split))}
-            self.staged = staged
-            self.negative = self._negative(clips)
+            split, encoder = self.config.split, self.generator.encoder
+            assert split is not None
+            self.held_out = HeldOutVideos(
+                self.config.model, clips, split, clips.windows(split), self.config.sampler, encoder
+            )
         else:
             self.generator.encoder.load()
         self.load_seconds = time.monotonic() - started
@@ -71,15 +66,6 @@ class GenerateWorker:
             "video_seconds": [time.monotonic() - started],
         }
 
-    def _negative(self, clips: ClipsDataset) -> torch.Tensor | None:
-        """Embedding of the negative prompt, or None without guidance. That of the empty prompt is in the dataset."""
-        sampler = self.config.sampler
-        if sampler.guidance_scale <= 1:
-            return None
-        if sampler.negative_prompt:
-            return self.generator.encoder.prompt_embeds(sampler.negative_prompt)
-        return torch.as_tensor(clips.empty_prompt_embeds())
-
     def _shot(self, shot: dict[str, Any]) -> GeneratedVideo:
         request = ShotRequest.model_validate(shot)
         return self.generator.generate(
@@ -92,7 +78,5 @@ class GenerateWorker:
         )
 
     def _window(self, window_id: str) -> GeneratedVideo:
-        row = self.staged[self.windows[window_id]]
-        sampler: SamplerSettings = self.config.sampler
-        seeded = sampler.model_copy(update={"seed": window_seed(sampler.seed, window_id)})
-        return self.generator.generate_from(Conditions.of_row(row, self.negative), seeded)
+        assert self.held_out is not None
+        return self.held_out.make(window_id, self.config.sampler.seed, self.generator.generate_from)

@@ -8,7 +8,7 @@ import math
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from cinesynth.config import EvaluateSettings, SamplerSettings, TrainConfig
 from cinesynth.data.dataset import ClipsDataset, WindowRow
 from cinesynth.data.video import read_video, write_video
 from cinesynth.errors import WeightsUnavailable
-from cinesynth.generate.held_out import HeldOutVideos, Make, chosen_windows
+from cinesynth.generate.held_out import HeldOutVideos, chosen_windows
 from cinesynth.generate.sampler import Conditions, Generator, decode, denoise
 from cinesynth.locate import locate_adapter
 from cinesynth.metrics import catalogue
@@ -69,9 +69,9 @@ class VideoValidation:
         self.windows = validated_windows(config, dataset)
         self.videos = HeldOutVideos(config.model, dataset, "val", self.windows, self.sampler)
 
-    def make(self, window: WindowRow, make: Make) -> Frames:
+    def make(self, window: WindowRow, make: Callable[[Conditions, SamplerSettings], Frames]) -> Frames:
         """A window again: uint8 RGB [T, H, W, 3]. Its noise depends on the seed and the window only."""
-        return self.videos.make(window, self.seed, make)
+        return self.videos.make(window.window_id, self.seed, make)
 
     def record(self, made: Mapping[str, Frames], validations: Validations, step: int, started: float) -> str:
         """Compare the videos with the real ones, keep them, and commit the validation; returns a line that tells of it.

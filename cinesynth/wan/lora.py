@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from diffusers import WanTransformer3DModel
-from peft import LoraConfig, get_peft_model_state_dict
+from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 
 from cinesynth.errors import ModelError
@@ -127,9 +127,3 @@ def adapter_of(parameters: Mapping[str, torch.Tensor], name: str = "default") ->
     """An adapter's tensors under PEFT's names, of parameters by their names in the transformer."""
     part = f".{name}."
     return {k.replace(part, "."): v.contiguous() for k, v in parameters.items() if part in k and ".lora_" in k}
-
-
-def adapter_state(transformer: torch.nn.Module, name: str = "default") -> dict[str, torch.Tensor]:
-    """The adapter's tensors on the CPU, under PEFT's names (`blocks.0.attn2.to_q.lora_A.weight`)."""
-    state = get_peft_model_state_dict(transformer, adapter_name=name)
-    return {k: v.detach().cpu().contiguous() for k, v in state.items()}

@@ -12,8 +12,8 @@ from PIL import Image
 
 from cinesynth.config import SamplerSettings
 from cinesynth.data.video import read_metadata, read_video, write_video
+from cinesynth.generate.held_out import window_seed
 from cinesynth.generate.sampler import Generator
-from cinesynth.generate.worker import window_seed
 from cinesynth.wan.folder import model_folder, model_hash
 from tests.nano_clips import FRAMES, HEIGHT, WIDTH, encoded_clips
 

@@ -25,11 +25,12 @@ from cinesynth.wan.card import AdapterCard
 from cinesynth.wan.family import WAN21_I2V
 from cinesynth.wan.folder import base_hash
 from cinesynth.wan.load import load_transformer
-from cinesynth.wan.lora import adapter_state, add_lora
+from cinesynth.wan.lora import add_lora
 from cluster.local import free_ports
 from serve.auth import create_key
 from serve.config import ServeConfig
 from serve.run import deploy
+from tests.adapters import adapter_state
 from tests.conftest import Head
 
 STEPS, SEED = 3, 11

@@ -13,19 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from cinesynth.config import PrepareConfig, TrainConfig
-from cinesynth.data.prepare import prepare
+from cinesynth.config import TrainConfig
 from cinesynth.errors import ConfigError, IdentityError, RunTaken, TrainingError, user_error
 from cinesynth.lease import held
 from cinesynth.runs import Run, read_events
-from cinesynth.scripted.series import write_scripted_clips
-from cinesynth.session import ray_session
 from cinesynth.settings import parse_config
 from cinesynth.storage import Storage
 from cinesynth.train.driver import train
 from cinesynth.train.validations import FOLDER, read_records
 from cinesynth.wan.card import read_card
 from tests.conftest import REPOSITORY, Head
+from tests.prepared import prepare_clips
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -35,22 +33,7 @@ STEPS = 6
 @pytest.fixture(scope="module")
 def storage(ray_head: Head, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A storage location with a small clips dataset."""
-    folder = tmp_path_factory.mktemp("resume")
-    write_scripted_clips(folder / "footage", 6, seed=1)
-    config = parse_config(
-        PrepareConfig,
-        {
-            "name": "clips",
-            "storage": str(folder / "storage"),
-            "ray": {"address": ray_head.address},
-            "footage": [{"path": str(folder / "footage")}],
-            "window": {"num_frames": 9, "sizes": "96x64", "max_per_shot": 1},
-            "split": {"val": 0.3, "test": 0.0},
-        },
-    )
-    with ray_session(config):
-        prepare(config)
-    return folder / "storage"
+    return prepare_clips(ray_head, tmp_path_factory.mktemp("resume"), 6, {"val": 0.3, "test": 0.0})
 
 
 def config(head: Head, storage: Path, name: str, **changes: object) -> TrainConfig:

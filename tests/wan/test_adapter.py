@@ -22,8 +22,9 @@ from cinesynth.wan.card import AdapterCard, Parent
 from cinesynth.wan.family import WAN21_I2V
 from cinesynth.wan.folder import base_hash, model_folder
 from cinesynth.wan.load import load_transformer
-from cinesynth.wan.lora import Targets, adapter_state, add_lora, target_modules, told_modules
+from cinesynth.wan.lora import Targets, add_lora, target_modules, told_modules
 from cinesynth.wan.stream import StoredWeights
+from tests.adapters import adapter_state
 from tests.nano_clips import FRAMES, HEIGHT, WIDTH, encoded_clips
 
 SAMPLER = SamplerSettings(steps=3, guidance_scale=1.0, seed=7)

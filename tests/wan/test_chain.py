@@ -19,7 +19,8 @@ from cinesynth.wan.chain import concatenate
 from cinesynth.wan.family import WAN21_I2V
 from cinesynth.wan.folder import base_hash
 from cinesynth.wan.load import load_transformer
-from cinesynth.wan.lora import Targets, adapter_state, add_lora
+from cinesynth.wan.lora import Targets, add_lora
+from tests.adapters import adapter_state
 from tests.wan.test_adapter import output
 
 BASE = base_hash("nano")
