@@ -2,7 +2,7 @@
 
 - A step of `TrainLoop` against a bare PyTorch loop of the same step (PEFT, AdamW, every block computed again), in turn
   on the same windows at the nano model's shape. The share is the median over pairs of steps.
-- Seconds from the command to the end of the first step, by what the log shows: `python -m jobs.train` on its own Ray.
+- Seconds from the command to the end of the first step, by what the log shows: `python -m jobs.train` on a local head.
 - Seconds that writing a checkpoint takes, as a share of the steps between two of `jobs/configs/nano/style.yaml`.
 """
 
@@ -29,6 +29,7 @@ from cinesynth.storage import Storage
 from cinesynth.train.checkpoint import StoredCheckpoints
 from cinesynth.train.loop import TrainLoop
 from cinesynth.train.state import Saved
+from cluster.local import LocalHead
 
 TARGETS = {"step_over_bare_loop": 1.03, "checkpoint_share": 0.01}
 STYLE = Path(__file__).resolve().parent.parent / "jobs" / "configs" / "nano" / "style.yaml"
@@ -54,7 +55,8 @@ def main(argv: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="cinesynth-train-") as folder:
         figures |= checkpoints(loop, Path(folder) / "checkpoints", figures["step_seconds"])
         if given.starts:
-            figures |= starts(Path(folder), given.starts)
+            with LocalHead(log=Path(folder) / "head.log") as head:
+                figures |= starts(Path(folder), given.starts, head)
     for name, value in figures.items():
         print(f"  {name:40} {value}")
     passed = all(figures[name] <= bound for name, bound in TARGETS.items())
@@ -100,20 +102,22 @@ def checkpoints(loop: TrainLoop, folder: Path, step_seconds: float) -> dict[str,
     }
 
 
-def starts(folder: Path, count: int) -> dict[str, float]:
+def starts(folder: Path, count: int, head: LocalHead) -> dict[str, float]:
     """Median seconds of each phase of `python -m jobs.train`, from the command to the end of the first step."""
     write_scripted_clips(folder / "footage", 8, seed=0)
     storage = f"storage={folder / 'storage'}"
     footage = f"footage=[{{path: {folder / 'footage'}}}]"
     small = ["window={num_frames: 33, sizes: 96x64, max_per_shot: 1}", "split={val: 0.3, test: 0.0}"]
     prepared = [sys.executable, "-m", "jobs.prepare", "name=clips", storage, footage, *small]
-    subprocess.run(prepared, check=True, capture_output=True)
+    subprocess.run(prepared, check=True, capture_output=True, env=head.environment)
     phases: dict[str, list[float]] = {name: [] for name in MARKS}
     for number in range(count):
         command = [sys.executable, "-m", "jobs.train", f"name=start-{number}", storage, "dataset=clips"]
         command += ["optimizer={steps: 1, lr: 1e-3, batch_size: 2}", "log_every=1", "lora={rank: 32, alpha: 32}"]
         begun = time.monotonic()
-        job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        job = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=head.environment
+        )
         assert job.stdout is not None
         awaited = iter(MARKS.items())
         phase, mark = next(awaited)

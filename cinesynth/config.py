@@ -6,6 +6,7 @@ storage and Ray address).
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -484,8 +485,19 @@ class SearchPoint(Settings):
 class TuneBudget(Settings):
     """How long the search goes on; more of it extends a study."""
 
-    trials: int = Field(16, ge=1, description="points that are tried: the baseline, `points`, and sampled ones")
+    trials: int = Field(16, ge=1, description="points that are tried: the baseline, `points`, and drawn ones")
     hours: Finite | None = Field(None, gt=0, description="no trial starts after so long; null: no limit")
+
+
+class HalvingSettings(Settings):
+    """Asynchronous successive halving (ASHA, arXiv 1810.05934) by the held-out loss.
+
+    Trials are compared at `grace` steps, `factor` times as many, and so on. At each comparison the best one in `factor`
+    of all that reached it go on. The baseline always does.
+    """
+
+    grace: int = Field(ge=1, description="steps that each trial trains")
+    factor: int = Field(3, ge=2, description="of so many trials that reach a comparison one goes on")
 
 
 class TuneSettings(Settings):
@@ -496,7 +508,11 @@ class TuneSettings(Settings):
     objectives: tuple[MetricName, MetricName] = Field(
         ("kvd", "lpips"), description=f"two of {', '.join(OBJECTIVES)}; both are minimised"
     )
-    method: Literal["tpe", "random"] = Field("tpe", description="how points are drawn: tpe: Optuna's, multivariate")
+    method: Literal["tpe", "random", "grid"] = Field(
+        "tpe", description="how points are drawn: tpe: Optuna's, multivariate; grid: each once, in a drawn order"
+    )
+    grid_values: int = Field(3, ge=2, description="values of each span in a grid, its ends among them; ranks: all")
+    asha: HalvingSettings | None = Field(None, description="cuts trials by their held-out loss; null: none is cut")
     points: list[SearchPoint] = Field([], description="points to try after the baseline")
     baseline_seeds: int = Field(3, ge=1, description="trainings of the baseline; their spread is the noise")
     final_seeds: int = Field(
@@ -512,6 +528,10 @@ class TuneSettings(Settings):
     )
     budget: TuneBudget = runtime(TuneBudget())
     concurrency: int | None = runtime(None, ge=1, description="trials at once; default: as many as the cluster holds")
+    warm_start: list[str] = runtime(
+        [],
+        description="earlier studies in this storage with the same stage and scoring; the sampler knows their trials",
+    )
     storage_url: str | None = runtime(
         None, description="Optuna's storage as an SQLAlchemy URL; default: a journal in the run's folder"
     )
@@ -528,9 +548,24 @@ class TuneSettings(Settings):
                 "objectives holds r_lpips, whose published weights are in no package: set r_lpips_weights to the file "
                 "(latest_net_linf_x0.pth of SaraGhazanfari/R-LPIPS), or search by lpips"
             )
+        if self.asha is not None:
+            _compares(self.asha, self.train)
         if self.train.mode != "lora":
             raise ValueError("train.mode is full, but what is searched is an adapter's shape: set it to lora")
         return self
+
+
+def _compares(asha: HalvingSettings, train: TrainSettings) -> None:
+    """Raise ValueError where halving would never compare: a loss is known with the checkpoint that follows it."""
+    steps, every = train.optimizer.steps, train.validation.every
+    first = math.ceil(asha.grace / every) * every
+    known = math.ceil(first / train.checkpoint_every) * train.checkpoint_every
+    if known >= steps:
+        raise ValueError(
+            f"asha.grace is {asha.grace}: the held-out loss that follows it is that of step {first}, known with the "
+            f"checkpoint of step {known}, but training ends at step {steps}; lower asha.grace, "
+            "train.validation.every or train.checkpoint_every"
+        )
 
 
 class TuneConfig(JobConfig, TuneSettings):

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
+
 from cinesynth.config import TuneConfig
 from cinesynth.outline import Outline, cluster_of, sized, state_of, worker_fact
-from tune.space import Point, distributions
-from tune.study import check_study
+from cinesynth.session import ray_session
+from tune.check import check_study
+from tune.halving import rung_steps
+from tune.space import Point, distributions, every_point, wanted_points
+from tune.study import trials_at_once
 
 
 def outline_study(config: TuneConfig) -> Outline:
     """Check everything that a study checks before a trial starts. Raises CinesynthError as `tune_study` does."""
     checked = check_study(config)
     seeds, final = config.baseline_seeds - 1, 2 * config.final_seeds
-    trials = config.budget.trials
+    trials = wanted_points(config)
     steps = config.train.optimizer.steps
-    at_once = config.concurrency or "as many as the cluster holds"
     return Outline(
         title=f"tune {config.name}",
         state=state_of(config, checked.inputs),
@@ -26,6 +30,7 @@ def outline_study(config: TuneConfig) -> Outline:
         work=[
             ("baseline", Point.of(config.train).told()),
             ("searched", ", ".join(f"{name} {told}" for name, told in distributions(config.space).items())),
+            ("drawn", _drawn(config)),
             ("objectives", " and ".join(config.objectives)),
             (
                 "trainings",
@@ -35,7 +40,7 @@ def outline_study(config: TuneConfig) -> Outline:
         ],
         resources=[
             cluster_of(config),
-            ("at once", str(at_once)),
+            ("at once", _at_once(config)),
             worker_fact(
                 config.train.workers,
                 config.train.cpus_per_worker,
@@ -44,3 +49,26 @@ def outline_study(config: TuneConfig) -> Outline:
             ),
         ],
     )
+
+
+def _drawn(config: TuneConfig) -> str:
+    every = every_point(config)
+    told = config.method if every is None else f"{config.method}, of {sized(len(every), 'point')}"
+    if config.warm_start:
+        told += f", with what {', '.join(config.warm_start)} found"
+    if config.asha is not None:
+        rungs = ", ".join(str(step) for step in rung_steps(config.asha, config.train))
+        told += f"; one in {config.asha.factor} goes on at step {rungs}"
+    return told
+
+
+def _at_once(config: TuneConfig) -> str:
+    """How many trials run at once, as the cluster that is named says; else what they are limited by."""
+    address = config.ray.address or os.environ.get("RAY_ADDRESS")
+    stage = config.train
+    each = f"a trial takes {sized(stage.workers, 'worker')}" + (", the scorer one more GPU" if stage.use_gpu else "")
+    if not address or address == "local":
+        most = f"{config.concurrency} trials at most" if config.concurrency else "as many trials as the cluster holds"
+        return f"{most}; {each}"
+    with ray_session(config):
+        return f"{sized(trials_at_once(config), 'trial')} in this cluster; {each}"

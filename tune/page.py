@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import optuna
 from markupsafe import Markup
@@ -17,11 +16,9 @@ from cinesynth.report.page import number, write_page
 from cinesynth.report.verdict import reading
 from cinesynth.runs import Run
 from tune.front import hypervolume
+from tune.outcome import Outcome
 from tune.records import Record, Records
 from tune.space import Point, distributions, params_of
-
-if TYPE_CHECKING:
-    from tune.study import Outcome
 
 _FEW = 400
 """Videos below which FVD is mostly bias."""

@@ -15,7 +15,7 @@ from tune.space import Point, Trial
 
 FOLDER = "trials"
 SCHEMA = 1
-COMPLETE, FAILED = "complete", "failed"
+COMPLETE, FAILED, CUT = "complete", "failed", "cut"
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Record:
     figures: dict[str, float] = field(default_factory=dict)
     """Metrics of its videos of the val split."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """Windows, seconds, size; of a failed one the reason."""
+    """Windows, seconds, size; of one that failed or was cut the reason."""
     ended: float = 0.0
     """Seconds since the epoch."""
 
@@ -75,6 +75,6 @@ class Records:
         return {record.name: record for record in sorted(found, key=lambda r: (r.ended, r.name))}
 
     def holds(self, name: str) -> bool:
-        """Whether a trial has ended well."""
+        """Whether a trial has ended and did not fail."""
         file = f"{FOLDER}/{name}.json"
-        return self.folder.exists(file) and self.folder.read_json(file)["status"] == COMPLETE
+        return self.folder.exists(file) and self.folder.read_json(file)["status"] != FAILED

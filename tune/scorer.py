@@ -113,6 +113,8 @@ class Scorer:
         adapters = [] if run is None else adapter_chain(self.storage, [(run, 1.0)])
         self.generator.load_adapters([(locate_adapter(self.storage, ref), scale) for ref, scale in adapters])
         return {
-            w.window_id: videos.make(w, seed, lambda c, sampler: self.generator.generate_from(c, sampler).frames)
+            w.window_id: videos.make(
+                w.window_id, seed, lambda c, sampler: self.generator.generate_from(c, sampler).frames
+            )
             for w in videos.windows
         }

@@ -1,8 +1,8 @@
-"""The search itself: Ray Tune runs the trials, Optuna draws their points, the study's records say what was done.
+"""What Ray Tune asks for the next point: Optuna by ask and tell, in step with the trials that are on record.
 
-The searcher is ours, not Ray's OptunaSearch: that one tells a trial without finite objectives as complete (Optuna
-raises, and the trial stays RUNNING), enqueues its points again at every start, and cannot take up a trial that was
-running when its driver was killed.
+It stands in the place of Tune's own `OptunaSearch`: that one tells a trial without finite objectives as complete
+(Optuna raises, and the trial stays RUNNING), enqueues its points again at every start, and cannot take up a trial that
+was running when its driver was killed.
 """
 
 from __future__ import annotations
@@ -10,21 +10,22 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from cinesynth.config import TuneConfig
-from tune.records import COMPLETE, FAILED, Record, Records
-from tune.space import Point, Trial, distributions, first_trials, params_of, point_of
+from cinesynth.errors import ConfigError
+from tune.records import COMPLETE, CUT, FAILED, Record, Records
+from tune.space import Point, Trial, distributions, every_point, first_trials, params_of, point_of, wanted_points
 
 log = logging.getLogger("cinesynth.tune")
 
-_RUN = "run"
-"""The attribute of an Optuna trial that names its train run."""
+_RUN, _FROM = "run", "study"
+"""Attributes of an Optuna trial: its train run; the earlier study that it was taken from."""
 
 
 class StudySearch(Searcher):
@@ -35,43 +36,54 @@ class StudySearch(Searcher):
         study: Optuna's.
         records: what trials ended.
         ended: called after each that ends.
+        earlier: trials of other studies that the sampler is to know, by study.
     """
 
     def __init__(
-        self, config: TuneConfig, study: optuna.Study, records: Records, ended: Callable[[], None] = lambda: None
+        self,
+        config: TuneConfig,
+        study: optuna.Study,
+        records: Records,
+        ended: Callable[[], None] = lambda: None,
+        earlier: Mapping[str, Mapping[str, Record]] | None = None,
     ) -> None:
         super().__init__()
         self.config, self.study, self.records, self.ended = config, study, records, ended
         self.baseline = Point.of(config.train)
         self.distributions = distributions(config.space)
+        self.every, self.wanted = every_point(config), wanted_points(config)
         self._started = time.monotonic()
         self._of_tune: dict[str, tuple[Trial, int | None]] = {}
         self.reconcile()
+        self._learn(earlier or {})
 
     def reconcile(self) -> None:
         """Bring Optuna's trials in line with the records, which are the truth."""
-        fixed, points = first_trials(self.config)
+        seeds, points = first_trials(self.config)
         known = self.records.read()
-        told = set()
+        told, given_up = set(), []
         self._taken_up: list[int] = []
         for trial in self.study.get_trials(deepcopy=False):
-            if trial.state == TrialState.WAITING:
+            if trial.state == TrialState.WAITING or _FROM in trial.user_attrs:
                 continue
             name = self._trial_of(trial.params).name(self.config.name)
+            if trial.state == TrialState.RUNNING and name not in known:
+                self._taken_up.append(trial.number)
+            elif trial.state == TrialState.RUNNING:
+                self._tell(trial.number, known[name])
+            elif name not in known:
+                given_up.append(self._trial_of(trial.params).point)
+                continue
             told.add(name)
-            if trial.state == TrialState.RUNNING:
-                if name in known:
-                    self._tell(trial.number, known[name])
-                else:
-                    self._taken_up.append(trial.number)
         for name, record in known.items():
             if name not in told and record.trial.seed == self.config.train.seed:
                 self._add(record)
-        for point in [fixed[0].point, *points]:
-            params = params_of(point, self.config.space, self.baseline, "a point")
-            if Trial(point, self.config.train.seed).name(self.config.name) not in {*known, *told}:
-                self.study.enqueue_trial(params, skip_if_exists=True)
-        self._more_seeds = [trial for trial in fixed[1:] if trial.name(self.config.name) not in known]
+        grid = self.every if self.config.method == "grid" and self.every is not None else []
+        tried = {*known, *told}
+        self._next = [
+            p for p in dict.fromkeys([seeds[0].point, *given_up, *points, *grid]) if self._name(p) not in tried
+        ]
+        self._more_seeds = [trial for trial in seeds[1:] if trial.name(self.config.name) not in known]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]  # FINISHED is a str
         """The next trial's point and seed, or that there is none."""
@@ -81,19 +93,33 @@ class StudySearch(Searcher):
         while True:
             if self._taken_up:
                 return self._give(trial_id, self._trial_of(self._params(number := self._taken_up.pop(0))), number)
-            asked = sum(t.state != TrialState.WAITING for t in self.study.get_trials(deepcopy=False))
-            if asked and self._more_seeds:
+            known = self.records.read()
+            running = {trial.name(self.config.name) for trial, number in self._of_tune.values() if number is not None}
+            tried = {*running, *(name for name, r in known.items() if r.trial.seed == self.config.train.seed)}
+            if tried and self._more_seeds:
                 return self._give(trial_id, self._more_seeds.pop(0), None)
-            if asked >= self.config.budget.trials:
+            if len(tried) >= self.wanted:
                 return str(Searcher.FINISHED)
+            if self._next:
+                self.study.enqueue_trial(self._params_of(self._next.pop(0)))
             drawn = self.study.ask(self.distributions)
             trial = self._trial_of(drawn.params)
             name = trial.name(self.config.name)
             drawn.set_user_attr(_RUN, name)
-            known = self.records.read()
-            if name not in known:
+            if name not in tried:
                 return self._give(trial_id, trial, drawn.number)
-            self._tell(drawn.number, known[name])  # rounding made it a point that was tried
+            if name in known:  # rounding made it a point that was tried
+                self._tell(drawn.number, known[name])
+            else:
+                self.study.tell(drawn.number, state=TrialState.FAIL)
+            if self.every is not None and not self._next:
+                self._next = [point for point in self.every if self._name(point) not in tried][:1]
+
+    def close(self) -> None:
+        """Leave no trial RUNNING: what was not taken up, as the time was over, is tried first the next time."""
+        for number in self._taken_up:
+            self.study.tell(number, state=TrialState.FAIL)
+        self._taken_up = []
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell Optuna how a trial ended; a failed one is put on record here, as it could not do so itself."""
@@ -109,7 +135,7 @@ class StudySearch(Searcher):
         self.ended()
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Intermediate results decide nothing."""
+        """Held-out losses on the way decide nothing here: a trial cuts itself."""
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing is to be saved: a study that goes on is reconciled with its records."""
@@ -120,35 +146,64 @@ class StudySearch(Searcher):
 
     def _give(self, trial_id: str, trial: Trial, number: int | None) -> dict[str, Any]:
         self._of_tune[trial_id] = trial, number
-        return {"point": trial.point.to_json(), "seed": trial.seed}
+        return {"point": trial.point.to_json(), "seed": trial.seed, "asked": time.time()}
 
     def _trial_of(self, params: dict[str, Any]) -> Trial:
         return Trial(point_of(params, self.config.space, self.baseline), self.config.train.seed)
 
+    def _name(self, point: Point) -> str:
+        return Trial(point, self.config.train.seed).name(self.config.name)
+
     def _params(self, number: int) -> dict[str, Any]:
         return dict(self.study.get_trials(deepcopy=False)[number].params)
 
-    def _tell(self, number: int, record: Record) -> None:
-        values = self._finite(record)
-        if values is None:
-            self.study.tell(number, state=TrialState.FAIL)
-        else:
-            self.study.tell(number, list(values))
+    def _params_of(self, point: Point, what: str = "a point") -> dict[str, Any]:
+        return params_of(point, self.config.space, self.baseline, what)
 
-    def _add(self, record: Record) -> None:
-        """Put a trial into a storage that lacks it, such as one that was deleted."""
-        values = self._finite(record)
-        params = params_of(record.trial.point, self.config.space, self.baseline, f"trial {record.name}")
-        self.study.add_trial(
-            optuna.trial.create_trial(
-                state=TrialState.COMPLETE if values else TrialState.FAIL,
-                values=None if values is None else list(values),
-                params=params,
-                distributions=self.distributions,
-                user_attrs={_RUN: record.name},
-            )
+    def _tell(self, number: int, record: Record) -> None:
+        state = self._state(record)
+        values = list(self._values(record)) if state == TrialState.COMPLETE else None
+        self.study.tell(number, values, state=None if values else state)
+
+    def _add(self, record: Record, study: str | None = None) -> None:
+        """Put a trial into a storage that lacks it, such as one that was deleted; or one of an earlier study."""
+        self.study.add_trial(self._told(record, study))
+
+    def _told(self, record: Record, study: str | None) -> FrozenTrial:
+        state = self._state(record)
+        return optuna.trial.create_trial(
+            state=state,
+            values=list(self._values(record)) if state == TrialState.COMPLETE else None,
+            params=self._params_of(record.trial.point, f"trial {record.name}"),
+            distributions=self.distributions,
+            user_attrs={_RUN: record.name, **({} if study is None else {_FROM: study})},
         )
 
-    def _finite(self, record: Record) -> tuple[float, float] | None:
+    def _learn(self, earlier: Mapping[str, Mapping[str, Record]]) -> None:
+        """Tell the sampler of trials of other studies that lie in this space, once."""
+        known = {t.user_attrs[_RUN] for t in self.study.get_trials(deepcopy=False) if _FROM in t.user_attrs}
+        for study, records in earlier.items():
+            usable = [r for r in records.values() if self._state(r) == TrialState.COMPLETE]
+            inside = [record for record in usable if self._holds(record.trial.point)]
+            for record in inside:
+                if record.name not in known:
+                    self._add(record, study)
+            log.info("the sampler knows %d of %d trials of study %s", len(inside), len(usable), study)
+
+    def _holds(self, point: Point) -> bool:
+        try:
+            self._params_of(point)
+        except ConfigError:
+            return False
+        return True
+
+    def _state(self, record: Record) -> TrialState:
+        if record.status == CUT:
+            return TrialState.PRUNED
         values = record.values(self.config.objectives) if record.status == COMPLETE else None
-        return values if values is not None and all(map(math.isfinite, values)) else None
+        return TrialState.COMPLETE if values is not None and all(map(math.isfinite, values)) else TrialState.FAIL
+
+    def _values(self, record: Record) -> tuple[float, float]:
+        values = record.values(self.config.objectives)
+        assert values is not None
+        return values

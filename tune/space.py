@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import random
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -174,6 +176,46 @@ def first_trials(config: TuneConfig) -> tuple[list[Trial], list[Point]]:
     return [Trial(baseline, seed) for seed in seeds], points
 
 
+def every_point(config: TuneConfig) -> list[Point] | None:
+    """All points of a grid, or of a space that has only finitely many, in a drawn order; None of any other."""
+    space, values = config.space, config.grid_values if config.method == "grid" else 1
+    baseline = Point.of(config.train)
+    axes: dict[str, list[Any]] = {}
+    for name, distribution in distributions(space).items():
+        if isinstance(distribution, IntDistribution):
+            axes[name] = list(range(distribution.low, distribution.high + 1))
+        elif isinstance(distribution, CategoricalDistribution):
+            axes[name] = list(distribution.choices)
+        else:
+            assert isinstance(distribution, FloatDistribution)
+            if distribution.low == distribution.high:
+                axes[name] = [distribution.low]
+            elif values == 1:
+                return None
+            else:
+                axes[name] = _spread(distribution, values)
+    points = [
+        point_of(dict(zip(axes, chosen, strict=True)), space, baseline) for chosen in itertools.product(*axes.values())
+    ]
+    random.Random(config.seed).shuffle(points)
+    return list(dict.fromkeys(points))
+
+
+def _spread(span: FloatDistribution, count: int) -> list[float]:
+    low, high = (math.log(span.low), math.log(span.high)) if span.log else (span.low, span.high)
+    inner = [low + (high - low) * i / (count - 1) for i in range(1, count - 1)]
+    return [span.low, *(math.exp(value) if span.log else value for value in inner), span.high]
+
+
+def wanted_points(config: TuneConfig) -> int:
+    """How many points a study tries: its budget, or all that there are."""
+    every = every_point(config)
+    if every is None:
+        return config.budget.trials
+    seeds, points = first_trials(config)
+    return min(config.budget.trials, len({seeds[0].point, *points, *every}))
+
+
 def make_sampler(config: TuneConfig, done: int) -> optuna.samplers.BaseSampler:
     """What draws the points. A study that goes on draws others than those before.
 
@@ -182,7 +224,7 @@ def make_sampler(config: TuneConfig, done: int) -> optuna.samplers.BaseSampler:
         done: trials that the study has.
     """
     seed = int.from_bytes(sha256_json([config.seed, done]).encode()[:4], "big")
-    if config.method == "random":
+    if config.method != "tpe":  # of a grid nothing is drawn
         return optuna.samplers.RandomSampler(seed=seed)
     start_up = max(1, config.budget.trials // 3)
     return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=start_up)

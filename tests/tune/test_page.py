@@ -12,10 +12,10 @@ from cinesynth.metrics.record import Comparison, IntervalRecord, MetricsRecord
 from cinesynth.runs import Run
 from tests.report.test_verdict import definition
 from tests.tune.test_space import config
+from tune.outcome import Outcome, outcome
 from tune.page import orders, verdict, write_study_page
 from tune.records import COMPLETE, FAILED, Record, Records
 from tune.space import Point, Trial, first_trials
-from tune.study import Outcome, outcome
 
 BASE = {"kvd": 10.0, "lpips": 1.0, "fvd": 200.0}
 

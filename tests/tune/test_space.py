@@ -11,9 +11,20 @@ import pytest
 from cinesynth.config import TuneConfig
 from cinesynth.errors import ConfigError
 from cinesynth.settings import parse_config
-from tune.records import COMPLETE, FAILED, Record, Records
+from tune.records import COMPLETE, CUT, FAILED, Record, Records
 from tune.search import StudySearch
-from tune.space import Point, Trial, distributions, first_trials, make_sampler, params_of, point_of, training_of
+from tune.space import (
+    Point,
+    Trial,
+    distributions,
+    every_point,
+    first_trials,
+    make_sampler,
+    params_of,
+    point_of,
+    training_of,
+    wanted_points,
+)
 
 VALUES: dict[str, Any] = {
     "name": "study",
@@ -39,6 +50,15 @@ def config(storage: Path | str = "/s", **changes: Any) -> TuneConfig:
         ({"objectives": ["kvd", "fid"]}, "is not a metric"),
         ({"objectives": ["fvd", "r_lpips"]}, "set r_lpips_weights to the file .*or search by lpips"),
         ({"train": {"mode": "full"}}, "set it to lora"),
+        (
+            {"asha": {"grace": 100}, "train": {"optimizer": {"steps": 200}, "checkpoint_every": 150}},
+            "the held-out loss that follows it is that of step 250, known with the checkpoint of step 300",
+        ),
+        (
+            {"asha": {"grace": 100}, "train": {"optimizer": {"steps": 100}}},
+            "but training ends at step 100; lower asha.grace",
+        ),
+        ({"space": {"steps": [10, 20]}}, r"space\.steps"),
     ],
 )
 def test_what_cannot_be_searched_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -78,6 +98,21 @@ def test_points_and_parameters_are_the_same_and_name_runs() -> None:
         Trial(points[0], 5).name("study"), 32, 64.0, 1e-4, 5,
     )  # fmt: skip
     assert run.name != Trial(points[0], 6).name("study")
+
+
+def test_a_grid_holds_the_ends_of_each_span_and_every_rank() -> None:
+    given = config(method="grid", space={"rank": [4, 16], "alpha_over_rank": [0.5, 2], "lr": [1e-5, 1e-3]})
+    points = every_point(given)
+    assert points is not None
+    assert len(points) == len(set(points)) == 3 * 3 * 3
+    assert {p.rank for p in points} == {4, 8, 16}
+    assert {p.alpha / p.rank for p in points} == {0.5, 1.0, 2.0}
+    assert {p.lr for p in points} == {1e-5, 1e-4, 1e-3}
+    assert points != sorted(points, key=lambda p: (p.rank, p.alpha, p.lr))  # a part of it is spread over the space
+    assert wanted_points(given) == 4
+    assert wanted_points(config(method="grid", budget={"trials": 99})) == 5 * 3 * 3 + 1  # lr 3e-5 is not on the grid
+    assert every_point(config()) is None
+    assert wanted_points(config(space={"lr": None, "alpha_over_rank": None}, budget={"trials": 99})) == 5
 
 
 def searched(storage: Path, study: optuna.Study, **changes: Any) -> tuple[StudySearch, Records]:
@@ -161,3 +196,64 @@ def test_a_lost_storage_is_filled_from_the_records(tmp_path: Path) -> None:
     finished = [t for t in again.study.trials if t.state.name == "COMPLETE"]
     assert len(finished) == 2  # of the study's own seed; the baseline's other seeds are no points
     assert trial_of(again.suggest("a")).name("study") not in records.read()
+
+
+@pytest.mark.parametrize("method", ["grid", "tpe", "random"])
+def test_a_space_that_is_tried_to_the_end_ends_the_search(tmp_path: Path, method: str) -> None:
+    space = {"rank": [4, 32], "lr": None, "alpha_over_rank": None}
+    changes: dict[str, Any] = {"method": method, "space": space, "budget": {"trials": 50}, "baseline_seeds": 1}
+    search, records = searched(tmp_path, new_study(), **changes)
+    names = []
+    while (value := search.suggest(str(len(names)))) != "FINISHED":
+        names.append(trial_of(value).name("study"))
+        if len(names) % 2:  # others are running
+            end(search, records, str(len(names) - 1), value, x=1.0 + len(names))
+    assert len(names) == len(set(names)) == 4
+    assert trial_of({"point": Point.of(search.config.train).to_json(), "seed": 0}).name("study") == names[0]
+
+
+def test_a_trial_that_was_cut_is_told_as_pruned(tmp_path: Path) -> None:
+    search, records = searched(tmp_path, new_study(), baseline_seeds=1)
+    first, second = search.suggest("0"), search.suggest("1")
+    end(search, records, "0", first)
+    cut = trial_of(second)
+    records.write(Record(cut.name("study"), cut, CUT, facts={"reason": "held-out loss"}, ended=2.0))
+    search.on_trial_complete("1", {"status": CUT})
+    assert [t.state.name for t in search.study.trials] == ["COMPLETE", "PRUNED"]
+    assert trial_of(search.suggest("2")) not in (cut, trial_of(first))
+
+
+def test_what_the_time_did_not_allow_is_tried_first_the_next_time(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path}/optuna.db"
+    search, records = searched(tmp_path, new_study(storage), baseline_seeds=1)
+    end(search, records, "0", search.suggest("0"))
+    running = trial_of(search.suggest("1"))
+    late, _ = searched(tmp_path, new_study(storage), baseline_seeds=1, budget={"trials": 4, "hours": 1e-9})
+    assert late.suggest("x") == "FINISHED"
+    late.close()
+    assert "RUNNING" not in [t.state.name for t in late.study.trials]
+    again, _ = searched(tmp_path, new_study(storage), baseline_seeds=1)
+    assert trial_of(again.suggest("y")) == running
+
+
+def test_an_earlier_study_is_known_to_the_sampler_and_counts_no_trial(tmp_path: Path) -> None:
+    baseline = Point.of(config().train)
+    inside = [Trial(Point(**{**vars(baseline), "lr": lr}), 0) for lr in (1e-5, 1e-4)]
+    outside = Trial(Point(**{**vars(baseline), "rank": 256, "alpha": 256.0}), 0)
+    earlier = {
+        t.name("old"): Record(t.name("old"), t, COMPLETE, {"kvd": 1.0 + i, "lpips": 0.1}, ended=float(i))
+        for i, t in enumerate([*inside, outside])
+    }
+    study = new_study()
+    from cinesynth.runs import Run
+
+    records = Records(Run.at(config(tmp_path)).folder)
+    for _ in range(2):  # taken over once
+        search = StudySearch(config(tmp_path), study, records, earlier={"old": earlier})
+        assert [t.user_attrs.get("study") for t in study.trials] == ["old", "old"]
+    given = []
+    while (value := search.suggest(str(len(given)))) != "FINISHED":
+        given.append(trial_of(value))
+        end(search, records, str(len(given) - 1), value)
+    assert len(given) == 4 + 2
+    assert given[0].point == baseline

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 
-from cinesynth.config import PrepareConfig, PublishConfig, TuneConfig
-from cinesynth.data.prepare import prepare
+from cinesynth.config import PublishConfig, TuneConfig
 from cinesynth.errors import ConfigError
 from cinesynth.publish import publish
-from cinesynth.runs import Run
-from cinesynth.scripted.series import write_scripted_clips
-from cinesynth.session import ray_session
-from cinesynth.settings import parse_config, to_yaml
+from cinesynth.runs import Run, read_events
+from cinesynth.settings import load_config, parse_config, to_yaml
+from cinesynth.storage import Storage
+from cinesynth.train.events import training_steps
 from cinesynth.wan.card import read_card
+from cinesynth.wan.folder import model_folder
 from tests.conftest import REPOSITORY, Head
+from tests.prepared import prepare_clips
+from tests.tiny_dataset import encoded_dataset
 from tune.outline import outline_study
 from tune.records import Records
 from tune.study import open_study, tune_study
@@ -33,22 +36,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 @pytest.fixture(scope="module")
 def storage(ray_head: Head, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tune")
-    write_scripted_clips(folder / "footage", 9, seed=1)
-    config = parse_config(
-        PrepareConfig,
-        {
-            "name": "clips",
-            "storage": str(folder / "storage"),
-            "ray": {"address": ray_head.address},
-            "footage": [{"path": str(folder / "footage")}],
-            "window": {"num_frames": 9, "sizes": "96x64", "max_per_shot": 1},
-            "split": {"val": 0.25, "test": 0.25},
-        },
-    )
-    with ray_session(config):
-        prepare(config)
-    return folder / "storage"
+    return prepare_clips(ray_head, tmp_path_factory.mktemp("tune"), 9, {"val": 0.25, "test": 0.25})
 
 
 def config(head: Head, storage: Path, **changes: Any) -> TuneConfig:
@@ -79,41 +67,88 @@ def placement_groups() -> int:
     return sum(group["state"] not in ("REMOVED",) for group in placement_group_table().values())
 
 
-def test_a_killed_search_goes_on_and_recommends(ray_head: Head, storage: Path, tmp_path: Path) -> None:
-    given = config(ray_head, storage)
+def no_placement_group_is_left() -> bool:
+    deadline = time.monotonic() + 60
+    while placement_groups() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return placement_groups() == 0
+
+
+def alive(class_name: str) -> list[Any]:
+    """Actors of a class whose name holds a text."""
+    from ray.util.state import list_actors
+
+    found = list_actors(filters=[("state", "=", "ALIVE")], detail=True, limit=1000)
+    return [actor for actor in found if class_name in actor.class_name]
+
+
+def wait_for(job: subprocess.Popen[bytes], what: Callable[[], Any], seconds: float = 240) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert job.poll() is None, "the job ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    return found
+
+
+def test_a_search_survives_kills_of_a_trial_of_a_node_and_of_its_driver(
+    ray_head: Head, storage: Path, tmp_path: Path
+) -> None:
+    """Trials run on two nodes of a pool, one on each. A process of one trial is killed, then a node (a new one joins),
+    then the driver; the same command ends the search."""
+    nodes = [ray_head.cluster.add_node(num_cpus=1, labels={"pool": "trials"}) for _ in range(2)]
+    train = {
+        "lora": {"rank": 4, "alpha": 4},
+        "optimizer": {"steps": 30, "lr": 1e-3, "batch_size": 2},
+        "validation": {"sigmas": [0.5], "max_windows": 1},
+        "checkpoint_every": 5,
+        "resources": {"labels": {"pool": "trials"}},
+    }
+    given = config(ray_head, storage, train=train, budget={"trials": 3}, concurrency=None)
     told = outline_study(given).text()
-    assert "2 trials + 0 more of the baseline + 2 of the comparison = 4, 8 steps at most" in told
+    assert "3 trials + 0 more of the baseline + 2 of the comparison = 5, 150 steps at most" in told
+    assert "2 trials in this cluster; a trial takes 1 worker" in told
     records = Records(Run.at(given).folder)
     (tmp_path / "tune.yaml").write_text(to_yaml(given))
     command = [sys.executable, "-m", "jobs.tune", "--config", str(tmp_path / "tune.yaml")]
+    runs = storage / "runs"
+
+    def begun() -> list[Path]:
+        return [run for run in runs.glob("study-*") if list(run.glob("checkpoints/step-*.json"))]
+
     job = subprocess.Popen(command, cwd=REPOSITORY, env=dict(os.environ))
     try:
-        deadline = time.monotonic() + 240
-        while len(records.read()) < 1:
-            assert job.poll() is None, "the job ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        wait_for(job, lambda: len(begun()) == 2)
+        trials, workers = alive("ImplicitFunc"), alive("RayTrainWorker")
+        assert len(trials) == len(workers) == 2
+        assert len({worker.node_id for worker in workers}) == 2  # they are spread over the pool
+        os.kill(trials[0].pid, signal.SIGKILL)
+        wait_for(job, lambda: len({a.pid for a in alive("ImplicitFunc")} - {trials[0].pid}) == 2)
+        ray_head.cluster.remove_node(nodes.pop(0), allow_graceful=False)
+        nodes.append(ray_head.cluster.add_node(num_cpus=1, labels={"pool": "trials"}))
+        wait_for(job, lambda: len(records.read()) >= 1)
     finally:
         job.send_signal(signal.SIGKILL)
         job.wait()
     before = records.read()
-    ended = {name: record.ended for name, record in before.items()}
     done = tune_study(given)
     known = records.read()
-    assert {name: known[name].ended for name in before} == ended  # none was done again
-    assert len(known) == 2
+    assert {name: known[name].ended for name in before} == {name: record.ended for name, record in before.items()}
+    assert len(known) == 3
     assert {record.status for record in known.values()} == {"complete"}
+    for name in known:
+        steps = [event["step"] for event in training_steps(read_events(Storage.open(runs / name)))]
+        assert steps == list(range(1, 31))
     study = open_study(given, Run.at(given))
-    states = [t.state for t in study.trials]
-    assert states == [optuna.trial.TrialState.COMPLETE] * 2
-    deadline = time.monotonic() + 60
-    while placement_groups() and time.monotonic() < deadline:
-        time.sleep(0.5)
-    assert placement_groups() == 0
+    assert [t.state.name for t in study.trials] == ["COMPLETE"] * 3
+    assert len({tuple(t.params.values()) for t in study.trials}) == 3  # the baseline is there once
+    assert no_placement_group_is_left()
 
-    folder = storage / "runs" / "study"
+    folder = runs / "study"
     assert done["figures"]["delivered"] in known
-    assert len((folder / "trials.csv").read_text().splitlines()) == 3
+    rows = (folder / "trials.csv").read_text().splitlines()
+    assert len(rows) == 4
+    assert rows[0].endswith("step_seconds,peak_memory_gb,train_seconds,score_seconds,reason,page")
     page = (folder / "report.html").read_text()
     assert "Recommended is" in page or "No trial beats the baseline" in page
     assert all(name in page for name in known)
@@ -124,30 +159,66 @@ def test_a_killed_search_goes_on_and_recommends(ray_head: Head, storage: Path, t
     assert read_card(done["outputs"]["adapter"]).sha256 == done["figures"]["adapter_sha256"]
 
     assert tune_study(given) == done
-    more = tune_study(config(ray_head, storage, budget={"trials": 3}))
-    assert more["figures"]["trials"] == 3
-    assert len(records.read()) == 3
-    assert set(known) < set(records.read())
+    for node in nodes:
+        ray_head.cluster.remove_node(node)
 
 
-def test_a_trial_that_fails_is_tried_twice_and_stays_out(ray_head: Head, storage: Path) -> None:
-    """The learning rate of one point is so high that its loss is not finite."""
+def test_trials_that_fail_or_are_cut_stay_out(ray_head: Head, storage: Path) -> None:
+    """The learning rate of one point is so high that its loss is not finite, that of another one so high that its loss
+    rises: halving cuts it."""
+    train = {
+        "lora": {"rank": 4, "alpha": 4},
+        "optimizer": {"steps": 40, "lr": 1e-3, "batch_size": 2},
+        "validation": {"every": 4, "sigmas": [0.5], "max_windows": 1},
+        "checkpoint_every": 4,
+    }
     given = config(
         ray_head,
         storage,
         name="broken",
+        train=train,
         space={"rank": None, "alpha_over_rank": None, "lr": [1e-4, 1e30]},
-        points=[{"lr": 1e30}],
-        budget={"trials": 2},
-        baseline_seeds=1,
+        points=[{"lr": 1e30}, {"lr": 0.3}],
+        asha={"grace": 8, "factor": 10},
+        budget={"trials": 3},
         final_seeds=0,
     )
     done = tune_study(given)
-    assert done["figures"]["failed"] == 1
-    failed = [record for record in Records(Run.at(given).folder).read().values() if record.status == "failed"]
-    assert "loss nan" in failed[0].facts["reason"]
-    states = [t.state.name for t in open_study(given, Run.at(given)).trials]
-    assert states == ["COMPLETE", "FAIL"]
+    assert (done["figures"]["failed"], done["figures"]["cut"]) == (1, 1)
+    records = Records(Run.at(given).folder)
+    by_lr = {record.trial.point.lr: record for record in records.read().values()}
+    assert "loss nan" in by_lr[1e30].facts["reason"]
+    assert "held-out loss" in by_lr[0.3].facts["reason"]
+    cut = Storage.open(storage).child("runs", by_lr[0.3].name)
+    assert cut.read_json("result.json")["status"] == "cut"
+    assert max(event["step"] for event in read_events(cut)) < 40  # its workers ended
+    assert no_placement_group_is_left()
+    assert [t.state.name for t in open_study(given, Run.at(given)).trials] == ["COMPLETE", "FAIL", "PRUNED"]
+    page = (storage / "runs" / "broken" / "report.html").read_text()
+    assert "cut: held-out loss" in page
     wide = {"lora": {"rank": 4}, "workers": 50, "optimizer": {"batch_size": 50, "lr": 1e-3}}
-    with pytest.raises(ConfigError, match=r"workers = 50"):
+    with pytest.raises(ConfigError, match=r"a trial takes 50 workers, and the scorer 0: workers = 50"):
         tune_study(config(ray_head, storage, name="wide", train=wide))
+
+
+def test_the_shipped_search_fits_the_gpus_that_it_names(ray_head: Head, tmp_path: Path) -> None:
+    """Four A100s that Ray is told of take one trial of three workers beside the scorer."""
+    model, dataset = tmp_path / "model", Storage.open(tmp_path / "storage" / "datasets" / "wan14b-clips")
+    shutil.copytree(model_folder("nano"), model)
+    encoded_dataset(dataset, str(model), ("train", "val", "test"))
+    changes = [f"storage={tmp_path / 'storage'}", f"model={model}"]
+    changes += ["objectives=[lpips, lpips_late]", f"ray.address={ray_head.address}"]
+    shipped = load_config(TuneConfig, str(REPOSITORY / "jobs" / "configs" / "wan14b" / "tune.yaml"), changes)
+    with pytest.raises(ConfigError, match="no node of the cluster is of the pool A100-80G"):
+        outline_study(shipped)
+    pool = {"num_cpus": 32, "num_gpus": 4, "resources": {"accelerator_type:A100-80G": 1}}
+    nodes = [ray_head.cluster.add_node(**pool)]
+    try:
+        told = outline_study(shipped).text()
+        assert "at once     1 trial in this cluster; a trial takes 3 workers, the scorer one more GPU" in told
+        assert "workers     3 of 8 CPUs and 1 GPUs each, on A100-80G" in told
+        nodes.append(ray_head.cluster.add_node(**pool))
+        assert "at once     2 trials in this cluster" in outline_study(shipped).text()
+    finally:
+        for node in nodes:
+            ray_head.cluster.remove_node(node)

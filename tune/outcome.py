@@ -1,0 +1,55 @@
+"""What the trials of a study say: the front, the noise, and the trial to take."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+from cinesynth.config import TuneConfig
+from cinesynth.errors import ConfigError
+from tune.front import Values, front, hypervolume, recommend
+from tune.records import Records
+from tune.space import Point, first_trials
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the trials of a study say.
+
+    Attributes:
+        values: both objectives by trial, of all that have them.
+        front: trials that no other beats.
+        baseline: the baseline's trial with the study's own seed.
+        recommended: the trial to take.
+        point: what that was trained with.
+        noise: standard deviation of each objective over the baseline's seeds.
+        hypervolume: of the front, below the base model's values.
+    """
+
+    values: dict[str, Values]
+    front: list[str]
+    baseline: str
+    recommended: str
+    point: Point
+    noise: Values
+    hypervolume: float
+
+
+def outcome(config: TuneConfig, records: Records, base: dict[str, float]) -> Outcome:
+    """The front and the recommendation. Raises ConfigError where no trial has both objectives."""
+    known = records.read()
+    values = {name: v for name, record in known.items() if (v := record.values(config.objectives)) is not None}
+    if not values:
+        reasons = "; ".join(f"{r.name}: {r.facts.get('reason')}" for r in list(known.values())[:3])
+        raise ConfigError(f"study {config.name!r}: no trial has both objectives ({reasons})")
+    seeds, _ = first_trials(config)
+    baseline = seeds[0].name(config.name)
+    of_baseline = [values[name] for trial in seeds if (name := trial.name(config.name)) in values]
+    spread = [statistics.stdev(axis) if len(of_baseline) > 1 else 0.0 for axis in zip(*of_baseline, strict=True)]
+    noise = (spread[0], spread[1]) if spread else (0.0, 0.0)
+    # Other seeds of the baseline say how large the noise is; they are no points of the search.
+    searched = {n: v for n, v in values.items() if known[n].trial.seed == config.train.seed}
+    taken = recommend(searched, {name: known[name].trial.point.rank for name in searched}, noise)
+    reference = base[config.objectives[0]], base[config.objectives[1]]
+    area = hypervolume(list(searched.values()), reference)
+    return Outcome(values, front(searched), baseline, taken, known[taken].trial.point, noise, area)
