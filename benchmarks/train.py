@@ -29,7 +29,7 @@ from cinesynth.storage import Storage
 from cinesynth.train.checkpoint import StoredCheckpoints
 from cinesynth.train.loop import TrainLoop
 from cinesynth.train.state import Saved
-from cluster.local import LocalHead
+from cluster.local import LocalHead, end_on_sigterm
 
 TARGETS = {"step_over_bare_loop": 1.03, "checkpoint_share": 0.01}
 STYLE = Path(__file__).resolve().parent.parent / "jobs" / "configs" / "nano" / "style.yaml"
@@ -48,6 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--starts", type=int, default=3)
     parser.add_argument("--frames", type=int, default=33)
     given = parser.parse_args(argv)
+    end_on_sigterm()
     torch.manual_seed(0)
     windows = random_windows("nano", given.frames, 64, 96, count=8)
     loop = our_loop(random_transformer("nano", torch.float32, "cpu"), windows, "cpu", {})

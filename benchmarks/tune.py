@@ -20,7 +20,7 @@ from cinesynth.config import TuneConfig
 from cinesynth.scripted.series import write_scripted_clips
 from cinesynth.settings import load_config
 from cinesynth.storage import Storage
-from cluster.local import LocalHead
+from cluster.local import LocalHead, end_on_sigterm
 from tune.records import COMPLETE, Records
 
 TARGETS = {"search_minutes": 30.0}
@@ -44,11 +44,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--final-seeds", type=int, default=3)
     parser.add_argument("--clips", type=int, default=54)
     given = parser.parse_args(argv)
+    end_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="cinesynth-tune-") as folder, LocalHead(log=Path(folder) / "head") as head:
         footage, storage = Path(folder) / "footage", Path(folder) / "storage"
         write_scripted_clips(footage, given.clips, seed=0)
         paths = [f"storage={storage}", f"ray.address={head.address}"]
-        _job("prepare", head, *paths, f"footage=[{{path: {footage}, domain: scripted}}]")
+        _job("prepare", head, *paths, f"footage.0.path={footage}")
         seeds = load_config(TuneConfig, str(CONFIGS / "tune.yaml")).baseline_seeds
         search = [f"budget.trials={given.trials - seeds + 1}", f"final_seeds={given.final_seeds}"]
         started = time.monotonic()
