@@ -1,7 +1,8 @@
 """Published adapters: immutable `name@version`, and aliases that move.
 
 Below `<storage>/registry/<name>/`: the files under `files/<content hash>/` (so two publishers never mix theirs),
-`versions/<version>.json` written once, last, which commits them, and `aliases/<alias>.json`.
+`versions/<version>.json` written once, last, which commits them, and `aliases/<alias>.json`. Beside the names,
+`@weights/<sha256>.json` says which version has weights of a hash, as the cards of adapters name their parents.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from cinesynth.errors import AdapterError
 from cinesynth.settings import NAME_PATTERN
 from cinesynth.storage import Storage, sha256_file, sha256_json
 from cinesynth.wan.card import CARD_FILE, DIFFUSERS_FILE
+
+_BY_WEIGHTS = "@weights"
+"""No adapter has this name: names hold no @."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ class Registry:
         hash, so publishers of different content never meet.
 
         Raises:
-            AdapterError: no adapter in the folder, a bad name, or the version is taken by other content.
+            AdapterError: no adapter in the folder, a bad name, an alias with the name of a version or the other way
+                round, or the version is taken by other content.
         """
         root = Path(adapter)
         if not (root / CARD_FILE).is_file():
@@ -64,6 +69,10 @@ class Registry:
         version = version or content[:12]
         entry = {"schema": 1, "version": version, "sha256": content, "files": files}
         home = self.folder.child(name)
+        if alias is not None and (alias == version or home.exists(f"versions/{alias}.json")):
+            raise AdapterError(f"alias {alias!r}: {name} has a version of this name; call the alias something else")
+        if home.exists(f"aliases/{version}.json"):
+            raise AdapterError(f"version {version!r}: {name} has an alias of this name; call the version another name")
         for file in files:
             home.upload(root / file, f"files/{content}/{file}")
         home.write_new(f"versions/{version}.json", (json.dumps(entry, indent=2, sort_keys=True) + "\n").encode())
@@ -73,6 +82,8 @@ class Registry:
                 f"{name}@{version} is already published with other content ({standing['sha256'][:12]}); "
                 "versions are immutable: choose another"
             )
+        if DIFFUSERS_FILE in files:
+            self.folder.write_json(f"{_BY_WEIGHTS}/{files[DIFFUSERS_FILE]}.json", {"name": name, "version": version})
         if alias:
             home.write_json(f"aliases/{alias}.json", {"version": version})
         return self.resolve(f"{name}@{version}")
@@ -98,6 +109,10 @@ class Registry:
 
     def find(self, sha256: str) -> str | None:
         """`name@version` of a published adapter whose weights have this hash, if there is one."""
+        if self.folder.exists(f"{_BY_WEIGHTS}/{sha256}.json"):
+            found = self.folder.read_json(f"{_BY_WEIGHTS}/{sha256}.json")
+            return f"{found['name']}@{found['version']}"
+        # Versions of before there was an index.
         for name in self.names():
             for version in self.versions(name):
                 files = self.folder.child(name).read_json(f"versions/{version}.json")["files"]

@@ -9,13 +9,14 @@ import pytest
 
 from cinesynth.errors import AdapterError
 from cinesynth.registry import Registry
-from cinesynth.storage import Storage
+from cinesynth.storage import Storage, sha256_file
+from cinesynth.wan.card import DIFFUSERS_FILE
 
 
 def adapter(folder: Path, content: str) -> Path:
     folder.mkdir(parents=True)
     (folder / "card.json").write_text(json.dumps({"stage": "style"}))
-    (folder / "weights.safetensors").write_text(content)
+    (folder / DIFFUSERS_FILE).write_text(content)
     return folder
 
 
@@ -33,7 +34,7 @@ def test_a_published_adapter_is_found_by_version_alias_and_name(registry: Regist
     assert registry.versions("noir") == sorted([first.version, "2.0"])
     assert registry.names() == ["noir"]
     folder = registry.fetch("noir@latest", tmp_path / "cache")
-    assert (folder / "weights.safetensors").read_text() == "two"
+    assert (folder / DIFFUSERS_FILE).read_text() == "two"
 
 
 def test_versions_are_immutable_and_publishing_again_is_no_error(registry: Registry, tmp_path: Path) -> None:
@@ -41,7 +42,7 @@ def test_versions_are_immutable_and_publishing_again_is_no_error(registry: Regis
     assert registry.publish(folder, "noir", "1") == registry.publish(folder, "noir", "1")
     with pytest.raises(AdapterError, match="noir@1 is already published with other content"):
         registry.publish(adapter(tmp_path / "b", "two"), "noir", "1")
-    assert registry.fetch("noir@1", tmp_path / "cache").joinpath("weights.safetensors").read_text() == "one"
+    assert registry.fetch("noir@1", tmp_path / "cache").joinpath(DIFFUSERS_FILE).read_text() == "one"
 
 
 def test_unknown_references_list_what_there_is(registry: Registry, tmp_path: Path) -> None:
@@ -62,11 +63,34 @@ def test_unknown_references_list_what_there_is(registry: Registry, tmp_path: Pat
 
 def test_a_damaged_file_is_fetched_again_or_refused(registry: Registry, tmp_path: Path) -> None:
     entry = registry.publish(adapter(tmp_path / "a", "one"), "noir", "1")
-    cached = registry.fetch("noir@1", tmp_path / "cache") / "weights.safetensors"
+    cached = registry.fetch("noir@1", tmp_path / "cache") / DIFFUSERS_FILE
     cached.write_text("bitten")
     registry.fetch("noir@1", tmp_path / "cache")
     assert cached.read_text() == "one"
-    stored = tmp_path / "storage" / "registry" / "noir" / "files" / entry.sha256 / "weights.safetensors"
+    stored = tmp_path / "storage" / "registry" / "noir" / "files" / entry.sha256 / DIFFUSERS_FILE
     stored.write_text("bitten")
     with pytest.raises(AdapterError, match="does not match its sha256"):
         registry.fetch("noir@1", tmp_path / "other cache")
+
+
+def test_an_alias_is_named_like_no_version(registry: Registry, tmp_path: Path) -> None:
+    registry.publish(adapter(tmp_path / "a", "one"), "noir", version="2", alias="latest")
+    other = adapter(tmp_path / "b", "two")
+    with pytest.raises(AdapterError, match="alias '2': noir has a version of this name"):
+        registry.publish(other, "noir", version="3", alias="2")
+    with pytest.raises(AdapterError, match="version 'latest': noir has an alias of this name"):
+        registry.publish(other, "noir", version="latest", alias=None)
+    with pytest.raises(AdapterError, match="alias '4': noir has a version of this name"):
+        registry.publish(other, "noir", version="4", alias="4")
+    assert registry.versions("noir") == ["2"]
+
+
+def test_weights_are_found_by_their_hash_with_and_without_the_index(registry: Registry, tmp_path: Path) -> None:
+    registry.publish(adapter(tmp_path / "a", "one"), "noir", version="1")
+    registry.publish(adapter(tmp_path / "b", "two"), "sepia", version="1")
+    sha256 = sha256_file(tmp_path / "b" / DIFFUSERS_FILE)
+    assert registry.names() == ["noir", "sepia"]
+    assert registry.find(sha256) == "sepia@1"
+    registry.folder.delete_folder("@weights")
+    assert registry.find(sha256) == "sepia@1"
+    assert registry.find("0" * 64) is None

@@ -33,7 +33,7 @@ from cinesynth.wan.card import (
 from cinesynth.wan.lora import several_adapters
 from cinesynth.wan.parameters import linear_layers
 
-_PEFT_PREFIX = "base_model.model."
+_PEFT_PREFIX, _DIFFUSERS_PREFIX = "base_model.model.", "transformer."
 
 
 def save_adapter(
@@ -86,10 +86,10 @@ def read_adapter(folder: Path) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
     """
     try:
         config = LoraConfig.from_pretrained(os.fspath(folder))
-        state = load_file(folder / PEFT_FILE)
+        state = load_file(folder / DIFFUSERS_FILE)  # the file whose hash is on the card
     except (OSError, ValueError, TypeError, SafetensorError) as e:
         raise AdapterError(f"adapter {folder} cannot be read: {e}") from e
-    state = {k.removeprefix(_PEFT_PREFIX): v for k, v in state.items()}
+    state = {k.removeprefix(_DIFFUSERS_PREFIX): v for k, v in state.items()}
     if not any("lora_B" in k and bool(v.any()) for k, v in state.items()):
         raise AdapterError(f"adapter {folder} changes nothing: it has no non-zero lora_B weight")
     return config, state
@@ -154,9 +154,15 @@ def _take_dtype_of_base(transformer: WanTransformer3DModel, name: str) -> None:
 
 
 def _check_modules(transformer: WanTransformer3DModel, state: dict[str, torch.Tensor], folder: Path) -> None:
-    foreign = sorted({k.split(".lora_")[0] for k in state} - linear_layers(transformer).keys())
+    layers = linear_layers(transformer)
+    foreign = sorted({k.split(".lora_")[0] for k in state} - layers.keys())
     if foreign:
         raise AdapterError(f"adapter {folder} names {len(foreign)} modules that the model lacks, such as {foreign[0]}")
+    for name, tensor in state.items():
+        module, _, factor = name.partition(".lora_")
+        rank, width = tensor.shape[0 if factor.startswith("A") else 1], min(layers[module].weight.shape)
+        if rank > width:
+            raise AdapterError(f"adapter {folder} has rank {rank} on {module}, which is {width} wide; it is no adapter")
 
 
 @torch.no_grad()
