@@ -276,14 +276,38 @@ class TrainConfig(JobConfig, TrainSettings):
 # --- generate ------------------------------------------------------------------------------------------------
 
 
+class KeyframeSettings(Settings):
+    """The first frame of a shot, made of a reference image with the adapters."""
+
+    sigma: Finite = Field(0.6, gt=0, le=1, description="noise level that it is taken to; near 0: the reference itself")
+    frames: WindowFrames = Field(5, ge=5, description="frames of the still that is noised; the last one is taken")
+    candidates: int = Field(1, ge=1, le=64, description="of which the one closest to the reference by LPIPS is taken")
+
+
 class ShotRequest(Settings):
     """One video to make: a first frame and what happens after it."""
 
     image: str = runtime(description="image file; cropped to the video's aspect and resized; its content counts")
     prompt: str = Field(min_length=1, max_length=10000, description="what happens after the first frame")
+    keyframe: KeyframeSettings | None = Field(
+        None, description="the first frame is made of the image, in the style of the adapters; null: it is the image"
+    )
     num_frames: WindowFrames = Field(33, description=DEFAULT_FAMILY.frame_rule)
     height: Side = Field(DEFAULT_FAMILY.default_size[1], description=f"pixels, a multiple of {side_steps()}")
     width: Side = Field(DEFAULT_FAMILY.default_size[0], description=f"pixels, a multiple of {side_steps()}")
+
+
+class ExpansionSettings(Settings):
+    """Shots that are longer than a segment are made of several, each begun by a frame of the one before."""
+
+    segment_frames: WindowFrames = Field(81, description="most frames that are made at once")
+    overlap: int = Field(4, ge=0, description="frames that two segments share beyond one, and that are blended")
+
+    @model_validator(mode="after")
+    def _goes_on(self) -> ExpansionSettings:
+        if self.overlap > self.segment_frames - 2:
+            raise ValueError(f"overlap {self.overlap} leaves nothing new in a segment of {self.segment_frames} frames")
+        return self
 
 
 class GenerateSettings(Settings):
@@ -296,13 +320,18 @@ class GenerateSettings(Settings):
     )
     sampler: SamplerSettings = SamplerSettings()
     shots: list[ShotRequest] = Field([], description="videos to make from images and prompts")
+    expansion: ExpansionSettings | None = Field(None, description="of long shots; null: each is made at once")
     split: Literal["val", "test"] | None = Field(None, description="held-out windows of `dataset` to make again")
     max_windows: int | None = Field(
         None, ge=1, description="at most so many windows of the split, one of each group before a second; default: all"
     )
     workers: int = runtime(1, ge=1, description="replicas of the model, each making one video at a time")
-    cpus_per_worker: Finite = runtime(1.0, gt=0, description="CPUs of each worker")
-    use_gpu: bool = runtime(False, description="one GPU for each worker")
+    ranks: int = runtime(1, ge=1, description="processes of a worker that make each video together, on one node")
+    keep_every: int = runtime(
+        10, ge=0, description="denoising steps between two states, from which a video goes on; 0: it starts anew"
+    )
+    cpus_per_worker: Finite = runtime(1.0, gt=0, description="CPUs of each rank")
+    use_gpu: bool = runtime(False, description="one GPU for each rank")
     resources: Pool = runtime(Pool())
 
     @model_validator(mode="after")

@@ -51,12 +51,20 @@ class TrainingError(CinesynthError):
     """A training that would fail again as it is: a loss that is not finite, too little memory."""
 
 
+class GenerationError(CinesynthError):
+    """A video that comes out of no use however often it is made: latents that are not finite."""
+
+
 class Cut(CinesynthError):
     """A run that was ended on purpose before it was through, and may go on."""
 
 
 class AttemptFailed(CinesynthError):
     """What says nothing about its input, and may succeed the next time: a time limit, a crash, memory, a store."""
+
+
+class RankLost(AttemptFailed):
+    """A group of ranks that ended: a process died, hung, or failed once the ranks had begun to wait for each other."""
 
 
 class WeightsUnavailable(CinesynthError):

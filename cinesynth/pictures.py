@@ -103,6 +103,13 @@ def is_webp(data: bytes) -> bool:
     return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
 
 
+def png_bytes(frame_HWC: Frames) -> bytes:
+    """A frame [H, W, 3] as a PNG file."""
+    data = io.BytesIO()
+    Image.fromarray(frame_HWC).save(data, "PNG")
+    return data.getvalue()
+
+
 def crop_to(image: Image.Image, height: int, width: int) -> Frames:
     """Centre-crop to the target's aspect, then resize (Lanczos): RGB uint8 [H, W, 3].
 

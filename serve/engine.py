@@ -24,6 +24,7 @@ from PIL import Image
 from cinesynth.config import SamplerSettings
 from cinesynth.data.video import write_video
 from cinesynth.errors import CinesynthError
+from cinesynth.generate.course import UNWATCHED, Cancelled, Course
 from cinesynth.pictures import Frames
 from cinesynth.registry import Registry
 from cinesynth.storage import Storage, cache_folder, sha256_file
@@ -60,7 +61,7 @@ class VideoGenerator(Protocol):
         height: int,
         width: int,
         sampler: SamplerSettings,
-        on_step: Callable[[int, int], None] | None = None,
+        course: Course = UNWATCHED,
     ) -> Made: ...
 
 
@@ -159,7 +160,7 @@ class Engine:
         except asyncio.CancelledError:
             attempt.lost.set()
             raise
-        except LeaseLost:
+        except (LeaseLost, Cancelled):
             return "lost"
         except Exception as e:
             return await self._fail(attempt, e)
@@ -240,7 +241,7 @@ class Engine:
             request.height,
             request.width,
             request.sampler,
-            on_step=attempt.on_step,
+            Course(on_step=attempt.on_step, stops=attempt.lost.is_set),
         )
         attempt.alive()
         return self._write(attempt, made, generator.fps)

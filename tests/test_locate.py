@@ -128,7 +128,7 @@ def test_parents_are_found_by_their_hash_and_put_before(tmp_path: Path) -> None:
 
 def test_workers_import_no_plotting_and_no_pages() -> None:
     code = (
-        "import sys, cinesynth.train.worker, cinesynth.generate.worker\n"
+        "import sys, cinesynth.train.worker, cinesynth.generate.rank\n"
         "print([m for m in sys.modules if m.startswith(('matplotlib', 'cinesynth.report'))])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -6,21 +6,29 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from cinesynth.config import GenerateConfig
+from cinesynth.config import GenerateConfig, ShotRequest
 from cinesynth.data.dataset import ClipsDataset, WindowRow
+from cinesynth.generate.expansion import Segment, make_shot, segments_of
+from cinesynth.generate.group import RankGroup
+from cinesynth.generate.groups import Work, make_videos, whole
+from cinesynth.generate.keyframes import make_keyframe
+from cinesynth.generate.rank import VideoRequest
+from cinesynth.generate.ranks import check_group
 from cinesynth.generate.windows import GROUPS, copy_real, held_out_windows, settle_windows
-from cinesynth.generate.worker import GenerateWorker
 from cinesynth.lease import Lease, held
-from cinesynth.locate import adapter_chain, locate_adapter, locate_dataset
+from cinesynth.locate import adapter_chain, locate_adapter, locate_dataset, pin_adapter
 from cinesynth.pictures import check_picture
+from cinesynth.report.generation import write_generation_report
 from cinesynth.runs import Run, records_its_end
-from cinesynth.session import ray_session
+from cinesynth.session import interruptible, ray_session
 from cinesynth.storage import Storage, sha256_file, sha256_json
 from cinesynth.wan.card import check_adapters
+from cinesynth.wan.family import Family
 from cinesynth.wan.folder import base_hash, model_hash, model_spec
 
 log = logging.getLogger("cinesynth.generate")
@@ -32,6 +40,8 @@ class Applied(NamedTuple):
     ref: str
     folder: Path
     scale: float
+    pinned: str
+    """By its content: what every node loads."""
 
 
 Arms = dict[str, list[Applied]]
@@ -54,10 +64,13 @@ def check_generation(config: GenerateConfig) -> Checked:
     storage = Storage.open(config.storage)
     inputs = {"model": model_hash(config.model)}
     spec = model_spec(config.model)
+    check_group(config.ranks, spec.heads, "ranks")
     arms: Arms = {}
     for arm, adapters in config.adapters_by_arm().items():
         chain = adapter_chain(storage, [(a.ref, a.scale) for a in adapters])
-        arms[arm] = [Applied(ref, locate_adapter(storage, ref), scale) for ref, scale in chain]
+        arms[arm] = [
+            Applied(ref, locate_adapter(storage, ref), scale, pin_adapter(storage, ref)) for ref, scale in chain
+        ]
         loaded = check_adapters([(a.folder, a.scale) for a in arms[arm]], base_hash(config.model))
         inputs |= {f"{arm}_{i}": adapter.sha256 for i, adapter in enumerate(loaded)}
     dataset = None
@@ -69,7 +82,9 @@ def check_generation(config: GenerateConfig) -> Checked:
     else:
         for i, shot in enumerate(config.shots):
             check_picture(shot.image, f"shots.{i}.image")
-            spec.check_size(shot.num_frames, shot.height, shot.width, f"shots.{i}")
+            keyframe = [] if shot.keyframe is None else [shot.keyframe.frames]
+            for frames in [*keyframe, *(s.frames for s in shot_segments(config, spec.family, shot))]:
+                spec.check_size(frames, shot.height, shot.width, f"shots.{i}")
         inputs["images"] = sha256_json([sha256_file(Path(s.image).expanduser()) for s in config.shots])
     return arms, dataset, inputs
 
@@ -87,16 +102,22 @@ def generate(config: GenerateConfig) -> dict[str, Any]:
     windows = [] if dataset is None else settle_windows(run.folder, config, dataset)
     if dataset is not None:
         copy_real(run.folder, dataset, windows)
-    tasks = _shot_tasks(config) if dataset is None else _window_tasks(list(arms), windows)
+    videos = _shots(config, arms, run) if dataset is None else _windows(config, arms, run, dataset, windows)
     started = time.monotonic()
-    left = [t for t in tasks if not run.folder.exists(t["file"])]
-    log.info("%d videos to make, %d of them there already", len(tasks), len(tasks) - len(left))
-    figures: dict[str, Any] = {"videos": len(tasks)}
+    left = {file: work for file, work in videos.items() if not run.folder.exists(file)}
+    log.info("%d videos to make, %d of them there already", len(videos), len(videos) - len(left))
+    figures: dict[str, Any] = {"videos": len(videos)}
     if left:
         with held(run) as lease, ray_session(config):
-            figures |= seconds_of(_map(config, arms, dataset, run, left, lease))
+            figures |= seconds_of(_make(config, left, lease))
+    for unfinished in ("states", "segments"):
+        run.folder.delete_folder(unfinished)
     figures["seconds"] = round(time.monotonic() - started, 1)
-    outputs = {"videos": run.folder.child("videos").uri}
+    told = {arm: [f"{a.ref} × {a.scale:g}" for a in applied] for arm, applied in arms.items()}
+    outputs = {
+        "videos": run.folder.child("videos").uri,
+        "report": write_generation_report(config, run, figures, told),
+    }
     if dataset is not None:
         outputs["groups"] = run.folder.child(GROUPS).uri
         if beyond := len(dataset.windows(config.split)) - len(windows):
@@ -105,18 +126,17 @@ def generate(config: GenerateConfig) -> dict[str, Any]:
 
 
 def seconds_of(made: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Median seconds of loading a model replica (`load_seconds`) and of making a video (`video_seconds`).
+    """Median seconds of starting a group with its model (`load_seconds`), of making a video (`video_seconds`), and of
+    each stage of it (`seconds/<stage>`).
 
     Args:
-        made: what the workers say of each video. Without any there are no medians.
+        made: what the groups say of each video. Without any there are no medians.
     """
-    loads = {row["worker"]: row["load_seconds"] for row in made}
-    videos = [row["video_seconds"] for row in made]
-    return {
-        name: round(float(median(values)), 2)
-        for name, values in (("load_seconds", loads.values()), ("video_seconds", videos))
-        if values
-    }
+    loads = {(row["group"], row["load_seconds"]): row["load_seconds"] for row in made}
+    figures = {"load_seconds": list(loads.values()), "video_seconds": [sum(row["seconds"].values()) for row in made]}
+    for stage in dict.fromkeys(stage for row in made for stage in row["seconds"]):
+        figures[f"seconds/{stage}"] = [row["seconds"].get(stage, 0.0) for row in made]
+    return {name: round(float(median(values)), 2) for name, values in figures.items() if values}
 
 
 def _made(run: Run) -> int:
@@ -124,53 +144,83 @@ def _made(run: Run) -> int:
     return sum(not name.startswith("videos/real/") for name in run.folder.list("videos", recursive=True))
 
 
-def _shot_tasks(config: GenerateConfig) -> list[dict[str, Any]]:
-    return [
-        {"file": f"videos/{i:04d}.mp4", "arm": "adapter", "shot": shot.model_dump(mode="json"), "order": i}
-        for i, shot in enumerate(config.shots)
+def _shots(config: GenerateConfig, arms: Arms, run: Run) -> dict[str, Work]:
+    """Images are read here and go along: no other node needs the file."""
+    family = model_spec(config.model).family
+    found: dict[str, Work] = {}
+    for i, shot in enumerate(config.shots):
+        request = VideoRequest(
+            **_common(config, arms["adapter"], run, f"{i:04d}.mp4"),
+            image=Path(shot.image).expanduser().read_bytes(),
+            prompt=shot.prompt,
+            num_frames=shot.num_frames,
+            height=shot.height,
+            width=shot.width,
+        )
+        found[request.file] = _shot(request, shot, shot_segments(config, family, shot), family.fps)
+    return found
+
+
+def _shot(request: VideoRequest, shot: ShotRequest, segments: list[Segment], fps: int) -> Work:
+    """A shot: its keyframe, where it has one, and its segments."""
+
+    def work(group: RankGroup) -> dict[str, Any]:
+        told: dict[str, Any] = {}
+        begun = request
+        if shot.keyframe is not None:
+            image, told["keyframe"] = make_keyframe(group, request, shot.keyframe)
+            begun = replace(request, image=image)
+        made = whole(begun)(group) if len(segments) == 1 else make_shot(group, begun, segments, fps)
+        return {**made, **told}
+
+    return work
+
+
+def shot_segments(config: GenerateConfig, family: Family, shot: ShotRequest) -> list[Segment]:
+    """The segments of a shot; one where it is made at once."""
+    if config.expansion is None:
+        return [Segment(0, shot.num_frames)]
+    return segments_of(family, shot.num_frames, config.expansion.segment_frames, config.expansion.overlap)
+
+
+def _windows(
+    config: GenerateConfig, arms: Arms, run: Run, dataset: ClipsDataset, windows: list[WindowRow]
+) -> dict[str, Work]:
+    assert config.split is not None
+    place = dataset.storage.reference()
+    requests = [
+        VideoRequest(
+            **_common(config, adapters, run, f"{arm}/{w.window_id}.mkv"), window=(place, config.split, w.window_id)
+        )
+        for arm, adapters in arms.items()
+        for w in windows
     ]
+    return {request.file: whole(request) for request in requests}
 
 
-def _window_tasks(arms: list[str], windows: list[WindowRow]) -> list[dict[str, Any]]:
-    return [
-        {"file": f"videos/{arm}/{w.window_id}.mkv", "arm": arm, "window_id": w.window_id, "order": i}
-        for arm in arms
-        for i, w in enumerate(windows)
-    ]
+def _common(config: GenerateConfig, adapters: list[Applied], run: Run, file: str) -> dict[str, Any]:
+    return {
+        "storage": Storage.open(config.storage).reference(),
+        "output": run.folder.reference(),
+        "file": f"videos/{file}",
+        "sampler": config.sampler,
+        "adapters": tuple((adapter.pinned, adapter.scale) for adapter in adapters),
+        "state": f"states/{file}.safetensors" if config.keep_every else None,
+        "keep_every": config.keep_every,
+    }
 
 
-def _map(
-    config: GenerateConfig,
-    arms: Arms,
-    dataset: ClipsDataset | None,
-    run: Run,
-    tasks: list[dict[str, Any]],
-    lease: Lease,
-) -> list[dict[str, Any]]:
-    """Make the videos of the tasks. Returns what the workers say of each."""
-    import ray.data
-
-    made = ray.data.from_items(tasks, override_num_blocks=min(len(tasks), 4 * config.workers)).map_batches(
-        GenerateWorker,
-        fn_constructor_kwargs={
-            "config": config.model_dump(mode="json"),
-            "arms": {arm: [(str(a.folder), a.scale) for a in adapters] for arm, adapters in arms.items()},
-            "dataset": None if dataset is None else dataset.storage.reference(),
-            "run": run.folder.reference(),
-        },
-        compute=ray.data.ActorPoolStrategy(size=config.workers),
-        batch_size=1,
-        num_cpus=config.cpus_per_worker,
-        num_gpus=1 if config.use_gpu else None,
-        **config.resources.options(1 if config.use_gpu else 0),
-    )
+def _make(config: GenerateConfig, videos: dict[str, Work], lease: Lease) -> list[dict[str, Any]]:
+    """Make the videos. Returns what the groups say of each."""
     started = time.monotonic()
     rows: list[dict[str, Any]] = []
-    for row in made.iter_rows():
-        lease.check()
+
+    def made(row: dict[str, Any]) -> None:
         rows.append(row)
         count = len(rows)
-        if count % 8 == 0 or count == len(tasks):
+        if count % 8 == 0 or count == len(videos):
             rate = (time.monotonic() - started) / count
-            log.info("%d/%d videos  %.2f s each  ETA %.0f s", count, len(tasks), rate, rate * (len(tasks) - count))
+            log.info("%d/%d videos  %.2f s each  ETA %.0f s", count, len(videos), rate, rate * (len(videos) - count))
+
+    interruptible(lambda: make_videos(config, videos, made), lease.check)
     return rows

@@ -14,7 +14,7 @@ from cinesynth.data.dataset import ClipsDataset, Split, WindowRow, pixels_file
 from cinesynth.data.spread import some_of
 from cinesynth.data.video import write_video
 from cinesynth.errors import DatasetError
-from cinesynth.generate.sampler import Conditions
+from cinesynth.generate.denoise import Conditions
 from cinesynth.pictures import Frames
 from cinesynth.storage import scratch_folder
 from cinesynth.wan.condition import ConditionEncoder

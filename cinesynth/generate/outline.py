@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 from cinesynth.config import GenerateConfig
-from cinesynth.generate.driver import check_generation
+from cinesynth.generate.driver import check_generation, shot_segments
 from cinesynth.generate.windows import held_out_windows
 from cinesynth.outline import Facts, Outline, cluster_of, sized, state_of, worker_fact
+from cinesynth.wan.folder import model_spec
 
 
 def outline_generation(config: GenerateConfig) -> Outline:
@@ -37,10 +38,28 @@ def outline_generation(config: GenerateConfig) -> Outline:
         inputs=facts,
         work=[
             ("videos", f"{videos:,}{where}: {shapes}"),
+            *_parts_of_shots(config),
             ("sampling", f"{sized(sampler.steps, 'step')}, {passes * videos:,} passes of the transformer in all"),
         ],
         resources=[
             cluster_of(config),
-            worker_fact(config.workers, config.cpus_per_worker, 1.0 if config.use_gpu else 0.0, config.resources),
+            worker_fact(
+                config.workers * config.ranks, config.cpus_per_worker, 1.0 if config.use_gpu else 0.0, config.resources
+            ),
+            *([("ranks", f"{config.ranks} make each video together, on one node")] if config.ranks > 1 else []),
         ],
     )
+
+
+def _parts_of_shots(config: GenerateConfig) -> Facts:
+    """Keyframes and segments, where shots have any."""
+    family = model_spec(config.model).family
+    segments = [len(shot_segments(config, family, shot)) for shot in config.shots]
+    candidates = [shot.keyframe.candidates for shot in config.shots if shot.keyframe is not None]
+    facts: Facts = []
+    if candidates:
+        facts.append(("keyframes", f"{len(candidates)}, of {sized(sum(candidates), 'candidate')}"))
+    if sum(segments) > len(segments):
+        assert config.expansion is not None
+        facts.append(("segments", f"{sum(segments)}, each of at most {config.expansion.segment_frames} frames"))
+    return facts

@@ -28,9 +28,9 @@ from cinesynth.nano.vae import VaeModel, psnr_of_frames, to_video
 from cinesynth.pictures import Frames
 from cinesynth.train.batch import collate
 from cinesynth.train.randomness import generator
-from cinesynth.wan.condition import to_frames
 from cinesynth.wan.family import WAN21_I2V
 from cinesynth.wan.flow import flow_loss
+from cinesynth.wan.latents import to_frames
 
 _AT_ONCE = 4
 

@@ -7,15 +7,12 @@ import hashlib
 import io
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cinesynth.data.video import read_video, write_video
 from cinesynth.report.images import strip, strip_places
 from cinesynth.storage import Storage
-from cinesynth.train.validations import FOLDER, video_file
 
 
 @dataclass(frozen=True)
@@ -65,9 +62,15 @@ def choose_windows(generated: Storage, domains: dict[str, str], count: int) -> l
 
 
 def make_scenes(
-    generated: Storage, page: Storage, arms: list[str], domains: dict[str, str], count: int = 4, frames: int = 6
+    generated: Storage,
+    page: Storage,
+    arms: list[str],
+    domains: dict[str, str],
+    count: int = 4,
+    frames: int = 6,
+    folder: str = "videos",
 ) -> list[Scene]:
-    """Filmstrips of `count` windows; their MP4s are written to `videos/` beside the page.
+    """Filmstrips of `count` windows; their MP4s are written to a folder beside the page.
 
     Args:
         generated: folder of the generate run, with `groups.csv` and `videos/<arm>/<window_id>.mkv`.
@@ -76,6 +79,7 @@ def make_scenes(
         domains: window_id to domain.
         count: windows.
         frames: pictures in a strip.
+        folder: of the MP4s.
     """
     scenes = []
     with tempfile.TemporaryDirectory(prefix="cinesynth-report-") as scratch:
@@ -84,54 +88,20 @@ def make_scenes(
             places: list[int] = []
             strips = []
             for arm in arms:
-                made = _make_strip(generated, page, arm, window_id, frames, Path(scratch))
+                made = _make_strip(generated, page, folder, arm, window_id, frames, Path(scratch))
                 strips.append(made[0])
                 places = made[1] or places
             scenes.append(Scene(window_id, row["caption"], domains.get(window_id, ""), places, strips))
     return scenes
 
 
-def validation_scenes(
-    run: Storage, records: Mapping[int, dict[str, Any]], count: int = 2, rows: int = 5
-) -> list[Scene]:
-    """Filmstrips of what a training's checkpoints made of a few windows, below the real ones; the page lies in `run`.
-
-    Args:
-        run: the training's folder.
-        records: of its validations, by step ascending.
-        count: windows: of different groups, in the order of a hash.
-        rows: checkpoints: the first, the last, and some evenly between.
-    """
-    if not records:
-        return []
-    windows = sorted(records[max(records)]["windows"], key=lambda w: hashlib.sha256(w["video"].encode()).hexdigest())
-    first_of_group = list({w["group"]: w for w in reversed(windows)}.values())[::-1]
-    steps = [list(records)[place] for place in strip_places(len(records), rows)]
-    scenes = []
-    with tempfile.TemporaryDirectory(prefix="cinesynth-report-") as scratch:
-        for window in first_of_group[:count]:
-            strips: list[Strip] = []
-            places: list[int] = []
-            for step in (None, *steps):
-                arm, file = "real" if step is None else f"step {step:,}", video_file(step, window["video"])
-                inside = run.child(FOLDER)
-                if not inside.exists(file):
-                    strips.append(Strip(arm, [], ""))
-                    continue
-                frames, _ = read_video(inside.download(file, Path(scratch) / "video.mp4"))
-                places = strip_places(len(frames), 6)
-                strips.append(Strip(arm, strip(frames, 6), f"{FOLDER}/{file}"))
-            scenes.append(Scene(window["video"], window["caption"], "", places, strips))
-    return scenes
-
-
 def _make_strip(
-    generated: Storage, page: Storage, arm: str, window_id: str, count: int, scratch: Path
+    generated: Storage, page: Storage, folder: str, arm: str, window_id: str, count: int, scratch: Path
 ) -> tuple[Strip, list[int]]:
     source = f"videos/{arm}/{window_id}.mkv"
     if not generated.exists(source):
         return Strip(arm, [], ""), []
     frames, fps = read_video(generated.download(source, scratch / "lossless.mkv"))
-    name = f"videos/{window_id[:16]}-{arm}.mp4"
+    name = f"{folder}/{window_id[:16]}-{arm}.mp4"
     page.upload(write_video(scratch / "playable.mp4", frames, fps), name)
     return Strip(arm, strip(frames, count), name), strip_places(len(frames), count)

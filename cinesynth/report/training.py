@@ -13,8 +13,8 @@ from markupsafe import Markup
 
 from cinesynth.config import TrainConfig, TrainSettings
 from cinesynth.metrics.catalogue import label
+from cinesynth.report.checkpoints import validation_scenes
 from cinesynth.report.curves import band_curve, held_out_curve, loss_curve, progress_curve
-from cinesynth.report.filmstrips import validation_scenes
 from cinesynth.report.page import write_page
 from cinesynth.runs import Run, read_events
 from cinesynth.storage import Storage

@@ -18,8 +18,9 @@ from cinesynth.config import EvaluateSettings, SamplerSettings, TrainConfig
 from cinesynth.data.dataset import ClipsDataset, WindowRow
 from cinesynth.data.video import read_video, write_video
 from cinesynth.errors import WeightsUnavailable
+from cinesynth.generate.denoise import Conditions, decode, denoise
 from cinesynth.generate.held_out import HeldOutVideos, chosen_windows
-from cinesynth.generate.sampler import Conditions, Generator, decode, denoise
+from cinesynth.generate.sampler import Generator
 from cinesynth.locate import locate_adapter
 from cinesynth.metrics import catalogue
 from cinesynth.metrics.evaluate import compare

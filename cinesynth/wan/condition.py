@@ -18,8 +18,8 @@ from PIL import Image
 
 from cinesynth.errors import MediaError
 from cinesynth.pictures import Frames
-from cinesynth.wan.family import ModelSpec
 from cinesynth.wan.folder import encoder_hash, model_spec
+from cinesynth.wan.latents import latent_statistics
 from cinesynth.wan.load import load_image_encoder, load_text_encoder, load_vae
 
 log = logging.getLogger("cinesynth.wan")
@@ -145,18 +145,6 @@ class ConditionEncoder:
         return ((mu - mean) / std).cpu()
 
 
-def latent_statistics(spec: ModelSpec, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """(mean, std) of a model's latents, each [1, C, 1, 1, 1] in fp32."""
-    mean, std = (torch.tensor(v, device=device).view(1, -1, 1, 1, 1) for v in (spec.latents_mean, spec.latents_std))
-    return mean, std
-
-
 def to_unit_range(frames: Frames) -> torch.Tensor:
     """uint8 in [0, 255] to float32 in [-1, 1], same shape."""
     return torch.tensor(np.ascontiguousarray(frames)).float() / 127.5 - 1
-
-
-def to_frames(video_THWC: torch.Tensor) -> Frames:
-    """The inverse of `to_unit_range`, values outside clipped: uint8, same shape."""
-    scaled = (video_THWC.float() / 2 + 0.5).clamp(0, 1) * 255
-    return scaled.round().to(torch.uint8).cpu().numpy().astype(np.uint8, copy=False)

@@ -63,7 +63,7 @@ def adapter(folder: Path, base: str) -> Path:
 def test_an_adapter_of_another_base_is_refused(tmp_path: Path, image: Path) -> None:
     ours, other = adapter(tmp_path / "ours", base_hash("nano")), adapter(tmp_path / "other", "ff" * 32)
     arms, _, inputs = check_generation(config(tmp_path, image, adapters=[{"ref": str(ours), "scale": 0.5}]))
-    assert arms == {"adapter": [(str(ours), ours, 0.5)]}
+    assert arms == {"adapter": [(str(ours), ours, 0.5, str(ours))]}
     assert inputs["adapter_0"] == sha256_file(ours / DIFFUSERS_FILE)
     with pytest.raises(AdapterError, match="was trained on base other"):
         check_generation(config(tmp_path, image, adapters=[{"ref": str(ours)}, {"ref": str(other)}]))
@@ -98,3 +98,15 @@ def test_a_typo_in_a_dataset_name_is_answered_with_the_names_there_are(tmp_path:
     (tmp_path / "datasets" / "noir-clips").mkdir(parents=True)
     with pytest.raises(DatasetError, match=r"no dataset 'noir-clip' in .*; did you mean 'noir-clips'\?"):
         locate_dataset(Storage.open(tmp_path), "noir-clip")
+
+
+def test_a_long_shot_fits_segment_by_segment(tmp_path: Path, image: Path) -> None:
+    long: dict[str, Any] = {"num_frames": 401, "keyframe": {"candidates": 3}}
+    with pytest.raises(ConfigError, match="401 frames of 96x64"):
+        check_generation(config(tmp_path, image, shot=long))
+    given = config(tmp_path, image, shot=long, expansion={"segment_frames": 81, "overlap": 4})
+    told = outline_generation(given).text()
+    assert "segments   6, each of at most 81 frames" in told
+    assert "keyframes  1, of 3 candidates" in told
+    with pytest.raises(ConfigError, match=r"ranks = 3: the model's 4 attention heads do not divide"):
+        check_generation(config(tmp_path, image, ranks=3))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ from PIL import Image
 
 from cinesynth.config import SamplerSettings
 from cinesynth.data.video import read_metadata, read_video, write_video
+from cinesynth.generate.course import Course
+from cinesynth.generate.denoise import decode
 from cinesynth.generate.held_out import window_seed
 from cinesynth.generate.sampler import Generator
 from cinesynth.wan.folder import model_folder, model_hash
@@ -74,7 +78,9 @@ def test_an_exception_in_on_step_cancels_between_steps(generator: Generator, ima
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        generator.generate(image, PROMPT, FRAMES, HEIGHT, WIDTH, SamplerSettings(steps=5, guidance_scale=1), on_step)
+        generator.generate(
+            image, PROMPT, FRAMES, HEIGHT, WIDTH, SamplerSettings(steps=5, guidance_scale=1), Course(on_step=on_step)
+        )
     assert seen == [(1, 5), (2, 5)]
 
 
@@ -95,3 +101,33 @@ def test_the_written_file_tells_what_made_it(generator: Generator, image: Image.
 def test_a_windows_seed_depends_on_the_window_and_the_runs_seed() -> None:
     assert window_seed(0, "a") == window_seed(0, "a")
     assert len({window_seed(0, "a"), window_seed(0, "b"), window_seed(1, "a")}) == 3
+
+
+def test_a_still_is_denoised_from_sigma_and_goes_farther_the_higher_it_is(
+    generator: Generator, image: Image.Image
+) -> None:
+    reference = np.asarray(image).astype(float)
+    sampler = SamplerSettings(steps=8, guidance_scale=1.0, seed=3)
+
+    def distance(sigma: float | None) -> float:
+        frames = generator.generate(image, PROMPT, 5, HEIGHT, WIDTH, sampler, start_sigma=sigma).frames
+        return float(np.abs(frames[-1] - reference).mean())
+
+    coded = generator.encoder.latents(np.repeat(np.asarray(image)[None], 5, axis=0))[None]
+    through_the_vae = np.abs(decode(generator.spec, generator.vae, coded)[-1] - reference).mean()
+    assert distance(1e-3) == pytest.approx(through_the_vae)
+    low, middle, high = (distance(sigma) for sigma in (0.5, 0.85, 0.98))
+    assert through_the_vae < low < middle < high
+    assert distance(None) > middle
+
+
+@pytest.mark.slow
+def test_a_720p_video_is_made_with_a_longer_table_of_positions(image: Image.Image, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(model_folder("nano"), model)
+    config = model / "transformer" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "rope_max_seq_len": 128}))
+    sampler = SamplerSettings(steps=1, guidance_scale=1.0, seed=1)
+    video = Generator(str(model)).generate(image, PROMPT, 5, 720, 1280, sampler)
+    assert video.frames.shape == (5, 720, 1280, 3)
+    assert video.frames.std() > 5

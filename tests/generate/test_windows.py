@@ -75,7 +75,12 @@ def test_real_videos_of_a_run_that_was_killed_before_it_wrote_its_groups_are_rep
 
 
 def test_seconds_of_loading_and_of_videos_are_apart() -> None:
-    made = [("a", 10.0, 1.0), ("a", 10.0, 3.0), ("b", 20.0, 2.0)]
-    rows = [{"worker": w, "load_seconds": load, "video_seconds": video} for w, load, video in made]
-    assert seconds_of(rows) == {"load_seconds": 15.0, "video_seconds": 2.0}
+    made = [(0, 10.0, 1.0), (0, 10.0, 3.0), (1, 20.0, 2.0)]
+    rows = [{"group": g, "load_seconds": load, "seconds": {"denoise": s, "decode": 0.5}} for g, load, s in made]
+    assert seconds_of(rows) == {
+        "load_seconds": 15.0,
+        "video_seconds": 2.5,
+        "seconds/denoise": 2.0,
+        "seconds/decode": 0.5,
+    }
     assert seconds_of([]) == {}

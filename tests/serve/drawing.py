@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from cinesynth.config import SamplerSettings
+from cinesynth.generate.course import UNWATCHED, Course
 
 
 @dataclass
@@ -41,13 +42,12 @@ class Drawing:
         height: int,
         width: int,
         sampler: SamplerSettings,
-        on_step: Callable[[int, int], None] | None = None,
+        course: Course = UNWATCHED,
     ) -> Drawn:
         first = np.asarray(image.convert("RGB").resize((width, height)))
         for step in range(sampler.steps):
             self.before_step(step)
-            if on_step is not None:
-                on_step(step + 1, sampler.steps)
+            course.on_step(step + 1, sampler.steps)
         frames = np.repeat(first[None], num_frames, axis=0)
         for t in range(num_frames):
             frames[t, :, t * (width - 4) // num_frames :][:, :4] = 255

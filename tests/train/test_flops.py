@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.gpu_train import SHAPES, random_transformer
+from benchmarks.gpu_model import SHAPES, random_transformer
 from cinesynth.train.flops import peak_tflops, transformer_flops
 
 

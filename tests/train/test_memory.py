@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.gpu_train import SHAPES
+from benchmarks.gpu_model import SHAPES
 from cinesynth.train.memory import Memory, step_memory
 from tests.conftest import REPOSITORY
 

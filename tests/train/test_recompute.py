@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.gpu_train import random_transformer
+from benchmarks.gpu_model import random_transformer
 from cinesynth.train.recompute import Recompute, set_recompute
 from cinesynth.wan.family import WAN21_I2V
 from cinesynth.wan.lora import add_lora

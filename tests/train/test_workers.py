@@ -16,7 +16,7 @@ import torch.multiprocessing as mp
 
 from cinesynth.config import SamplerSettings, TrainSettings, ValidationVideos
 from cinesynth.errors import ConfigError
-from cinesynth.generate.sampler import Conditions
+from cinesynth.generate.denoise import Conditions
 from cinesynth.storage import Storage
 from cinesynth.train.batch import ListedClips
 from cinesynth.train.checkpoint import StoredCheckpoints

@@ -10,7 +10,7 @@ import torch
 from diffusers import WanImageToVideoPipeline
 from PIL import Image
 
-from cinesynth.generate.sampler import initial_noise
+from cinesynth.generate.denoise import initial_noise
 from cinesynth.scripted.series import scripted_clip
 from cinesynth.wan.condition import ConditionEncoder
 from cinesynth.wan.family import WAN21_I2V

@@ -17,7 +17,8 @@ from cinesynth.config import LoraSettings, OptimizerSettings, SamplerSettings, T
 from cinesynth.data.check import check_dataset
 from cinesynth.data.dataset import ClipsDataset
 from cinesynth.errors import AdapterError, ConfigError, DatasetError, ModelError
-from cinesynth.generate.sampler import Conditions, Generator
+from cinesynth.generate.denoise import Conditions
+from cinesynth.generate.sampler import Generator
 from cinesynth.nano.architecture import TEXT_DIM
 from cinesynth.storage import Storage
 from cinesynth.train.checkpoint import StoredCheckpoints

@@ -1,0 +1,269 @@
+"""A group of Ray actors that make each video together: one actor a rank, in a placement group that the caller gives.
+
+A request that is refused, or called off, leaves the group as it was. Once the ranks wait for each other, an error on
+one of them would leave the others waiting: then all processes are ended, and `RankLost` names the rank and how far it
+was. The caller makes a new group; the placement group stays the caller's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cinesynth.errors
+from cinesynth.errors import CinesynthError, RankLost
+from cinesynth.generate.course import Cancelled
+
+if TYPE_CHECKING:
+    from cinesynth.generate.rank import Outcome, Status, VideoRequest
+
+log = logging.getLogger("cinesynth.generate")
+
+_GLANCE_S = 0.1
+
+
+@dataclass(frozen=True)
+class GroupShape:
+    """What a group is made of.
+
+    Attributes:
+        model: 'nano', a folder or a hub id.
+        ranks: that make each video together. They divide the model's attention heads.
+        cpus, gpus: of each rank; gpus is 0 or 1.
+        quiet_s: a rank that got nothing done for so long hangs: longer than a step, or the decode of a latent frame.
+        answer_s: a rank that does not answer for so long is stopped or hangs.
+        load_s: how long processes may take to start, to meet and to load the model.
+    """
+
+    model: str
+    ranks: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+    quiet_s: float = 600.0
+    answer_s: float = 15.0
+    load_s: float = 1800.0
+
+    def bundles(self) -> list[dict[str, float]]:
+        """The placement group's bundles, one a rank; its strategy is STRICT_PACK."""
+        each = {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
+        return [each for _ in range(self.ranks)]
+
+
+class RankGroup:
+    """A group with its model loaded. One video at a time.
+
+    Args:
+        shape: of the group.
+        placement: a ready placement group with `shape.bundles()`.
+
+    Raises RankLost when a rank cannot start, and ModelError for a model that cannot be loaded.
+    """
+
+    def __init__(self, shape: GroupShape, placement: Any) -> None:
+        import ray
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        from cinesynth.generate.rank import Rank
+
+        self.shape, self.placement = shape, placement
+        self._ray = ray
+        self._lost: str | None = None
+        self._last: dict[int, Status] = {}
+        self._answered: dict[int, float] = {}
+        self._asked: dict[int, Any] = {}
+        self._pids: list[int] = []
+        actor: Any = ray.remote(Rank)
+        self._ranks: list[Any] = [
+            actor.options(
+                num_cpus=shape.cpus,
+                num_gpus=shape.gpus,
+                max_concurrency=4,  # control calls are answered while `join` loads the model
+                scheduling_strategy=PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=number),
+            ).remote(shape.model, number, shape.ranks, shape.gpus > 0, int(shape.cpus))
+            for number in range(shape.ranks)
+        ]
+        try:
+            self.loaded = self._join()
+        except BaseException:
+            self.close()
+            raise
+        self._pids = [rank["pid"] for rank in self.loaded]
+        self._working = False
+
+    def _join(self) -> list[dict[str, Any]]:
+        ray = self._ray
+        host = "127.0.0.1"  # STRICT_PACK: all ranks lie on one node
+        try:
+            port = ray.get(self._ranks[0].offer.remote(host), timeout=self.shape.load_s) if self.shape.ranks > 1 else 0
+            return list(ray.get([rank.join.remote(host, port) for rank in self._ranks], timeout=self.shape.load_s))
+        except ray.exceptions.GetTimeoutError as e:
+            raise RankLost(f"the group of {self.shape.ranks} was not ready after {self.shape.load_s:g} s") from e
+        except ray.exceptions.RayActorError as e:
+            raise RankLost(f"a rank of the group died while it started: {_first_line(e)}") from e
+
+    def start(self, request: VideoRequest) -> None:
+        """Begin a video. Raises RankLost for a group that ended, RuntimeError while a video is being made."""
+        self._check()
+        if self._working:
+            raise RuntimeError("a video is being made; take its result first")
+        self._last, self._asked = {}, {}
+        self._answered = dict.fromkeys(range(self.shape.ranks), time.monotonic())
+        self._call([rank.start.remote(request) for rank in self._ranks])
+        self._working = True
+
+    def progress(self) -> Status:
+        """How far the video is, as rank 0 tells. Raises RankLost once a rank is found dead, stopped or hanging."""
+        self._look()
+        return self._last[0]
+
+    def cancel(self) -> None:
+        """Call the video off; `result` then raises Cancelled."""
+        for rank in self._ranks:
+            rank.cancel.remote()
+
+    def result(self, look: Callable[[Status], None] = lambda status: None) -> dict[str, Any]:
+        """Wait for the video; returns `sha256`, `provenance` and `seconds` by stage.
+
+        Args:
+            look: called with the progress, several times a second. What it raises is raised here; the video goes on.
+
+        Raises:
+            Cancelled: it was called off.
+            CinesynthError: the request is at fault, as `Generator` says. The group takes the next one.
+            RankLost: the group ended.
+        """
+        while True:
+            look(self.progress())
+            outcomes = self._call([rank.outcome.remote() for rank in self._ranks])
+            broken = [(number, o) for number, o in enumerate(outcomes) if o is not None and o.kind == "broken"]
+            if broken:
+                number, outcome = broken[0]
+                raise self._end(number, outcome.reason)
+            if all(outcome is not None for outcome in outcomes):
+                self._working = False
+                return self._told(outcomes)
+            if any(outcome is not None for outcome in outcomes):
+                self._watch_uneven(outcomes)
+            time.sleep(_GLANCE_S)
+
+    def close(self) -> None:
+        """End the processes. The placement group stays."""
+        for rank in self._ranks:
+            self._ray.kill(rank)
+        self._lost = self._lost or "it was closed"
+
+    @property
+    def usable(self) -> bool:
+        """Whether the group takes another video."""
+        return self._lost is None
+
+    def _told(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+        first = outcomes[0]
+        kinds = {outcome.kind for outcome in outcomes}
+        if len(kinds) > 1:  # the ranks did not agree: what they are in is not known
+            number = next(i for i, o in enumerate(outcomes) if o.kind != first.kind)
+            raise self._end(number, f"{outcomes[number].kind}, but rank 0 {first.kind}: {first.reason}")
+        if first.kind == "cancelled":
+            raise Cancelled(first.reason)
+        if first.kind == "refused":
+            kind = getattr(cinesynth.errors, first.error, CinesynthError)
+            raise kind(first.reason)
+        return first.made
+
+    def _watch_uneven(self, outcomes: Sequence[Outcome | None]) -> None:
+        """A rank that was refused alone leaves the others waiting in a collective, for which they are given up."""
+        refused = [i for i, o in enumerate(outcomes) if o is not None and o.kind in ("refused", "cancelled")]
+        waiting = [i for i, o in enumerate(outcomes) if o is None]
+        if refused and all(self._last[i].quiet_s > self.shape.answer_s for i in waiting):
+            outcome = outcomes[refused[0]]
+            assert outcome is not None
+            raise self._end(refused[0], f"{outcome.kind}, and the others wait: {outcome.reason}")
+
+    def _look(self) -> None:
+        """Ask every rank how far it is, until rank 0 told; find those that are dead, stopped or hang."""
+        self._check()
+        first = True
+        while first or 0 not in self._last:
+            first = False
+            self._ask()
+        for number, status in self._last.items():
+            if self._working and status.stage != "idle" and status.quiet_s > self.shape.quiet_s:
+                raise self._end(number, f"it got nothing done for {self.shape.quiet_s:g} s")
+
+    def _ask(self) -> None:
+        """Take the answers that are there, and ask those ranks again that have answered."""
+        ray, now = self._ray, time.monotonic()
+        for number, rank in enumerate(self._ranks):
+            if number not in self._asked:
+                self._asked[number] = rank.status.remote()
+        ready, _ = ray.wait(list(self._asked.values()), num_returns=len(self._asked), timeout=_GLANCE_S)
+        for number, ref in list(self._asked.items()):
+            if ref in ready:
+                del self._asked[number]
+                try:
+                    self._last[number] = ray.get(ref)
+                except ray.exceptions.RayActorError as e:
+                    raise self._end(number, f"its process died: {_first_line(e)}") from e
+                self._answered[number] = now
+            elif now - self._answered[number] > self.shape.answer_s:
+                raise self._end(number, f"it did not answer for {self.shape.answer_s:g} s")
+
+    def _end(self, number: int, reason: str) -> RankLost:
+        """End all processes, stopped ones too; returns the error that tells of it."""
+        status = self._last.get(number)
+        where = "" if status is None else f" in {status.stage}, step {status.step} of {status.total},"
+        self._lost = f"rank {number} of {self.shape.ranks}{where} failed: {reason}"
+        for rank in self._ranks:
+            self._ray.kill(rank)
+        self._kill_processes()
+        return RankLost(self._lost)
+
+    def _kill_processes(self) -> None:
+        """SIGKILL by pid on the ranks' node: Ray asks a process to end, which one that is stopped does not hear."""
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        strategy = PlacementGroupSchedulingStrategy(self.placement, placement_group_bundle_index=0)
+        killing = self._ray.remote(_kill).options(num_cpus=0, scheduling_strategy=strategy, max_retries=0)
+        try:
+            self._ray.get(killing.remote(self._pids), timeout=self.shape.answer_s)
+        except self._ray.exceptions.RayError as e:  # the node itself may be gone
+            log.warning("the processes of a lost group cannot be ended by pid: %s", _first_line(e))
+
+    def _call(self, refs: list[Any]) -> list[Any]:
+        ray = self._ray
+        try:
+            return list(ray.get(refs, timeout=self.shape.answer_s))
+        except ray.exceptions.GetTimeoutError as e:
+            done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+            number = next((i for i, ref in enumerate(refs) if ref not in done), 0)
+            raise self._end(number, f"it did not answer for {self.shape.answer_s:g} s") from e
+        except ray.exceptions.RayActorError as e:
+            for number, ref in enumerate(refs):
+                try:
+                    ray.get(ref, timeout=0)
+                except ray.exceptions.GetTimeoutError:
+                    continue
+                except ray.exceptions.RayActorError:
+                    raise self._end(number, f"its process died: {_first_line(e)}") from e
+            raise self._end(0, _first_line(e)) from e
+
+    def _check(self) -> None:
+        if self._lost is not None:
+            raise RankLost(f"the group has ended: {self._lost}")
+
+
+def _kill(pids: list[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__

@@ -1,0 +1,299 @@
+"""One process of a group that makes videos: it keeps a model, makes what it is told in a thread of its own, and answers
+meanwhile."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+import torch.distributed as dist
+from PIL import Image
+
+from cinesynth.config import SamplerSettings
+from cinesynth.data.dataset import ClipsDataset
+from cinesynth.data.video import write_video
+from cinesynth.errors import AdapterError, CinesynthError, MediaError
+from cinesynth.generate.course import Cancelled, Course
+from cinesynth.generate.held_out import HeldOutVideos
+from cinesynth.generate.ranks import Ranks
+from cinesynth.generate.sampler import GeneratedVideo, Generator
+from cinesynth.generate.state import SamplerState
+from cinesynth.locate import locate_adapter
+from cinesynth.pictures import read_picture
+from cinesynth.storage import Storage, sha256_file
+
+log = logging.getLogger("cinesynth.generate")
+
+Value = TypeVar("Value")
+
+Place = tuple[Any, str, str]
+"""A storage that another process opens: `Storage.reference()`."""
+
+
+@dataclass(frozen=True)
+class VideoRequest:
+    """A video to make, from a first frame and a prompt, or a held-out window again.
+
+    Attributes:
+        storage: where runs and the registry lie, as a storage reference; every node reads it.
+        file: where the video goes, below `output`. MP4 is h264; MKV is lossless.
+        output: a storage reference.
+        sampler: steps, guidance, shift, seed. A window's noise depends on the seed and the window.
+        adapters: (reference, scale) in the order in which they are applied, those below them among them.
+        image: bytes of an image file.
+        prompt, num_frames, height, width: of a video from an image.
+        start_sigma: noise level that the image, held still, is denoised from; None: noise alone.
+        window: (dataset, split, window id), where it is a window; the dataset is a storage reference.
+        state: file below `output` that a state is kept in, and gone on from where there is one.
+        keep_every: denoising steps between two states; 0: none is kept.
+    """
+
+    storage: Place
+    output: Place
+    file: str
+    sampler: SamplerSettings
+    adapters: tuple[tuple[str, float], ...] = ()
+    image: bytes | None = None
+    prompt: str = ""
+    num_frames: int = 0
+    height: int = 0
+    width: int = 0
+    window: tuple[Place, Literal["val", "test"], str] | None = None
+    start_sigma: float | None = None
+    state: str | None = None
+    keep_every: int = 0
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a rank is.
+
+    Attributes:
+        stage: `idle`, `adapters`, `conditions`, `denoise`, `decode` or `write`.
+        step, total: denoising steps done, and in all.
+        quiet_s: seconds since the rank got something done.
+    """
+
+    stage: str = "idle"
+    step: int = 0
+    total: int = 0
+    quiet_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a rank's work ended.
+
+    Attributes:
+        kind: `made`; `cancelled`; `refused`: the request is at fault, and the rank takes the next one; `broken`: the
+            rank is of no use any more.
+        reason: of anything but `made`.
+        error: class of the error, where it is one of `cinesynth.errors`.
+        made: of rank 0: `sha256`, `provenance`, and `seconds` by stage.
+    """
+
+    kind: Literal["made", "cancelled", "refused", "broken"]
+    reason: str = ""
+    error: str = ""
+    made: dict[str, Any] = field(default_factory=dict)
+
+
+class Rank:
+    """A process of a group.
+
+    Args:
+        model: 'nano', a folder or a hub id; every node reads it.
+        number: of this rank.
+        size: ranks of the group.
+        gpu: compute on the GPU that this process sees.
+        threads: of the CPU.
+    """
+
+    def __init__(self, model: str, number: int, size: int, gpu: bool, threads: int) -> None:
+        torch.set_num_threads(max(1, threads))
+        self.model, self.number, self.size = model, number, size
+        self.device = "cuda" if gpu else "cpu"
+        self._store: Any = None
+        self._generator: Generator | None = None
+        self._datasets: dict[tuple[Any, ...], HeldOutVideos] = {}
+        self._work: threading.Thread | None = None
+        self._outcome: Outcome | None = None
+        self._status = Status()
+        self._at = self._entered = time.monotonic()
+        self._cancelled = threading.Event()
+        self._seconds: dict[str, float] = {}
+
+    def __repr__(self) -> str:
+        return f"Rank({self.number} of {self.size}, {self.model})"
+
+    def offer(self, host: str) -> int:
+        """Of rank 0: open the group's rendezvous; returns its port, which the system picks."""
+        self._store = dist.TCPStore(host, 0, self.size, is_master=True, wait_for_workers=False)
+        return int(self._store.port)
+
+    def join(self, host: str, port: int) -> dict[str, Any]:
+        """Meet the other ranks, and load the model. Returns this process's `pid` and `host`, and `load_seconds`."""
+        started = time.monotonic()
+        if self.size > 1:
+            store = self._store or dist.TCPStore(host, port, self.size, is_master=False)
+            backend = "cpu:gloo,cuda:nccl" if self.device == "cuda" else "cpu:gloo"
+            dist.init_process_group(backend, store=store, rank=self.number, world_size=self.size)
+        self._generator = Generator(self.model, self.device, Ranks(self.number, self.size, self.device))
+        return {"pid": os.getpid(), "host": socket.gethostname(), "load_seconds": time.monotonic() - started}
+
+    def start(self, request: VideoRequest) -> None:
+        """Begin a video. Raises RuntimeError while another one is being made."""
+        if self._work is not None and self._work.is_alive():
+            raise RuntimeError("a video is being made")
+        self._outcome = None
+        self._cancelled.clear()
+        self._seconds = {}
+        self._enter("adapters")
+        self._work = threading.Thread(target=self._run, args=(request,), name="video", daemon=True)
+        self._work.start()
+
+    def status(self) -> Status:
+        """How far the video is."""
+        s = self._status
+        return Status(s.stage, s.step, s.total, time.monotonic() - self._at)
+
+    def outcome(self) -> Outcome | None:
+        """How the video ended; None while it is being made."""
+        return self._outcome
+
+    def cancel(self) -> None:
+        """Call the video off: it ends after the step, or the latent frame, that it is in."""
+        self._cancelled.set()
+
+    def _run(self, request: VideoRequest) -> None:
+        try:
+            outcome = Outcome("made", made=self._make(request))
+        except Cancelled as e:
+            outcome = Outcome("cancelled", str(e))
+        except CinesynthError as e:
+            outcome = Outcome("refused", str(e), type(e).__name__)
+        except BaseException as e:  # whatever it is, the other ranks may be waiting in a collective
+            log.exception("rank %d failed", self.number)
+            outcome = Outcome("broken", f"{type(e).__name__}: {e}")
+        self._enter("idle")
+        self._outcome = outcome
+
+    def _make(self, request: VideoRequest) -> dict[str, Any]:
+        generator = self._generator
+        assert generator is not None
+        storage = Storage(*request.storage)
+
+        def located() -> list[tuple[Path, float]]:
+            return [(locate_adapter(storage, ref), scale) for ref, scale in request.adapters]
+
+        generator.load_adapters(self._agreed(AdapterError, located))
+        output = Storage(*request.output)
+
+        def keep(state: SamplerState) -> None:
+            if request.state is not None:
+                output.write_bytes(request.state, state.to_bytes())
+
+        course = Course(
+            on_stage=self._enter,
+            on_step=self._stepped,
+            stops=self._stops,
+            keep_every=request.keep_every,
+            keep=keep,
+            state=self._state(output, request.state),
+        )
+        self._enter("conditions")
+        video = self._video(generator, request, course)
+        self._enter("write")
+        if self.number:
+            return {}
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / Path(request.file).name
+            codec: Literal["h264", "ffv1"] = "h264" if request.file.endswith(".mp4") else "ffv1"
+            write_video(path, video.frames, generator.fps, codec, video.provenance)
+            sha256 = sha256_file(path)
+            output.upload(path, request.file)
+        if request.state is not None:
+            output.delete(request.state)
+        self._enter("idle")
+        seconds = {stage: round(spent, 3) for stage, spent in self._seconds.items()}
+        return {"sha256": sha256, "provenance": video.provenance, "seconds": seconds}
+
+    def _video(self, generator: Generator, request: VideoRequest, course: Course) -> GeneratedVideo:
+        if request.window is not None:
+            place, split, window_id = request.window
+            held_out = self._held_out(place, split, request.sampler)
+            return held_out.make(window_id, request.sampler.seed, lambda c, s: generator.generate_from(c, s, course))
+        data = request.image
+        assert data is not None
+        image = self._agreed(MediaError, lambda: Image.new("RGB", (1, 1)) if self.number else read_picture(data))
+        return generator.generate(
+            image,
+            request.prompt,
+            request.num_frames,
+            request.height,
+            request.width,
+            request.sampler,
+            course,
+            request.start_sigma,
+        )
+
+    def _agreed(self, error: type[CinesynthError], action: Callable[[], Value]) -> Value:
+        """What an action gives on this rank. Where it is refused on any, `error` is raised on all."""
+        assert self._generator is not None
+        found, reason = None, None
+        try:
+            found = action()
+        except CinesynthError as e:
+            reason = str(e)
+        if reasons := self._generator.ranks.reasons(reason):
+            raise error(reasons[0])
+        assert found is not None
+        return found
+
+    def _state(self, output: Storage, file: str | None) -> SamplerState | None:
+        """The state that a former attempt kept, on all ranks."""
+        assert self._generator is not None
+        found = b""
+        if self.number == 0 and file is not None and output.exists(file):
+            found = output.read_bytes(file)
+            try:
+                SamplerState.from_bytes(found)
+            except MediaError as e:
+                log.warning("%s is damaged, and the video is started anew: %s", file, e)
+                found = b""
+        found = self._generator.ranks.broadcast(found)
+        return SamplerState.from_bytes(found) if found else None
+
+    def _held_out(self, place: Place, split: Literal["val", "test"], sampler: SamplerSettings) -> HeldOutVideos:
+        key = (repr(place), split, sampler.model_copy(update={"seed": 0}).model_dump_json())
+        if key not in self._datasets:
+            assert self._generator is not None
+            clips = ClipsDataset.open(Storage(*place))
+            self._datasets = {
+                key: HeldOutVideos(self.model, clips, split, clips.windows(split), sampler, self._generator.encoder)
+            }
+        return self._datasets[key]
+
+    def _stepped(self, step: int, total: int) -> None:
+        self._status, self._at = Status("denoise", step, total), time.monotonic()
+
+    def _stops(self) -> bool:
+        self._at = time.monotonic()
+        return self._cancelled.is_set()
+
+    def _enter(self, stage: str) -> None:
+        now = time.monotonic()
+        if self._status.stage != "idle":
+            self._seconds[self._status.stage] = self._seconds.get(self._status.stage, 0.0) + now - self._entered
+        self._entered = self._at = now
+        started = stage == "adapters"  # of another video
+        self._status = Status(stage) if started else Status(stage, self._status.step, self._status.total)
