@@ -11,12 +11,10 @@ variant runs in turn on the same weights; what does not fit into the memory or t
 from __future__ import annotations
 
 import argparse
-import gc
 import json
-import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,42 +23,17 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from diffusers import WanTransformer3DModel
-from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 from peft import LoraConfig
 
+from benchmarks.gpu_model import IMAGE_TOKENS, SHAPES, clean, measure, random_transformer, random_windows, table
 from cinesynth.train.batch import ListedClips
-from cinesynth.train.flops import Flops, peak_tflops, transformer_flops
+from cinesynth.train.flops import Flops, transformer_flops
 from cinesynth.train.loop import TrainLoop
 from cinesynth.train.state import Saved
 from cinesynth.train.strategy import Replicate, World
 from cinesynth.wan.family import TARGET_ALIASES, WAN21_I2V
 from cinesynth.wan.inputs import model_input, pad_prompt
 
-SHAPES: dict[str, dict[str, Any]] = {
-    "wan14b": {
-        "num_attention_heads": 40,
-        "attention_head_dim": 128,
-        "ffn_dim": 13824,
-        "num_layers": 40,
-        "text_dim": 4096,
-        "freq_dim": 256,
-        "image_dim": 1280,
-        "added_kv_proj_dim": 5120,
-        "rope_max_seq_len": 1024,
-    },
-    "nano": {
-        "num_attention_heads": 4,
-        "attention_head_dim": 64,
-        "ffn_dim": 512,
-        "num_layers": 6,
-        "text_dim": 64,
-        "freq_dim": 64,
-        "image_dim": 64,
-        "added_kv_proj_dim": 256,
-        "rope_max_seq_len": 64,
-    },
-}
-IMAGE_TOKENS = 257
 LORA_RANK, LORA_ALPHA = 32, 32.0
 LEVERS: dict[str, dict[str, Any]] = {
     "ours": {},
@@ -96,39 +69,6 @@ class NoCheckpoints:
 
     def flush(self) -> None:
         pass
-
-
-def random_transformer(shape: str, dtype: torch.dtype, device: str) -> WanTransformer3DModel:
-    """The shape's transformer with random weights, made on the device, in the dtypes in which it would be loaded."""
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(device):
-            transformer = WanTransformer3DModel(in_channels=WAN21_I2V.in_channels, out_channels=16, **SHAPES[shape])
-    finally:
-        torch.set_default_dtype(default)
-    kept = WanTransformer3DModel._keep_in_fp32_modules
-    for name, parameter in transformer.named_parameters():
-        if any(part in name.split(".") for part in kept):
-            parameter.data = parameter.data.float()
-    config = transformer.config
-    transformer.rope = WanRotaryPosEmbed(config.attention_head_dim, config.patch_size, config.rope_max_seq_len)
-    return transformer.to(device).requires_grad_(False)
-
-
-def random_windows(shape: str, frames: int, height: int, width: int, count: int) -> list[dict[str, torch.Tensor]]:
-    """Encoded windows, as a dataset gives them."""
-    latents, sizes = WAN21_I2V.latent_shape(frames, height, width), SHAPES[shape]
-    draw = torch.Generator().manual_seed(0)
-    return [
-        {
-            "latents": torch.randn(latents, generator=draw),
-            "condition_latents": torch.randn(latents, generator=draw),
-            "prompt_embeds": torch.randn(60, sizes["text_dim"], generator=draw),
-            "image_embeds": torch.randn(IMAGE_TOKENS, sizes["image_dim"], generator=draw),
-        }
-        for _ in range(count)
-    ]
 
 
 def our_loop(
@@ -258,72 +198,6 @@ def denoising_step(
     return step
 
 
-@contextmanager
-def clean(transformer: WanTransformer3DModel) -> Iterator[None]:
-    """Takes away afterwards what a variant put on the transformer."""
-    try:
-        yield
-    finally:
-        transformer.disable_gradient_checkpointing()
-        transformer.set_attention_backend("native")  # what is set stays for all models of the process
-        for block in transformer.blocks:
-            block._compiled_call_impl = None
-        if getattr(transformer, "peft_config", None):
-            transformer.unload_lora()
-        torch._dynamo.reset()
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-
-
-def measure(step: Callable[[int], float], warmup: int, steps: int, flops: float, device: str) -> dict[str, Any]:
-    """Seconds of each step after the warm-up, peak memory, and the share of the device's peak."""
-    first = time.perf_counter()
-    for number in range(warmup):
-        step(number)
-    warmed = time.perf_counter() - first
-    seconds = []
-    for number in range(warmup, warmup + steps):
-        _synchronise(device)
-        started = time.perf_counter()
-        value = step(number)
-        _synchronise(device)
-        seconds.append(time.perf_counter() - started)
-        if not torch.isfinite(torch.tensor(value)):
-            raise FloatingPointError(f"step {number}: {value}")
-    median = statistics.median(seconds)
-    found: dict[str, Any] = {"s_per_step": round(median, 4), "spread": round(max(seconds) - min(seconds), 4)}
-    found |= {"warmup_s": round(warmed, 1), "tflops": round(flops / median / 1e12, 2)}
-    if device.startswith("cuda"):
-        peak = peak_tflops(torch.cuda.get_device_name())
-        found["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
-        found["mfu"] = round(flops / median / 1e12 / peak, 4) if peak else None
-    return found
-
-
-def _synchronise(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-
-
-def _table(title: str, rows: dict[str, Any]) -> str:
-    lines = [
-        title,
-        "",
-        "| variant | s/step | spread | warm-up s | peak GiB | TFLOP/s | MFU |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, row in rows.items():
-        if "error" in row:
-            lines.append(f"| {name} | {row['error']} | | | | | |")
-            continue
-        mfu = "" if row.get("mfu") is None else f"{100 * row['mfu']:.1f} %"
-        cells = (row["s_per_step"], row["spread"], row["warmup_s"], row.get("peak_gib", ""), row["tflops"], mfu)
-        lines.append(f"| {name} | {' | '.join(str(c) for c in cells)} |")
-    return "\n".join(lines) + "\n"
-
-
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_train", description=__doc__.split("\n")[0])
     parser.add_argument("--shape", choices=list(SHAPES), default="wan14b", help="of the transformer")
@@ -382,8 +256,8 @@ def report(
     text = "\n".join(
         (
             f"# {where}\n",
-            _table(f"LoRA step, rank {LORA_RANK} on attention, {flops.training(True) / 1e15:.2f} PFLOP:", training),
-            _table(f"Denoising step with guidance, {2 * flops.forward / 1e15:.2f} PFLOP:", denoising),
+            table(f"LoRA step, rank {LORA_RANK} on attention, {flops.training(True) / 1e15:.2f} PFLOP:", training),
+            table(f"Denoising step with guidance, {2 * flops.forward / 1e15:.2f} PFLOP:", denoising),
         )
     )
     ours = {name: row["s_per_step"] for name, row in training.items() if name != STOCK and "s_per_step" in row}

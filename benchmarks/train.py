@@ -21,7 +21,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_train import our_loop, random_transformer, random_windows, written_out_step
+from benchmarks.gpu_model import random_transformer, random_windows
+from benchmarks.gpu_train import our_loop, written_out_step
 from cinesynth.config import TrainConfig
 from cinesynth.scripted.series import write_scripted_clips
 from cinesynth.settings import load_config

@@ -167,7 +167,7 @@ def _on_tune(
     tuner = tune.Tuner(
         trainable,
         param_space=param_space,
-        tune_config=tune.TuneConfig(**settings),
+        tune_config=tune.TuneConfig(reuse_actors=True, **settings),  # a process starts for a fifth of a nano trial
         run_config=tune.RunConfig(
             name=Path(folder.path).name,
             storage_path=str(state),

@@ -1,0 +1,52 @@
+"""The benchmarks for a GPU at nano's shape, where most of our own requirements are missing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+MISSING = ["pydantic", "omegaconf", "pyarrow", "ray", "decord", "optuna", "lpips", "open_clip"]
+RUN = """
+import importlib.util, runpy, sys
+
+found = importlib.util.find_spec  # by which libraries ask for what they can do without
+importlib.util.find_spec = lambda name, package=None: None if name.split(".")[0] in MISSING else found(name, package)
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in MISSING:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+sys.argv[0] = NAME
+runpy.run_module(f"benchmarks.{NAME}", run_name="__main__")
+"""
+SMALL = ["--shape", "nano", "--device", "cpu", "--frames", "5", "--steps", "1", "--warmup", "1"]
+
+
+def run(name: str, missing: list[str], *options: str) -> dict[str, Any]:
+    """The figures of a benchmark that runs without these packages."""
+    code = f"MISSING, NAME = {missing!r}, {name!r}\n{RUN}"
+    done = subprocess.run([sys.executable, "-c", code, *SMALL, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return dict(json.loads(done.stdout.splitlines()[-1])["figures"])
+
+
+def test_training_runs_without_our_other_requirements() -> None:
+    chosen = ["--variants", "diffusers", "denoising, as loaded", "ours, attention kept"]
+    figures = run("gpu_train", MISSING, "--size", "64x64", *chosen)
+    rows = {**figures["training"], **figures["denoising"]}
+    assert set(rows) == {"diffusers' loop", "ours, attention kept", "denoising, as loaded"}
+    assert all(row["s_per_step"] > 0 for row in rows.values())
+    assert figures["best"] == "ours, attention kept"
+
+
+def test_generation_runs_without_our_other_requirements() -> None:
+    chosen = ["diffusers' pipeline", "ours", "decode"]
+    figures = run("gpu_generate", [*MISSING, "peft", "accelerate"], "--sizes", "64x64", "--variants", *chosen)
+    rows = figures["64x64"]
+    assert list(rows) == chosen
+    for name in chosen:
+        assert rows[name]["s_per_step"] > 0, rows[name]
