@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import os
 import time
 import uuid
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,7 +110,9 @@ def open_study(config: TuneConfig, run: Run) -> optuna.Study:
         storage=storage, study_name=config.name, directions=["minimize", "minimize"], load_if_exists=True
     )
     study.sampler = make_sampler(config, len(study.get_trials(deepcopy=False)))
-    study.set_metric_names(list(config.objectives))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names(list(config.objectives))
     return study
 
 
@@ -161,6 +165,7 @@ def _on_tune(
     def of_tune(values: dict[str, Any], task: dict[str, Any]) -> None:
         function({**task, **values})
 
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # else Tune tells of its own folders, however quiet it is to be
     trainable = tune.with_resources(tune.with_parameters(of_tune, task=task), {"cpu": 0.01})
     state = folder.child("ray").posix_path("a study")
     folder.delete_folder("ray")
