@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: help install demo nano lint test test-ray test-plain test-slow clean
 
 help:
-	@echo "make demo       footage to a served video on this machine (about 6 minutes on 2 cores)"
+	@echo "make demo       footage to a served video on this machine (8 to 15 minutes on 2 cores)"
 	@echo "make nano       train the nano base model again (up to 150 minutes on 2 cores; stop it and it goes on)"
 	@echo "make test       lint, types and tests"
 	@echo "make test-slow  the tests that kill, soak or take long"
