@@ -234,9 +234,12 @@ def seams(count: int, overlap: int = 4) -> dict[str, float]:
         places = [segment.start for segment in segments[1:]]
         shared = {place + i for place in places for i in range(overlap + 1)}
         inside = [i for i in range(len(video) - 1) if i not in shared]
+        # A seam is the largest step among its blended frames: inside, too, the largest of equally many.
+        runs = [range(i, i + overlap + 1) for i in inside if shared.isdisjoint(range(i, i + overlap + 1))]
+        largest = float(np.median([max(distances[i] for i in run if i < len(distances)) for run in runs]))
         for place in places:
             across = [place + i for i in range(overlap + 1) if place + i < len(video) - 1]
-            found["lpips"].append(float(distances[across].max() / np.median(distances[inside])))
+            found["lpips"].append(float(distances[across].max() / largest))
             found["flow"].append(float(np.median(flows[across]) / np.median(flows[inside])))
         first, last = video[: segments[0].frames], video[-segments[-1].frames :]
         found["colour"].append(float(np.abs(last.mean((0, 1, 2)) - first.mean((0, 1, 2))).max()))
