@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import statistics
@@ -42,6 +41,7 @@ from cinesynth.generate.rank import VideoRequest
 from cinesynth.generate.ranks import Ranks, choose_plan
 from cinesynth.generate.sampler import Generator
 from cinesynth.metrics.networks.lpips import frame_distances, load_lpips
+from cinesynth.pictures import png_bytes
 from cinesynth.scripted.series import scripted_clip
 from cinesynth.storage import Storage
 from cinesynth.wan.folder import model_folder, model_spec
@@ -167,8 +167,7 @@ def _rank(rank: int, folder: str, size: int, steps: int) -> None:
 def _steps(transformer: Any, ranks: Ranks, conditions: Conditions, sampler: SamplerSettings) -> dict[str, float]:
     """Median seconds of a step after the first, and those of it that went into exchanges, with waiting for others."""
     spec = model_spec("nano")
-    _, frames, height, width = conditions.condition_latents.shape
-    tokens = frames * (height // 2) * (width // 2)
+    tokens = spec.family.tokens(*conditions.condition_latents.shape[1:])
     ranks.divide([transformer], choose_plan(ranks.size, sampler.guidance_scale > 1, tokens))
     at, exchanged = [time.perf_counter()], [0.0]
     with _timed_exchanges() as spent:
@@ -271,8 +270,6 @@ def _sharpness(video: np.ndarray) -> float:
 
 def cancelling(times: int = 5) -> dict[str, float]:
     """Median seconds from `cancel` of a group of two until it is idle, less the seconds of a step."""
-    png = io.BytesIO()
-    first_frame().save(png, "PNG")
     with tempfile.TemporaryDirectory() as folder, LocalHead(log=Path(folder) / "head.log") as head:
         os.environ |= {k: v for k, v in head.environment.items() if k.startswith("RAY_")}
         import ray  # reads the environment
@@ -289,7 +286,7 @@ def cancelling(times: int = 5) -> dict[str, float]:
             output=Storage.open(folder).reference(),
             file="video.mp4",
             sampler=SamplerSettings(steps=200, guidance_scale=3.0, negative_prompt="", seed=1),
-            image=png.getvalue(),
+            image=png_bytes(np.asarray(first_frame())),
             prompt=PROMPT,
             num_frames=frames,
             height=height,

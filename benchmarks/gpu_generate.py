@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,14 +26,16 @@ from benchmarks.gpu_model import (
     IMAGE_TOKENS,
     SHAPES,
     clean,
+    keep,
     random_transformer,
     random_windows,
+    row_of,
     synchronise,
     table,
 )
 from cinesynth.generate.course import Course
 from cinesynth.generate.denoise import Conditions, decode, denoise
-from cinesynth.train.flops import peak_tflops, transformer_flops
+from cinesynth.train.flops import transformer_flops
 from cinesynth.wan.family import WAN21_I2V, ModelSpec
 
 GUIDANCE = 5.0
@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
                     rows[name] = {"error": f"{type(e).__name__}: {str(e).splitlines()[0][:120]}"}
             print(f"{size}: {name}: {rows[name]}", flush=True)
         figures[size] = rows
-    return _report(args, where, figures)
+    return _report(args, figures)
 
 
 def _runs(
@@ -124,7 +124,7 @@ def _runs(
         stepped(0)
         course_of(stepped)
         seconds = [b - a for a, b in zip(at[args.warmup :], at[args.warmup + 1 :], strict=False)]
-        return _row(args.device, seconds, at[args.warmup] - at[0], flops)
+        return row_of(seconds, at[args.warmup] - at[0], flops, args.device)
 
     def ours(levers: dict[str, Any]) -> dict[str, Any]:
         if "attention" in levers:
@@ -177,7 +177,7 @@ def _runs(
         begun = time.perf_counter()
         decode(spec, vae, latents)
         synchronise(args.device)
-        return _row(args.device, [time.perf_counter() - begun], 0.0, 0.0)
+        return row_of([time.perf_counter() - begun], 0.0, 0.0, args.device)
 
     runs: dict[str, Callable[[], dict[str, Any]]] = {STOCK: stock}
     runs |= {name: (lambda levers=levers: ours(levers)) for name, levers in VARIANTS.items()}
@@ -188,19 +188,8 @@ def _scheduler() -> UniPCMultistepScheduler:
     return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0)
 
 
-def _row(device: str, seconds: list[float], warmup: float, flops: float) -> dict[str, Any]:
-    median = statistics.median(seconds)
-    row: dict[str, Any] = {"s_per_step": round(median, 4), "spread": round(max(seconds) - min(seconds), 4)}
-    row |= {"warmup_s": round(warmup, 1), "tflops": round(flops / median / 1e12, 2)}
-    if device.startswith("cuda"):
-        peak = peak_tflops(torch.cuda.get_device_name())
-        row["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
-        row["mfu"] = round(flops / median / 1e12 / peak, 4) if peak and flops else None
-    return row
-
-
-def _report(args: argparse.Namespace, where: str, figures: dict[str, Any]) -> dict[str, Any]:
-    text = f"# {where}\n\n" + "\n".join(
+def _report(args: argparse.Namespace, figures: dict[str, Any]) -> dict[str, Any]:
+    text = f"# {figures['where']}\n\n" + "\n".join(
         table(f"Guided step at {size} (decode: the whole video):", figures[size]) for size in args.sizes
     )
     first = figures[args.sizes[0]]
@@ -213,13 +202,7 @@ def _report(args: argparse.Namespace, where: str, figures: dict[str, Any]) -> di
         "targets": {"stock_over_best": 1.0},
         "pass": ratio is not None and ratio >= 1.0,
     }
-    print("\n" + text)
-    if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        stem = f"gpu_generate_{'_'.join(where.split(',')[0].lower().split())}_{args.shape}x{args.frames}"
-        (args.out / f"{stem}.md").write_text(text)
-        (args.out / f"{stem}.json").write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result))
+    keep(result, text, args.out, f"{args.shape}x{args.frames}")
     return result
 
 

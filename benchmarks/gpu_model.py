@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -110,14 +112,19 @@ def measure(step: Callable[[int], float], warmup: int, steps: int, flops: float,
         seconds.append(time.perf_counter() - started)
         if not torch.isfinite(torch.tensor(value)):
             raise FloatingPointError(f"step {number}: {value}")
+    return row_of(seconds, warmed, flops, device)
+
+
+def row_of(seconds: list[float], warmup: float, flops: float, device: str) -> dict[str, Any]:
+    """A variant's figures, from the seconds of its steps, those of its warm-up, and the operations of a step."""
     median = statistics.median(seconds)
-    found: dict[str, Any] = {"s_per_step": round(median, 4), "spread": round(max(seconds) - min(seconds), 4)}
-    found |= {"warmup_s": round(warmed, 1), "tflops": round(flops / median / 1e12, 2)}
+    row: dict[str, Any] = {"s_per_step": round(median, 4), "spread": round(max(seconds) - min(seconds), 4)}
+    row |= {"warmup_s": round(warmup, 1), "tflops": round(flops / median / 1e12, 2)}
     if device.startswith("cuda"):
         peak = peak_tflops(torch.cuda.get_device_name())
-        found["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
-        found["mfu"] = round(flops / median / 1e12 / peak, 4) if peak else None
-    return found
+        row["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+        row["mfu"] = round(flops / median / 1e12 / peak, 4) if peak and flops else None
+    return row
 
 
 def synchronise(device: str) -> None:
@@ -140,3 +147,15 @@ def table(title: str, rows: dict[str, Any]) -> str:
         cells = (row["s_per_step"], row["spread"], row["warmup_s"], row.get("peak_gib", ""), row["tflops"], mfu)
         lines.append(f"| {name} | {' | '.join(str(c) for c in cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def keep(result: dict[str, Any], text: str, out: Path | None, shape: str) -> None:
+    """Print the table and the line of JSON; write both into the folder `out`, named by benchmark, GPU and shape."""
+    print("\n" + text)
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        gpu = "_".join(result["figures"]["where"].split(",")[0].lower().split())
+        stem = f"{result['name']}_{gpu}_{shape}"
+        (out / f"{stem}.md").write_text(text)
+        (out / f"{stem}.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result))

@@ -11,7 +11,6 @@ variant runs in turn on the same weights; what does not fit into the memory or t
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -25,7 +24,7 @@ from accelerate import Accelerator
 from diffusers import WanTransformer3DModel
 from peft import LoraConfig
 
-from benchmarks.gpu_model import IMAGE_TOKENS, SHAPES, clean, measure, random_transformer, random_windows, table
+from benchmarks.gpu_model import IMAGE_TOKENS, SHAPES, clean, keep, measure, random_transformer, random_windows, table
 from cinesynth.train.batch import ListedClips
 from cinesynth.train.flops import Flops, transformer_flops
 from cinesynth.train.loop import TrainLoop
@@ -276,14 +275,7 @@ def report(
         "targets": {"stock_over_best": 1.0},
         "pass": ratio is not None and ratio >= 1.0,
     }
-    print("\n" + text)
-    if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        gpu = "_".join(where.split(",")[0].lower().split())
-        stem = f"gpu_train_{gpu}_{args.shape}_{args.size}x{args.frames}"
-        (args.out / f"{stem}.md").write_text(text)
-        (args.out / f"{stem}.json").write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result))
+    keep(result, text, args.out, f"{args.shape}_{args.size}x{args.frames}")
     return result
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import io
 import os
 import re
 import subprocess
@@ -18,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from PIL import Image
 
 from cinesynth.data.video import read_metadata, read_video
+from cinesynth.pictures import png_bytes
 from cinesynth.scripted.photographs import HELD_OUT
 from cinesynth.scripted.series import scripted_clip, write_scripted_clips
 from cinesynth.wan.folder import model_folder
@@ -139,15 +138,14 @@ def _python(head: LocalHead, *arguments: str) -> str:
 
 def _ask_for_video(url: str, key: str, out: Path) -> Path:
     clip = scripted_clip(0, PROMPT_CLIP, height=64, width=96, photographs=HELD_OUT, film_look=True)
-    png = io.BytesIO()
-    Image.fromarray(clip.frames[0]).save(png, "PNG")
+    first_frame = base64.b64encode(png_bytes(clip.frames[0])).decode()
     body: dict[str, Any] = {
         "prompt": clip.caption,
         "seconds": "2",
         "size": "96x64",
         "seed": 0,
         "lora": "nano-film@latest",
-        "input_reference": {"image_url": "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()},
+        "input_reference": {"image_url": f"data:image/png;base64,{first_frame}"},
     }
     with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60) as client:
         video = _json(client.post("/v1/videos", json=body))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from cinesynth.config import TuneConfig
@@ -167,16 +167,15 @@ class StudySearch(Searcher):
 
     def _add(self, record: Record, study: str | None = None) -> None:
         """Put a trial into a storage that lacks it, such as one that was deleted; or one of an earlier study."""
-        self.study.add_trial(self._told(record, study))
-
-    def _told(self, record: Record, study: str | None) -> FrozenTrial:
         state = self._state(record)
-        return optuna.trial.create_trial(
-            state=state,
-            values=list(self._values(record)) if state == TrialState.COMPLETE else None,
-            params=self._params_of(record.trial.point, f"trial {record.name}"),
-            distributions=self.distributions,
-            user_attrs={_RUN: record.name, **({} if study is None else {_FROM: study})},
+        self.study.add_trial(
+            optuna.trial.create_trial(
+                state=state,
+                values=list(self._values(record)) if state == TrialState.COMPLETE else None,
+                params=self._params_of(record.trial.point, f"trial {record.name}"),
+                distributions=self.distributions,
+                user_attrs={_RUN: record.name, **({} if study is None else {_FROM: study})},
+            )
         )
 
     def _learn(self, earlier: Mapping[str, Mapping[str, Record]]) -> None:

@@ -6,7 +6,7 @@ cancelled between steps, go on from a state, and be divided over the ranks of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -124,9 +124,6 @@ def denoise(
             return_dict=False,
         )[0]
 
-    def branch(texts: Sequence[torch.Tensor], timestep: torch.Tensor, number: int) -> torch.Tensor:
-        return velocity(texts[number], timestep)
-
     course.on_stage("denoise")
     done, total = 0, len(scheduler.timesteps)
     if conditions.start_latents is not None:
@@ -137,7 +134,8 @@ def denoise(
         if step < done:
             continue
         if unconditional is not None:
-            prediction, without = ranks.guided(partial(branch, (prompt, unconditional), timestep))
+            texts = (prompt, unconditional)
+            prediction, without = ranks.guided(*(partial(velocity, text, timestep) for text in texts))
             prediction = without + sampler.guidance_scale * (prediction - without)
         else:
             prediction = velocity(prompt, timestep)

@@ -21,7 +21,7 @@ from cinesynth.generate.rank import VideoRequest
 from cinesynth.generate.ranks import check_group
 from cinesynth.generate.windows import GROUPS, copy_real, held_out_windows, settle_windows
 from cinesynth.lease import Lease, held
-from cinesynth.locate import adapter_chain, locate_adapter, locate_dataset, pin_adapter
+from cinesynth.locate import adapter_chain, locate_adapter, locate_dataset
 from cinesynth.pictures import check_picture
 from cinesynth.report.generation import write_generation_report
 from cinesynth.runs import Run, records_its_end
@@ -38,10 +38,9 @@ class Applied(NamedTuple):
     """An adapter of an arm."""
 
     ref: str
+    """Pinned: every node finds the same adapter by it."""
     folder: Path
     scale: float
-    pinned: str
-    """By its content: what every node loads."""
 
 
 Arms = dict[str, list[Applied]]
@@ -68,9 +67,7 @@ def check_generation(config: GenerateConfig) -> Checked:
     arms: Arms = {}
     for arm, adapters in config.adapters_by_arm().items():
         chain = adapter_chain(storage, [(a.ref, a.scale) for a in adapters])
-        arms[arm] = [
-            Applied(ref, locate_adapter(storage, ref), scale, pin_adapter(storage, ref)) for ref, scale in chain
-        ]
+        arms[arm] = [Applied(ref, locate_adapter(storage, ref), scale) for ref, scale in chain]
         loaded = check_adapters([(a.folder, a.scale) for a in arms[arm]], base_hash(config.model))
         inputs |= {f"{arm}_{i}": adapter.sha256 for i, adapter in enumerate(loaded)}
     dataset = None
@@ -204,7 +201,7 @@ def _common(config: GenerateConfig, adapters: list[Applied], run: Run, file: str
         "output": run.folder.reference(),
         "file": f"videos/{file}",
         "sampler": config.sampler,
-        "adapters": tuple((adapter.pinned, adapter.scale) for adapter in adapters),
+        "adapters": tuple((adapter.ref, adapter.scale) for adapter in adapters),
         "state": f"states/{file}.safetensors" if config.keep_every else None,
         "keep_every": config.keep_every,
     }

@@ -24,6 +24,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.utils.hooks import RemovableHandle
 
 from cinesynth.errors import ConfigError
+from cinesynth.wan.parts import gather_parts, part_sizes
 
 Value = TypeVar("Value")
 
@@ -97,7 +98,7 @@ class Ranks:
                 apply_context_parallel(transformer, context, places)
                 self._hooked.append((transformer, places))
                 if plan.uneven:
-                    gather = _Gather(mesh["ulysses"].get_group(), plan)
+                    gather = _gathering(mesh["ulysses"].get_group(), plan)
                     self._handles.append(transformer.proj_out.register_forward_hook(gather))
         elif plan.guidance > 1:
             self._mesh(plan)
@@ -112,15 +113,16 @@ class Ranks:
             handle.remove()
         self._hooked, self._handles, self.plan = [], [], Plan()
 
-    def guided(self, passes: Callable[[int], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    def guided(self, *passes: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Predictions with the prompt and with the negative one.
 
         Args:
-            passes: makes one of the two predictions. Called for both, or for this rank's.
+            passes: make the two predictions. Both are called, or this rank's.
         """
         if self.plan.guidance == 1:
-            return passes(0), passes(1)
-        mine = passes(self.branch).contiguous()
+            with_prompt, with_negative = passes
+            return with_prompt(), with_negative()
+        mine = passes[self.branch]().contiguous()
         both = [torch.empty_like(mine) for _ in range(2)]
         dist.all_gather(both, mine, group=self._mesh(self.plan)["guidance"].get_group())
         return both[0], both[1]
@@ -169,18 +171,10 @@ def _places(transformer: WanTransformer3DModel, plan: Plan) -> dict[str, Any]:
     return {name: places for name, places in transformer._cp_plan.items() if name not in left_out}
 
 
-class _Gather:
-    """Gathers unequal parts of the tokens, as a forward hook: they are padded to the longest on their way."""
-
-    def __init__(self, group: Any, plan: Plan) -> None:
-        self.group = group
-        self.sizes = [len(part) for part in torch.arange(plan.uneven).tensor_split(plan.sequence)]
-
-    def __call__(self, module: torch.nn.Module, inputs: Any, part_BND: torch.Tensor) -> torch.Tensor:
-        padded = torch.nn.functional.pad(part_BND, (0, 0, 0, max(self.sizes) - part_BND.shape[1])).contiguous()
-        parts = [torch.empty_like(padded) for _ in self.sizes]
-        dist.all_gather(parts, padded, group=self.group)
-        return torch.cat([part[:, :size] for part, size in zip(parts, self.sizes, strict=True)], dim=1)
+def _gathering(group: Any, plan: Plan) -> Callable[[torch.nn.Module, Any, torch.Tensor], torch.Tensor]:
+    """A forward hook that gathers unequal parts of the tokens."""
+    sizes = part_sizes(plan.uneven, plan.sequence)
+    return lambda module, inputs, part_BND: gather_parts(part_BND, sizes, group)
 
 
 def _set_context(transformer: WanTransformer3DModel, context: ContextParallelConfig | None) -> None:

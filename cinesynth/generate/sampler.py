@@ -166,8 +166,7 @@ class Generator:
         scheduler = load_scheduler(self.model, sampler.flow_shift)
         request = self.request_hash(conditions, sampler)
         _, frames, height, width = conditions.condition_latents.shape
-        patch = self.spec.family.patch
-        tokens = frames * (height // patch) * (width // patch)
+        tokens = self.spec.family.tokens(frames, height, width)
         self.ranks.divide(self.experts.values(), choose_plan(self.ranks.size, sampler.guidance_scale > 1, tokens))
         latents = denoise(
             self.spec,

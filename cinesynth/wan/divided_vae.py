@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,6 +15,8 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanAttentionBlock, WanCausalConv3d
 from torch import nn
+
+from cinesynth.wan.parts import gather_parts, part_sizes
 
 _ROWS = -2
 """The dimension of rows, in [B, C, T, H, W] and in [B T, C, H, W]."""
@@ -31,12 +32,12 @@ def decode_rows(vae: AutoencoderKLWan, latents_BCFhw: torch.Tensor, rank: int, s
 
     Returns the video [B, C, T, H, W] on rank 0, None on the others.
     """
-    sizes = [len(part) for part in torch.arange(latents_BCFhw.shape[_ROWS]).tensor_split(size)]
+    sizes = part_sizes(latents_BCFhw.shape[_ROWS], size)
     mine = latents_BCFhw.tensor_split(size, dim=_ROWS)[rank].contiguous()
     with _divided(vae, sizes, rank):
         part = vae.decode(mine, return_dict=False)[0]
     scale = part.shape[_ROWS] // sizes[rank]
-    video = _gathered(part, [scale * rows for rows in sizes])
+    video = gather_parts(part, [scale * rows for rows in sizes])
     return video if rank == 0 else None
 
 
@@ -86,7 +87,7 @@ def _flat(conv: nn.Conv2d, rank: int, size: int) -> Callable[..., torch.Tensor]:
 
 def _whole(block: WanAttentionBlock, sizes: list[int], rank: int) -> Callable[..., torch.Tensor]:
     def forward(x: torch.Tensor) -> torch.Tensor:
-        everything = WanAttentionBlock.forward(block, _gathered(x, sizes))
+        everything = WanAttentionBlock.forward(block, gather_parts(x, sizes))
         return everything.split(sizes, dim=_ROWS)[rank].contiguous()
 
     return forward
@@ -100,12 +101,3 @@ def _with_neighbours(x: torch.Tensor, rows: int, rank: int, size: int) -> torch.
     above = every[rank - 1][1] if rank > 0 else torch.zeros_like(edges[0])
     below = every[rank + 1][0] if rank + 1 < size else torch.zeros_like(edges[0])
     return torch.cat([above, x, below], dim=_ROWS)
-
-
-def _gathered(x: torch.Tensor, sizes: list[int]) -> torch.Tensor:
-    """The ranks' rows, one below the other; `sizes` are not all equal, so they are padded on their way."""
-    pad: Any = (0, 0, 0, max(sizes) - x.shape[_ROWS])
-    padded = F.pad(x, pad).contiguous()
-    parts = [torch.empty_like(padded) for _ in sizes]
-    dist.all_gather(parts, padded)
-    return torch.cat([part.narrow(_ROWS, 0, rows) for part, rows in zip(parts, sizes, strict=True)], dim=_ROWS)

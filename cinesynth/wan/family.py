@@ -156,6 +156,10 @@ class Family:
         frames = (num_frames - 1) // self.temporal_stride + 1
         return self.latent_channels, frames, height // self.spatial_stride, width // self.spatial_stride
 
+    def tokens(self, latent_frames: int, rows: int, columns: int) -> int:
+        """Tokens of the transformer for latents of F x h x w."""
+        return latent_frames * (rows // self.patch) * (columns // self.patch)
+
     def video_shape(self, latent_frames: int, rows: int, columns: int) -> tuple[int, int, int]:
         """(num_frames, height, width) of the video that latents of F x h x w are decoded to."""
         return self.temporal_stride * (latent_frames - 1) + 1, rows * self.spatial_stride, columns * self.spatial_stride
