@@ -29,7 +29,7 @@ from cinesynth.train.batch import ListedClips
 from cinesynth.train.flops import Flops, transformer_flops
 from cinesynth.train.loop import TrainLoop
 from cinesynth.train.state import Saved
-from cinesynth.train.strategy import Replicate, World
+from cinesynth.train.strategy import Replicate, Strategy, World
 from cinesynth.wan.family import TARGET_ALIASES, WAN21_I2V
 from cinesynth.wan.inputs import model_input, pad_prompt
 
@@ -44,6 +44,11 @@ LEVERS: dict[str, dict[str, Any]] = {
     "ours, cuDNN": {"attention": "cudnn"},
     "ours, compiled": {"compile": True},
     "ours, compiled, attention kept": {"compile": True, "activation_checkpointing": "attention"},
+    "ours, compiled, attention kept, deterministic": {
+        "compile": True,
+        "activation_checkpointing": "attention",
+        "deterministic": True,
+    },
     "ours, cuDNN, attention kept": {"attention": "cudnn", "activation_checkpointing": "attention"},
     "ours, compiled, cuDNN": {"compile": True, "attention": "cudnn"},
     "ours, attention kept": {"activation_checkpointing": "attention"},
@@ -71,10 +76,14 @@ class NoCheckpoints:
 
 
 def our_loop(
-    transformer: WanTransformer3DModel, windows: list[dict[str, torch.Tensor]], device: str, levers: dict[str, Any]
+    transformer: WanTransformer3DModel,
+    windows: list[dict[str, torch.Tensor]],
+    device: str,
+    levers: dict[str, Any],
+    strategy: Strategy | None = None,
 ) -> TrainLoop:
-    """The project's training loop, of one window a step."""
-    plain = {"activation_checkpointing": "full", "attention": "auto", "compile": False}
+    """The project's training loop, of one window a step; the base is replicated by default."""
+    plain = {"activation_checkpointing": "full", "attention": "auto", "compile": False, "deterministic": False}
     settings = SimpleNamespace(
         mode="lora",
         lora=SimpleNamespace(rank=LORA_RANK, alpha=LORA_ALPHA, targets="attention"),
@@ -104,7 +113,7 @@ def our_loop(
         ListedClips(windows),
         ListedClips(),
         prompt,
-        Replicate(world),
+        strategy or Replicate(world),
         NoCheckpoints(),
         lambda first, events: None,
         world,

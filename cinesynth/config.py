@@ -224,6 +224,10 @@ class TrainSettings(Settings):
     attention: Literal["auto", "flash", "cudnn", "efficient", "math"] = runtime(
         "auto", description="kernel of PyTorch's attention; auto: PyTorch chooses"
     )
+    deterministic: bool = runtime(
+        False,
+        description="only kernels of a GPU that give the same bits each time: a run that goes on ends as undisturbed",
+    )
     compile: bool = runtime(False, description="compile the blocks, which are compiled one for all: a slow first step")
     checkpoint_every: int = runtime(250, ge=1, description="optimiser steps")
     keep_checkpoints: int = runtime(
@@ -247,6 +251,14 @@ class TrainSettings(Settings):
 
     def counts(self, field: str) -> bool:
         return super().counts(field) or (field == "validation_videos" and self.early_stop is not None)
+
+    @model_validator(mode="after")
+    def _same_bits(self) -> TrainSettings:
+        if self.deterministic and self.attention == "cudnn":
+            raise ValueError(
+                "deterministic does not go with attention cudnn, which PyTorch refuses then; leave it at auto"
+            )
+        return self
 
     @model_validator(mode="after")
     def _stops_by_videos(self) -> TrainSettings:

@@ -18,7 +18,13 @@ import torch
 from cinesynth.errors import TrainingError
 from cinesynth.train.batch import Clips, Forward, collate, share_out
 from cinesynth.train.flops import peak_tflops, transformer_flops
-from cinesynth.train.randomness import drops_caption, generator, noise, sample_index
+from cinesynth.train.randomness import (
+    drops_caption,
+    generator,
+    noise,
+    sample_index,
+    use_deterministic_kernels,
+)
 from cinesynth.train.reader import ReadAhead
 from cinesynth.train.recompute import set_recompute
 from cinesynth.train.state import Checkpoints, Saved, trained
@@ -112,6 +118,8 @@ class TrainLoop:
             add_lora(family, transformer, lora.rank, lora.alpha, lora.targets, settings.seed)
         else:
             transformer.requires_grad_(True)
+        if self.world.device.startswith("cuda"):
+            use_deterministic_kernels(settings.deterministic)
         set_recompute(transformer, settings.activation_checkpointing, settings.compile)
         if settings.attention != "auto":
             transformer.set_attention_backend(f"_native_{settings.attention}")

@@ -6,6 +6,7 @@ No generator keeps a state between calls, so one worker, four workers and a cont
 from __future__ import annotations
 
 import hashlib
+import os
 from functools import lru_cache
 from typing import Literal
 
@@ -43,3 +44,15 @@ def noise(seed: int, step: int, index: int, shape: tuple[int, ...]) -> torch.Ten
 def drops_caption(seed: int, step: int, index: int, probability: float) -> bool:
     """Whether this sample is trained with the empty prompt."""
     return probability > 0 and torch.rand((), generator=generator(seed, "dropout", step, index)).item() < probability
+
+
+def use_deterministic_kernels(on: bool) -> None:
+    """Let this process compute on its GPU only, or not only, with kernels that give the same bits each time.
+
+    Called before the first product of matrices. Faster kernels sum in the order in which their threads end: attention's
+    backward pass, above all. A CPU's are deterministic at a fixed number of threads.
+    """
+    if on:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what PyTorch asks for: each stream's own buffers
+    torch.use_deterministic_algorithms(on)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # slow
