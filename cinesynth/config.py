@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -27,6 +27,7 @@ from cinesynth.settings import (
     side_steps,
 )
 from cinesynth.wan.family import DEFAULT_FAMILY, adapter_targets
+from cinesynth.wan.kernels import Attention
 
 _SHIFTS = ", ".join(f"{table.flow_shift} at {name}" for name, table in DEFAULT_FAMILY.resolutions.items())
 
@@ -179,6 +180,15 @@ def _as_mode(value: Any) -> Any:
     return {"true": "full", "false": "none"}.get(str(value).lower(), value)
 
 
+Computed = TypeVar("Computed", "TrainSettings", "GenerateSettings")
+
+
+def _with_its_device(settings: Computed) -> Computed:
+    if settings.attention == "cudnn" and not settings.use_gpu:
+        raise ValueError("attention cudnn needs use_gpu true: it is a kernel of GPUs; leave it at auto on CPUs")
+    return settings
+
+
 class TrainSettings(Settings):
     """One training stage."""
 
@@ -221,9 +231,7 @@ class TrainSettings(Settings):
         "full",
         description="what is computed again in the backward pass: nothing, each block, or all but self-attention",
     )
-    attention: Literal["auto", "flash", "cudnn", "efficient", "math"] = runtime(
-        "auto", description="kernel of PyTorch's attention; auto: PyTorch chooses"
-    )
+    attention: Attention = runtime("auto", description="kernel of PyTorch's attention; auto: PyTorch chooses")
     deterministic: bool = runtime(
         False,
         description="only kernels of a GPU that give the same bits each time: a run that goes on ends as undisturbed",
@@ -258,7 +266,7 @@ class TrainSettings(Settings):
             raise ValueError(
                 "deterministic does not go with attention cudnn, which PyTorch refuses then; leave it at auto"
             )
-        return self
+        return _with_its_device(self)
 
     @model_validator(mode="after")
     def _stops_by_videos(self) -> TrainSettings:
@@ -345,12 +353,18 @@ class GenerateSettings(Settings):
     cpus_per_worker: Finite = runtime(1.0, gt=0, description="CPUs of each rank")
     use_gpu: bool = runtime(False, description="one GPU for each rank")
     resources: Pool = runtime(Pool())
+    attention: Attention = runtime("auto", description="kernel of PyTorch's attention; auto: PyTorch chooses")
+    compile: bool = runtime(False, description="compile the blocks, which are compiled one for all: a slow first step")
 
     @model_validator(mode="after")
     def _one_source(self) -> GenerateSettings:
         if bool(self.shots) == (self.split is not None):
             raise ValueError("give either shots (image and prompt) or split (val or test), not both and not neither")
         return self
+
+    @model_validator(mode="after")
+    def _kernels(self) -> GenerateSettings:
+        return _with_its_device(self)
 
     @model_validator(mode="after")
     def _arms_of_a_split(self) -> GenerateSettings:

@@ -32,6 +32,8 @@ PREPARE = str(CONFIGS / "nano" / "prepare.yaml")
         ),
         (["optimizer.betas=[0.9,1.0]"], r"optimizer\.betas\.1 = 1\.0: input should be less than 1"),
         (["cpus_per_worker=.inf"], r"cpus_per_worker = inf: input should be a finite number"),
+        (["deterministic=true", "attention=cudnn", "use_gpu=true"], r"deterministic does not go with attention cudnn"),
+        (["attention=cudnn"], r"attention cudnn needs use_gpu true"),
         (["name=Bad Name"], r"name = 'Bad Name'"),
         (["lora.rank"], r"override 'lora\.rank' is not of the form key=value"),
     ],

@@ -13,12 +13,13 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import cinesynth.errors
 from cinesynth.errors import CinesynthError, RankLost
 from cinesynth.generate.course import Cancelled
+from cinesynth.wan.kernels import Kernels
 
 if TYPE_CHECKING:
     from cinesynth.generate.rank import Outcome, Status, VideoRequest
@@ -36,6 +37,7 @@ class GroupShape:
         model: 'nano', a folder or a hub id.
         ranks: that make each video together. They divide the model's attention heads.
         cpus, gpus: of each rank; gpus is 0 or 1.
+        kernels: how the transformer is computed.
         quiet_s: a rank that got nothing done for so long hangs: longer than a step, or the decode of a latent frame.
         answer_s: a rank that does not answer for so long is stopped or hangs.
         load_s: how long processes may take to start, to meet and to load the model.
@@ -45,6 +47,7 @@ class GroupShape:
     ranks: int = 1
     cpus: float = 1.0
     gpus: float = 0.0
+    kernels: Kernels = field(default_factory=Kernels)
     quiet_s: float = 600.0
     answer_s: float = 15.0
     load_s: float = 1800.0
@@ -85,7 +88,7 @@ class RankGroup:
                 num_gpus=shape.gpus,
                 max_concurrency=4,  # control calls are answered while `join` loads the model
                 scheduling_strategy=PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=number),
-            ).remote(shape.model, number, shape.ranks, shape.gpus > 0, int(shape.cpus))
+            ).remote(shape.model, number, shape.ranks, shape.gpus > 0, int(shape.cpus), shape.kernels)
             for number in range(shape.ranks)
         ]
         try:

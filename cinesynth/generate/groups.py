@@ -16,6 +16,7 @@ from cinesynth.errors import ConfigError, RankLost
 from cinesynth.generate.group import GroupShape, RankGroup
 from cinesynth.generate.rank import VideoRequest
 from cinesynth.session import check_room
+from cinesynth.wan.kernels import Kernels
 
 log = logging.getLogger("cinesynth.generate")
 
@@ -27,7 +28,8 @@ ATTEMPTS = 3
 
 def shape_of(config: GenerateConfig) -> GroupShape:
     """The groups of a generation."""
-    return GroupShape(config.model, config.ranks, config.cpus_per_worker, 1.0 if config.use_gpu else 0.0)
+    kernels = Kernels(config.attention, config.compile)
+    return GroupShape(config.model, config.ranks, config.cpus_per_worker, 1.0 if config.use_gpu else 0.0, kernels)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from cinesynth.generate.state import SamplerState
 from cinesynth.locate import locate_adapter
 from cinesynth.pictures import read_picture
 from cinesynth.storage import Storage, sha256_file
+from cinesynth.wan.kernels import Kernels
 
 log = logging.getLogger("cinesynth.generate")
 
@@ -116,11 +117,12 @@ class Rank:
         size: ranks of the group.
         gpu: compute on the GPU that this process sees.
         threads: of the CPU.
+        kernels: how the transformer is computed.
     """
 
-    def __init__(self, model: str, number: int, size: int, gpu: bool, threads: int) -> None:
+    def __init__(self, model: str, number: int, size: int, gpu: bool, threads: int, kernels: Kernels) -> None:
         torch.set_num_threads(max(1, threads))
-        self.model, self.number, self.size = model, number, size
+        self.model, self.number, self.size, self.kernels = model, number, size, kernels
         self.device = "cuda" if gpu else "cpu"
         self._store: Any = None
         self._generator: Generator | None = None
@@ -147,7 +149,8 @@ class Rank:
             store = self._store or dist.TCPStore(host, port, self.size, is_master=False)
             backend = "cpu:gloo,cuda:nccl" if self.device == "cuda" else "cpu:gloo"
             dist.init_process_group(backend, store=store, rank=self.number, world_size=self.size)
-        self._generator = Generator(self.model, self.device, Ranks(self.number, self.size, self.device))
+        ranks = Ranks(self.number, self.size, self.device)
+        self._generator = Generator(self.model, self.device, ranks, self.kernels)
         return {"pid": os.getpid(), "host": socket.gethostname(), "load_seconds": time.monotonic() - started}
 
     def start(self, request: VideoRequest) -> None:

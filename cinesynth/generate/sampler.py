@@ -23,6 +23,7 @@ from cinesynth.wan.adapter import load_adapters
 from cinesynth.wan.card import Parent
 from cinesynth.wan.condition import ConditionEncoder
 from cinesynth.wan.folder import base_hash, model_hash, model_spec
+from cinesynth.wan.kernels import Kernels
 from cinesynth.wan.load import load_scheduler, load_transformer, load_vae
 
 
@@ -43,9 +44,12 @@ class Generator:
         device: torch device. The transformer runs in bf16 on CUDA, fp32 elsewhere; the VAE in fp32.
         ranks: this process among those that make each video together. All of them call the same methods in the same
             order; rank 0 encodes and decodes.
+        kernels: how the transformer is computed.
     """
 
-    def __init__(self, model: str, device: str = "cpu", ranks: Ranks | None = None) -> None:
+    def __init__(
+        self, model: str, device: str = "cpu", ranks: Ranks | None = None, kernels: Kernels | None = None
+    ) -> None:
         self.model = model
         self.device = device
         self.ranks = ranks or Ranks(device=device.partition(":")[0])
@@ -53,6 +57,9 @@ class Generator:
         self.spec = model_spec(model)
         self.fps = self.spec.family.fps
         self.experts = {name: load_transformer(model, self.dtype, device, name) for name in self.spec.family.experts}
+        self._kernels = kernels or Kernels()
+        for transformer in self.experts.values():
+            self._kernels.choose(transformer)
         self.vae = load_vae(model, device)
         self._hashes = {"model": model_hash(model), "base": base_hash(model)}
         self._adapters: list[Parent] = []
@@ -92,6 +99,7 @@ class Generator:
         """Load adapters on this rank; returns what went wrong."""
         (transformer,) = self.experts.values()
         try:
+            self._kernels.adapters_changed()
             self._adapters = load_adapters(transformer, adapters, self._hashes["base"])
         except Exception as e:  # the ranks have to agree on it, whatever it is
             return str(e) if isinstance(e, AdapterError) else f"{type(e).__name__}: {e}"
@@ -167,19 +175,13 @@ class Generator:
         request = self.request_hash(conditions, sampler)
         _, frames, height, width = conditions.condition_latents.shape
         tokens = self.spec.family.tokens(frames, height, width)
-        self.ranks.divide(self.experts.values(), choose_plan(self.ranks.size, sampler.guidance_scale > 1, tokens))
-        latents = denoise(
-            self.spec,
-            self.experts,
-            scheduler,
-            conditions,
-            sampler,
-            self.device,
-            self.dtype,
-            course,
-            self.ranks,
-            request,
-        )
+        plan = choose_plan(self.ranks.size, sampler.guidance_scale > 1, tokens)
+        self.ranks.divide(self.experts.values(), plan)
+        where = self.device, self.dtype
+        with self._kernels.eager(bool(plan.uneven)):  # diffusers' exchange of unequal parts does not compile
+            latents = denoise(
+                self.spec, self.experts, scheduler, conditions, sampler, *where, course, self.ranks, request
+            )
         provenance: dict[str, Any] = {
             "generator": f"cinesynth {cinesynth.__version__}",
             "model": self.model,

@@ -27,6 +27,7 @@ from cinesynth.wan.card import AdapterCard
 from cinesynth.wan.divided_vae import decode_rows
 from cinesynth.wan.family import WAN21_I2V
 from cinesynth.wan.folder import base_hash, model_spec
+from cinesynth.wan.kernels import Kernels
 from cinesynth.wan.latents import latent_statistics
 from cinesynth.wan.load import load_transformer, load_vae
 from cinesynth.wan.lora import add_lora
@@ -144,12 +145,26 @@ def group(ranks: Ranks, folder: Path) -> dict[str, Any]:
     return found
 
 
-def _rank(rank: int, folder: str, size: int) -> None:
+def computed(ranks: Ranks, folder: Path, kernels: Kernels) -> dict[str, Any]:
+    """Videos with and without an adapter, of tokens that two ranks divide and of such that they do not."""
+    conditions = Conditions(**torch.load(folder / "conditions.pt", weights_only=True))
+    generator = Recorded("nano", ranks=ranks, kernels=kernels)
+    found = {"plain": generator.make(conditions, PLAIN)}
+    generator.load_adapters([(folder / "adapter", 1.0)])
+    found["adapted"] = generator.make(conditions, PLAIN)
+    generator.load_adapters([])
+    found["guided"] = generator.make(conditions, GUIDED)
+    found["uneven plain"] = generator.make(uneven(conditions), PLAIN)
+    return found
+
+
+def _rank(rank: int, folder: str, size: int, compiled: bool = False) -> None:
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", LOCAL_RANK=str(rank))
-    store = dist.FileStore(f"{folder}/rendezvous-{size}", size)
+    store = dist.FileStore(f"{folder}/rendezvous-{size}-{compiled}", size)
     dist.init_process_group("cpu:gloo", store=store, rank=rank, world_size=size)
-    found = group(Ranks(rank, size), Path(folder))
+    ranks = Ranks(rank, size)
+    found = computed(ranks, Path(folder), Kernels(compiled=True)) if compiled else group(ranks, Path(folder))
     torch.save({k: v for k, v in found.items() if isinstance(v, torch.Tensor)}, f"{folder}/{size}-{rank}.pt")
     told = {k: v for k, v in found.items() if not isinstance(v, torch.Tensor)}
     Path(folder, f"{size}-{rank}.json").write_text(json.dumps(told))
@@ -157,8 +172,8 @@ def _rank(rank: int, folder: str, size: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def groups(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
-    """What each rank of each group found; of 1 the one process."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Conditions of a video, and an adapter."""
     from tests.nano_clips import encoded_clips, encoder
 
     folder = tmp_path_factory.mktemp("ranks")
@@ -178,6 +193,12 @@ def groups(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str,
         step=1,
     )
     save_adapter(folder / "adapter", state, transformer.peft_config["default"], card)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def groups(folder: Path) -> dict[int, list[dict[str, Any]]]:
+    """What each rank of each group found; of 1 the one process."""
     generator = Recorded("nano")
     kept: list[SamplerState] = []
     loaded = Conditions(**torch.load(folder / "conditions.pt", weights_only=True))
@@ -297,3 +318,17 @@ def test_a_state_is_read_as_it_was_written(groups: dict[int, list[dict[str, Any]
     assert torch.equal(again.solver["model_outputs"][1], torch.ones(2))
     with pytest.raises(MediaError, match="this is no sampler state"):
         SamplerState.from_bytes(state.to_bytes()[:-9])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_compiled_blocks_make_the_same(folder: Path) -> None:
+    """Tokens that do not divide are computed eagerly, as their exchange does not compile."""
+    eager = computed(Ranks(), folder, Kernels())
+    mp.spawn(_rank, (str(folder), 2, True), nprocs=2)
+    for rank in range(2):
+        compiled = torch.load(folder / f"2-{rank}.pt", weights_only=True)
+        assert compiled.keys() == eager.keys()
+        for what, latents in compiled.items():
+            assert (latents - eager[what]).abs().max() <= 1e-4
+    assert (eager["adapted"] - eager["plain"]).abs().max() > 0.05
