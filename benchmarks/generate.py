@@ -36,10 +36,11 @@ from cinesynth.config import SamplerSettings
 from cinesynth.generate.course import Cancelled, Course
 from cinesynth.generate.denoise import Conditions, denoise
 from cinesynth.generate.expansion import join, segments_of
-from cinesynth.generate.group import GroupShape, RankGroup
+from cinesynth.generate.group import RankGroup
 from cinesynth.generate.rank import VideoRequest
 from cinesynth.generate.ranks import Ranks, choose_plan
 from cinesynth.generate.sampler import Generator
+from cinesynth.generate.shape import GroupShape
 from cinesynth.metrics.networks.lpips import frame_distances, load_lpips
 from cinesynth.pictures import png_bytes
 from cinesynth.scripted.series import scripted_clip

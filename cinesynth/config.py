@@ -296,12 +296,20 @@ class TrainConfig(JobConfig, TrainSettings):
 # --- generate ------------------------------------------------------------------------------------------------
 
 
+class ClipWeights(Settings):
+    """A CLIP model of open_clip."""
+
+    model: str = Field("ViT-B-32", description="name of the architecture in open_clip")
+    weights: str = runtime(description="file with its state dict; its content counts")
+
+
 class KeyframeSettings(Settings):
     """The first frame of a shot, made of a reference image with the adapters."""
 
     sigma: Finite = Field(0.6, gt=0, le=1, description="noise level that it is taken to; near 0: the reference itself")
     frames: WindowFrames = Field(5, ge=5, description="frames of the still that is noised; the last one is taken")
-    candidates: int = Field(1, ge=1, le=64, description="of which the one closest to the reference by LPIPS is taken")
+    candidates: int = Field(1, ge=1, le=64, description="of which the one closest to the reference is taken")
+    clip: ClipWeights | None = Field(None, description="candidates are compared by CLIP; null: by LPIPS")
 
 
 class ShotRequest(Settings):
@@ -335,6 +343,9 @@ class GenerateSettings(Settings):
     `arms`, or once without and once with the adapters."""
 
     adapters: list[AdapterRef] = Field([], description="applied to the base, in order")
+    merge: bool = Field(
+        False, description="add the adapters to the weights, in place of computing them beside (docs/generation.md)"
+    )
     arms: dict[Annotated[str, Field(pattern=NAME_PATTERN)], list[AdapterRef]] = Field(
         {}, description="of `split`: arm name to its adapters; default: base, and adapter with `adapters`"
     )
@@ -347,6 +358,9 @@ class GenerateSettings(Settings):
     )
     workers: int = runtime(1, ge=1, description="replicas of the model, each making one video at a time")
     ranks: int = runtime(1, ge=1, description="processes of a worker that make each video together, on one node")
+    strategy: Literal["auto", "replicate", "fsdp2"] = runtime(
+        "auto", description="how the base lies on a worker's ranks; auto: a whole copy on each where a video fits"
+    )
     keep_every: int = runtime(
         10, ge=0, description="denoising steps between two states, from which a video goes on; 0: it starts anew"
     )

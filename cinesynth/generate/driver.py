@@ -9,19 +9,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from cinesynth.config import GenerateConfig, ShotRequest
 from cinesynth.data.dataset import ClipsDataset, WindowRow
 from cinesynth.generate.expansion import Segment, make_shot, segments_of
 from cinesynth.generate.group import RankGroup
-from cinesynth.generate.groups import Work, make_videos, whole
+from cinesynth.generate.groups import Work, make_videos, shape_of, whole
 from cinesynth.generate.keyframes import make_keyframe
 from cinesynth.generate.rank import VideoRequest
 from cinesynth.generate.ranks import check_group
+from cinesynth.generate.shape import GroupShape
 from cinesynth.generate.windows import GROUPS, copy_real, held_out_windows, settle_windows
 from cinesynth.lease import Lease, held
 from cinesynth.locate import adapter_chain, locate_adapter, locate_dataset
+from cinesynth.metrics.networks.clip import ClipImages
 from cinesynth.pictures import check_picture
 from cinesynth.report.generation import write_generation_report
 from cinesynth.runs import Run, records_its_end
@@ -42,6 +44,11 @@ class Applied(NamedTuple):
     folder: Path
     scale: float
 
+
+Size = tuple[int, int, int]
+"""Frames, height and width."""
+
+Split = Literal["val", "test"]
 
 Arms = dict[str, list[Applied]]
 """Arm name to its adapters in the order they are applied, with those that they were trained on."""
@@ -74,16 +81,30 @@ def check_generation(config: GenerateConfig) -> Checked:
     if config.split is not None:
         dataset = locate_dataset(storage, str(config.dataset))
         inputs["dataset"] = dataset.manifest_sha256
-        for frames, height, width in sorted({(w.num_frames, w.height, w.width) for w in dataset.windows(config.split)}):
-            spec.check_size(frames, height, width, f"dataset {config.dataset!r}")
+        for size in sorted(sizes_of_windows(dataset, config.split)):
+            spec.check_size(*size, f"dataset {config.dataset!r}")
     else:
         for i, shot in enumerate(config.shots):
             check_picture(shot.image, f"shots.{i}.image")
-            keyframe = [] if shot.keyframe is None else [shot.keyframe.frames]
-            for frames in [*keyframe, *(s.frames for s in shot_segments(config, spec.family, shot))]:
-                spec.check_size(frames, shot.height, shot.width, f"shots.{i}")
+            for size in sizes_of_shot(config, spec.family, shot):
+                spec.check_size(*size, f"shots.{i}")
+            if shot.keyframe is not None and (clip := shot.keyframe.clip) is not None:
+                ClipImages.load(clip.model, clip.weights)
+                inputs[f"clip_{i}"] = sha256_file(Path(clip.weights).expanduser())
         inputs["images"] = sha256_json([sha256_file(Path(s.image).expanduser()) for s in config.shots])
     return arms, dataset, inputs
+
+
+def sizes_of_windows(dataset: ClipsDataset, split: Split) -> set[Size]:
+    """Frames, height and width of held-out windows."""
+    return {(w.num_frames, w.height, w.width) for w in dataset.windows(split)}
+
+
+def sizes_of_shot(config: GenerateConfig, family: Family, shot: ShotRequest) -> list[Size]:
+    """Frames, height and width of what a shot is made in."""
+    keyframe = [] if shot.keyframe is None else [shot.keyframe.frames]
+    made = [*keyframe, *(s.frames for s in shot_segments(config, family, shot))]
+    return [(frames, shot.height, shot.width) for frames in made]
 
 
 @records_its_end
@@ -106,7 +127,7 @@ def generate(config: GenerateConfig) -> dict[str, Any]:
     figures: dict[str, Any] = {"videos": len(videos)}
     if left:
         with held(run) as lease, ray_session(config):
-            figures |= seconds_of(_make(config, left, lease))
+            figures |= seconds_of(_make(config, _shape(config, dataset), left, lease))
     for unfinished in ("states", "segments"):
         run.folder.delete_folder(unfinished)
     figures["seconds"] = round(time.monotonic() - started, 1)
@@ -207,7 +228,14 @@ def _common(config: GenerateConfig, adapters: list[Applied], run: Run, file: str
     }
 
 
-def _make(config: GenerateConfig, videos: dict[str, Work], lease: Lease) -> list[dict[str, Any]]:
+def _shape(config: GenerateConfig, dataset: ClipsDataset | None) -> GroupShape:
+    family = model_spec(config.model).family
+    if dataset is not None and config.split is not None:
+        return shape_of(config, sizes_of_windows(dataset, config.split))
+    return shape_of(config, (size for shot in config.shots for size in sizes_of_shot(config, family, shot)))
+
+
+def _make(config: GenerateConfig, shape: GroupShape, videos: dict[str, Work], lease: Lease) -> list[dict[str, Any]]:
     """Make the videos. Returns what the groups say of each."""
     started = time.monotonic()
     rows: list[dict[str, Any]] = []
@@ -219,5 +247,5 @@ def _make(config: GenerateConfig, videos: dict[str, Work], lease: Lease) -> list
             rate = (time.monotonic() - started) / count
             log.info("%d/%d videos  %.2f s each  ETA %.0f s", count, len(videos), rate, rate * (len(videos) - count))
 
-    interruptible(lambda: make_videos(config, videos, made), lease.check)
+    interruptible(lambda: make_videos(config, shape, videos, made), lease.check)
     return rows

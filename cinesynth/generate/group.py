@@ -13,13 +13,12 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import cinesynth.errors
-from cinesynth.errors import CinesynthError, RankLost
+from cinesynth.errors import CinesynthError, GenerationError, RankLost
 from cinesynth.generate.course import Cancelled
-from cinesynth.wan.kernels import Kernels
+from cinesynth.generate.shape import GroupShape
 
 if TYPE_CHECKING:
     from cinesynth.generate.rank import Outcome, Status, VideoRequest
@@ -27,35 +26,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("cinesynth.generate")
 
 _GLANCE_S = 0.1
-
-
-@dataclass(frozen=True)
-class GroupShape:
-    """What a group is made of.
-
-    Attributes:
-        model: 'nano', a folder or a hub id.
-        ranks: that make each video together. They divide the model's attention heads.
-        cpus, gpus: of each rank; gpus is 0 or 1.
-        kernels: how the transformer is computed.
-        quiet_s: a rank that got nothing done for so long hangs: longer than a step, or the decode of a latent frame.
-        answer_s: a rank that does not answer for so long is stopped or hangs.
-        load_s: how long processes may take to start, to meet and to load the model.
-    """
-
-    model: str
-    ranks: int = 1
-    cpus: float = 1.0
-    gpus: float = 0.0
-    kernels: Kernels = field(default_factory=Kernels)
-    quiet_s: float = 600.0
-    answer_s: float = 15.0
-    load_s: float = 1800.0
-
-    def bundles(self) -> list[dict[str, float]]:
-        """The placement group's bundles, one a rank; its strategy is STRICT_PACK."""
-        each = {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
-        return [each for _ in range(self.ranks)]
 
 
 class RankGroup:
@@ -88,7 +58,7 @@ class RankGroup:
                 num_gpus=shape.gpus,
                 max_concurrency=4,  # control calls are answered while `join` loads the model
                 scheduling_strategy=PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=number),
-            ).remote(shape.model, number, shape.ranks, shape.gpus > 0, int(shape.cpus), shape.kernels)
+            ).remote(shape, number)
             for number in range(shape.ranks)
         ]
         try:
@@ -139,6 +109,7 @@ class RankGroup:
         Raises:
             Cancelled: it was called off.
             CinesynthError: the request is at fault, as `Generator` says. The group takes the next one.
+            GenerationError: a rank ran out of memory. The group ended, and another one would do no better.
             RankLost: the group ended.
         """
         while True:
@@ -147,7 +118,8 @@ class RankGroup:
             broken = [(number, o) for number, o in enumerate(outcomes) if o is not None and o.kind == "broken"]
             if broken:
                 number, outcome = broken[0]
-                raise self._end(number, outcome.reason)
+                lost = self._end(number, outcome.reason)
+                raise GenerationError(str(lost)) if outcome.error else lost
             if all(outcome is not None for outcome in outcomes):
                 self._working = False
                 return self._told(outcomes)

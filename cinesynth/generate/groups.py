@@ -7,14 +7,15 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from cinesynth.config import GenerateConfig
 from cinesynth.errors import ConfigError, RankLost
-from cinesynth.generate.group import GroupShape, RankGroup
+from cinesynth.generate.group import RankGroup
 from cinesynth.generate.rank import VideoRequest
+from cinesynth.generate.shape import GroupShape
 from cinesynth.session import check_room
 from cinesynth.wan.kernels import Kernels
 
@@ -26,14 +27,22 @@ ATTEMPTS = 3
 """Groups that may be lost over one video."""
 
 
-def shape_of(config: GenerateConfig) -> GroupShape:
-    """The groups of a generation."""
-    kernels = Kernels(config.attention, config.compile)
-    return GroupShape(config.model, config.ranks, config.cpus_per_worker, 1.0 if config.use_gpu else 0.0, kernels)
+def shape_of(config: GenerateConfig, sizes: Iterable[tuple[int, int, int]]) -> GroupShape:
+    """The groups of a generation whose videos have these frames, heights and widths."""
+    return GroupShape(
+        config.model,
+        config.ranks,
+        config.cpus_per_worker,
+        1.0 if config.use_gpu else 0.0,
+        Kernels(config.attention, config.compile),
+        config.strategy,
+        tuple(sorted(set(sizes))),
+        config.merge,
+    )
 
 
 @contextmanager
-def placements(config: GenerateConfig) -> Iterator[list[Any]]:
+def placements(config: GenerateConfig, shape: GroupShape) -> Iterator[list[Any]]:
     """A placement group for each worker of a generation, in the connected cluster, for as long as the block runs.
 
     Raises ConfigError where the cluster cannot hold them.
@@ -41,7 +50,7 @@ def placements(config: GenerateConfig) -> Iterator[list[Any]]:
     import ray
     from ray.util.placement_group import placement_group, remove_placement_group
 
-    shape, pool = shape_of(config), config.resources
+    pool = config.resources
     check_room(config.workers, config.ranks * shape.cpus, config.ranks * shape.gpus, pool)
     bundles = [bundle | pool.resources(shape.gpus) for bundle in shape.bundles()]
     labels = {"bundle_label_selector": [dict(pool.labels)] * len(bundles)} if pool.labels else {}
@@ -67,11 +76,14 @@ def whole(request: VideoRequest) -> Work:
     return work
 
 
-def make_videos(config: GenerateConfig, videos: Mapping[str, Work], made: Callable[[dict[str, Any]], None]) -> None:
+def make_videos(
+    config: GenerateConfig, shape: GroupShape, videos: Mapping[str, Work], made: Callable[[dict[str, Any]], None]
+) -> None:
     """Make videos, each by one of `config.workers` groups.
 
     Args:
         config: of the generation.
+        shape: of each group.
         videos: by file. A group loads adapters when they change, so videos with the same ones follow each other.
         made: called from several threads, one at a time, with what a group says of each video: its `file`, `seconds` by
             stage, and the group's number and `load_seconds`.
@@ -87,13 +99,13 @@ def make_videos(config: GenerateConfig, videos: Mapping[str, Work], made: Callab
 
     def work(number: int, placement: Any) -> None:
         try:
-            for told in _made_by(config, number, placement, left, groups, errors):
+            for told in _made_by(config, shape, number, placement, left, groups, errors):
                 with lock:
                     made({"group": number, **told})
         except BaseException as e:
             errors.append(e)
 
-    with placements(config) as there:
+    with placements(config, shape) as there:
         threads = [
             threading.Thread(target=work, args=(i, placement), name=f"group {i}", daemon=True)
             for i, placement in enumerate(there)
@@ -113,6 +125,7 @@ def make_videos(config: GenerateConfig, videos: Mapping[str, Work], made: Callab
 
 def _made_by(
     config: GenerateConfig,
+    shape: GroupShape,
     number: int,
     placement: Any,
     left: queue.SimpleQueue[tuple[str, Work]],
@@ -128,7 +141,7 @@ def _made_by(
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 if number not in groups or not groups[number].usable:
-                    groups[number] = _new_group(config, placement)
+                    groups[number] = _new_group(config, shape, placement)
                 told = work(groups[number])
                 load = max(rank["load_seconds"] for rank in groups[number].loaded)
                 yield {**told, "file": file, "load_seconds": load}
@@ -141,14 +154,14 @@ def _made_by(
                 log.warning("%s; %s is made by a new group (%d of %d)", e, file, attempt + 1, ATTEMPTS)
 
 
-def _new_group(config: GenerateConfig, placement: Any) -> RankGroup:
+def _new_group(config: GenerateConfig, shape: GroupShape, placement: Any) -> RankGroup:
     started = time.monotonic()
     if not placement.wait(60):
         raise ConfigError(
             f"ranks = {config.ranks}: no node has had room for a group of {config.ranks} for 60 s; others hold the "
             "cluster, or ask for fewer workers or ranks"
         )
-    group = RankGroup(shape_of(config), placement)
+    group = RankGroup(shape, placement)
     ranks = f"{config.ranks} ranks" if config.ranks > 1 else "one rank"
     log.info("a group of %s is there after %.0f s", ranks, time.monotonic() - started)
     return group

@@ -3,12 +3,14 @@
 The reference, held still for a few frames, is noised to sigma and denoised from there (SDEdit, arXiv 2108.01073) with
 the shot's adapters. The model is given the reference as the first frame, so that one changes least: the last frame is
 the keyframe. At sigma near 0 that is the reference; the higher sigma, the farther it goes from it. Of several
-candidates, each with noise of its own, the one that is closest to the reference by LPIPS is taken.
+candidates, each with noise of its own, the one that is closest to the reference is taken: by LPIPS, or by CLIP's image
+embeddings where weights are given, which mind a change of style less.
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from cinesynth.data.video import read_video
 from cinesynth.generate.group import RankGroup
 from cinesynth.generate.held_out import window_seed
 from cinesynth.generate.rank import VideoRequest
+from cinesynth.metrics.networks.clip import ClipImages
+from cinesynth.metrics.networks.lpips import frame_distances, load_lpips
 from cinesynth.pictures import Frames, crop_to, png_bytes, read_picture
 from cinesynth.storage import Storage
 
@@ -40,16 +44,17 @@ def make_keyframe(group: RankGroup, request: VideoRequest, settings: KeyframeSet
     name = f"keyframes/{Path(request.file).stem}"
     if not output.exists(f"{name}.json"):
         reference = np.asarray(crop_to(read_picture(request.image), request.height, request.width))
+        called, distance = _measure(settings)
         distances = []
         for number in range(settings.candidates):
             file = f"{name}/{number}.png"
             if not output.exists(file):
                 made = _candidate(group, request, settings, output, f"{name}/{number}.mkv", number)
                 output.write_bytes(file, png_bytes(made))
-            distances.append(_distance(reference, np.asarray(read_picture(output.read_bytes(file)))))
+            distances.append(distance(reference, np.asarray(read_picture(output.read_bytes(file)))))
         best = int(np.argmin(distances))
         output.write_bytes(f"{name}.png", output.read_bytes(f"{name}/{best}.png"))
-        output.write_json(f"{name}.json", {"sigma": settings.sigma, "lpips": distances, "candidate": best})
+        output.write_json(f"{name}.json", {"sigma": settings.sigma, called: distances, "candidate": best})
     told: dict[str, Any] = output.read_json(f"{name}.json")
     return output.read_bytes(f"{name}.png"), told
 
@@ -77,7 +82,9 @@ def _candidate(
     return frames[-1]
 
 
-def _distance(one: Frames, other: Frames) -> float:
-    from cinesynth.metrics.networks.lpips import frame_distances, load_lpips
-
-    return float(frame_distances(load_lpips(), one[None], other[None])[0])
+def _measure(settings: KeyframeSettings) -> tuple[str, Callable[[Frames, Frames], float]]:
+    """What candidates are compared by: its name, and the distance of two pictures."""
+    if settings.clip is not None:
+        return "clip", ClipImages.load(settings.clip.model, settings.clip.weights).distance
+    lpips = load_lpips()
+    return "lpips", lambda one, other: float(frame_distances(lpips, one[None], other[None])[0])

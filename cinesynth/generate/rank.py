@@ -21,16 +21,17 @@ from PIL import Image
 from cinesynth.config import SamplerSettings
 from cinesynth.data.dataset import ClipsDataset
 from cinesynth.data.video import write_video
-from cinesynth.errors import AdapterError, CinesynthError, MediaError
+from cinesynth.errors import AdapterError, CinesynthError, GenerationError, MediaError
 from cinesynth.generate.course import Cancelled, Course
 from cinesynth.generate.held_out import HeldOutVideos
+from cinesynth.generate.placing import choose_placing
 from cinesynth.generate.ranks import Ranks
 from cinesynth.generate.sampler import GeneratedVideo, Generator
+from cinesynth.generate.shape import GroupShape
 from cinesynth.generate.state import SamplerState
 from cinesynth.locate import locate_adapter
 from cinesynth.pictures import read_picture
 from cinesynth.storage import Storage, sha256_file
-from cinesynth.wan.kernels import Kernels
 
 log = logging.getLogger("cinesynth.generate")
 
@@ -112,18 +113,15 @@ class Rank:
     """A process of a group.
 
     Args:
-        model: 'nano', a folder or a hub id; every node reads it.
+        shape: of the group. Every node reads its model; with GPUs this process computes on the one that it sees.
         number: of this rank.
-        size: ranks of the group.
-        gpu: compute on the GPU that this process sees.
-        threads: of the CPU.
-        kernels: how the transformer is computed.
     """
 
-    def __init__(self, model: str, number: int, size: int, gpu: bool, threads: int, kernels: Kernels) -> None:
-        torch.set_num_threads(max(1, threads))
-        self.model, self.number, self.size, self.kernels = model, number, size, kernels
-        self.device = "cuda" if gpu else "cpu"
+    def __init__(self, shape: GroupShape, number: int) -> None:
+        torch.set_num_threads(max(1, int(shape.cpus)))
+        self.shape, self.number = shape, number
+        self.model, self.size = shape.model, shape.ranks
+        self.device = "cuda" if shape.gpus else "cpu"
         self._store: Any = None
         self._generator: Generator | None = None
         self._datasets: dict[tuple[Any, ...], HeldOutVideos] = {}
@@ -149,8 +147,9 @@ class Rank:
             store = self._store or dist.TCPStore(host, port, self.size, is_master=False)
             backend = "cpu:gloo,cuda:nccl" if self.device == "cuda" else "cpu:gloo"
             dist.init_process_group(backend, store=store, rank=self.number, world_size=self.size)
-        ranks = Ranks(self.number, self.size, self.device)
-        self._generator = Generator(self.model, self.device, ranks, self.kernels)
+        shape, ranks = self.shape, Ranks(self.number, self.size, self.device)
+        strategy = choose_placing(self.model, shape.strategy, shape.sizes, ranks)
+        self._generator = Generator(self.model, self.device, ranks, shape.kernels, strategy, shape.merge)
         return {"pid": os.getpid(), "host": socket.gethostname(), "load_seconds": time.monotonic() - started}
 
     def start(self, request: VideoRequest) -> None:
@@ -184,6 +183,9 @@ class Rank:
             outcome = Outcome("cancelled", str(e))
         except CinesynthError as e:
             outcome = Outcome("refused", str(e), type(e).__name__)
+        except torch.OutOfMemoryError as e:  # the others are waiting in a collective; it would come again
+            told = f"out of memory on {self.device} ({str(e)[:200]}); ask for smaller videos or more ranks"
+            outcome = Outcome("broken", told, GenerationError.__name__)
         except BaseException as e:  # whatever it is, the other ranks may be waiting in a collective
             log.exception("rank %d failed", self.number)
             outcome = Outcome("broken", f"{type(e).__name__}: {e}")

@@ -135,6 +135,14 @@ class Ranks:
         dist.all_reduce(agreed, dist.ReduceOp.MAX)
         return bool(agreed.item())
 
+    def least(self, value: int) -> int:
+        """The smallest of the ranks' values, on all ranks."""
+        if self.size == 1:
+            return value
+        agreed = torch.tensor(value, dtype=torch.int64, device=self.device)
+        dist.all_reduce(agreed, dist.ReduceOp.MIN)
+        return int(agreed.item())
+
     def broadcast(self, value: Value | None) -> Value:
         """Rank 0's value, on all ranks; what the others give is passed over."""
         if self.size == 1:

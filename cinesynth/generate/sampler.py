@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ from cinesynth.wan.condition import ConditionEncoder
 from cinesynth.wan.folder import base_hash, model_hash, model_spec
 from cinesynth.wan.kernels import Kernels
 from cinesynth.wan.load import load_scheduler, load_transformer, load_vae
+from cinesynth.wan.merging import Merging
+from cinesynth.wan.stream import StoredWeights
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,19 @@ class Generator:
         device: torch device. The transformer runs in bf16 on CUDA, fp32 elsewhere; the VAE in fp32.
         ranks: this process among those that make each video together. All of them call the same methods in the same
             order; rank 0 encodes and decodes.
-        kernels: how the transformer is computed.
+        kernels: how the transformer is computed. One whose weights are shared is not compiled.
+        strategy: `replicate`: each rank has the whole weights; `fsdp2`: the ranks share one copy.
+        merge: adapters are added to the weights, in place of being computed beside them.
     """
 
     def __init__(
-        self, model: str, device: str = "cpu", ranks: Ranks | None = None, kernels: Kernels | None = None
+        self,
+        model: str,
+        device: str = "cpu",
+        ranks: Ranks | None = None,
+        kernels: Kernels | None = None,
+        strategy: Literal["replicate", "fsdp2"] = "replicate",
+        merge: bool = False,
     ) -> None:
         self.model = model
         self.device = device
@@ -56,10 +66,16 @@ class Generator:
         self.dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
         self.spec = model_spec(model)
         self.fps = self.spec.family.fps
-        self.experts = {name: load_transformer(model, self.dtype, device, name) for name in self.spec.family.experts}
+        shard = (self.ranks.rank, self.ranks.size) if strategy == "fsdp2" else None
+        self.experts = {
+            name: load_transformer(model, self.dtype, device, name, shard) for name in self.spec.family.experts
+        }
         self._kernels = kernels or Kernels()
+        if shard is not None:
+            self._kernels = replace(self._kernels, compiled=False)
         for transformer in self.experts.values():
             self._kernels.choose(transformer)
+        self._merging = Merging(StoredWeights(model, torch.float32)) if merge else None
         self.vae = load_vae(model, device)
         self._hashes = {"model": model_hash(model), "base": base_hash(model)}
         self._adapters: list[Parent] = []
@@ -100,7 +116,8 @@ class Generator:
         (transformer,) = self.experts.values()
         try:
             self._kernels.adapters_changed()
-            self._adapters = load_adapters(transformer, adapters, self._hashes["base"])
+            load = load_adapters if self._merging is None else self._merging.load
+            self._adapters = load(transformer, adapters, self._hashes["base"])
         except Exception as e:  # the ranks have to agree on it, whatever it is
             return str(e) if isinstance(e, AdapterError) else f"{type(e).__name__}: {e}"
         return None
@@ -189,6 +206,8 @@ class Generator:
             "adapters": [a.model_dump() for a in self._adapters],
             "sampler": {**sampler.model_dump(), "scheduler": type(scheduler).__name__},
         }
+        if self._merging is not None and self._adapters:
+            provenance["merged"] = True
         if self.ranks.size > 1:
             provenance["ranks"] = self.ranks.size
         course.on_stage("decode")
@@ -203,7 +222,8 @@ class Generator:
         given = {field.name: getattr(conditions, field.name) for field in fields(conditions)}
         tensors = {k: _content(v) if isinstance(v, torch.Tensor) else v for k, v in given.items()}
         adapters = [adapter.model_dump() for adapter in self._adapters]
-        return sha256_json([self._hashes["model"], adapters, tensors, sampler.model_dump()])
+        merged = ["merged"] if self._merging is not None else []
+        return sha256_json([self._hashes["model"], adapters, tensors, sampler.model_dump(), *merged])
 
 
 def _content(tensor: torch.Tensor) -> str:

@@ -12,11 +12,12 @@ from cinesynth.errors import ConfigError, DatasetError
 from cinesynth.locate import adapter_chain, locate_adapter, locate_dataset
 from cinesynth.metrics.catalogue import metric_identity
 from cinesynth.storage import Storage
-from cinesynth.train.memory import Memory, adapted, compute_dtype, training_memory
+from cinesynth.train.memory import adapted, compute_dtype, training_memory
 from cinesynth.train.supported import check_supported
 from cinesynth.train.videos import validated_windows
 from cinesynth.wan.card import check_adapters
 from cinesynth.wan.folder import base_hash, encoder_hash, model_spec
+from cinesynth.wan.placement import Memory
 from cinesynth.wan.stream import StoredWeights
 
 

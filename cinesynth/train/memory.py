@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,40 +26,13 @@ from cinesynth.train.recompute import Recompute
 from cinesynth.wan.family import Family
 from cinesynth.wan.lora import target_modules
 from cinesynth.wan.parameters import linear_layers
+from cinesynth.wan.placement import Memory
 
 if TYPE_CHECKING:
     from cinesynth.config import TrainSettings
     from cinesynth.data.dataset import ClipsDataset
 
 _WORKING_BYTES = 64
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes on a device under `replicate`."""
-
-    weights: int
-    trained: int
-    activations: dict[str, int]
-    """By bucket, as `33x480x832` latents are called: F x h x w."""
-
-    @property
-    def most_activations(self) -> int:
-        """Of the largest bucket."""
-        return max(self.activations.values(), default=0)
-
-    def on_each(self, shards: int = 1) -> int:
-        """Bytes on a device when the weights are sharded so many times."""
-        return self.weights // shards + self.trained + self.most_activations
-
-    def told(self, shards: int = 1) -> str:
-        """The arithmetic in words."""
-        split = f" / {shards}" if shards > 1 else ""
-        largest = max(self.activations, key=self.activations.__getitem__, default="none")
-        return (
-            f"weights {_gb(self.weights)}{split} + trained {_gb(self.trained)} + activations "
-            f"{_gb(self.most_activations)} (bucket {largest}) = {_gb(self.on_each(shards))}"
-        )
 
 
 def step_memory(
@@ -144,7 +116,3 @@ def adapted(config: TrainSettings, family: Family, transformer: WanTransformer3D
         return {}
     linear = linear_layers(transformer)
     return {name: linear[name] for name in target_modules(family, transformer, config.lora.targets)}
-
-
-def _gb(size: float) -> str:
-    return f"{size / 1e9:.2f} GB"

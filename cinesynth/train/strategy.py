@@ -15,13 +15,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 import torch.distributed as dist
 from diffusers import WanTransformer3DModel
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
 
 from cinesynth.train.muon import Muon
 from cinesynth.train.state import collect_state, restore_state
-from cinesynth.wan.parameters import put
+from cinesynth.wan.shards import divide_weights
 
 if TYPE_CHECKING:
     from cinesynth.config import OptimizerSettings
@@ -193,37 +190,7 @@ class FullyShard(_Whole):
         self.shards = shards or world.size
 
     def _place(self, transformer: WanTransformer3DModel) -> None:
-        device = self.world.device
-        copies = self.world.size // self.shards
-        sizes: tuple[int, ...] = (self.shards,)
-        names: tuple[str, ...] = ("shard",)
-        if copies > 1:
-            sizes, names = (copies, self.shards), ("copy", "shard")
-        mesh = init_device_mesh(torch.device(device).type, sizes, mesh_dim_names=names)
-        main = next(m.weight.dtype for m in transformer.blocks.modules() if isinstance(m, torch.nn.Linear))
-        named = transformer.named_parameters()
-        whole = {p for name, p in named if p.requires_grad or p.dtype != main or "lora_" in name}
-        for block in transformer.blocks:
-            fully_shard(block, mesh=mesh, ignored_params=whole)
-        fully_shard(transformer, mesh=mesh, ignored_params=whole)
-        if self.weights is not None:
-            self._fill(transformer, self.weights)
-        transformer.to(device)
-
-    @torch.no_grad()
-    def _fill(self, transformer: WanTransformer3DModel, weights: StoredWeights) -> None:
-        absent = {name for name, p in transformer.named_parameters() if p.is_meta}
-        transformer._apply(lambda t: torch.empty_like(t, device=self.world.device) if t.is_meta else t)
-        for name, parameter in list(transformer.named_parameters()):
-            if name not in absent:
-                continue
-            if not isinstance(parameter, DTensor):
-                put(transformer, name, weights.read(name).to(self.world.device))
-                continue
-            local = parameter.to_local()
-            first = self.world.rank % self.shards * -(-parameter.shape[0] // self.shards)
-            if local.numel():
-                local.copy_(weights.read(name, slice(first, first + local.shape[0])))
+        divide_weights(transformer, self.world.device, self.world.rank, self.world.size, self.shards, self.weights)
 
 
 def sum_gradients(parameters: Iterable[torch.nn.Parameter], world: World) -> None:

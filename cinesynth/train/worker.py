@@ -20,7 +20,7 @@ from cinesynth.settings import parse_config
 from cinesynth.storage import Storage, scratch_folder
 from cinesynth.train.batch import ListedClips
 from cinesynth.train.checkpoint import StoredCheckpoints
-from cinesynth.train.choice import choose_strategy, make_strategy
+from cinesynth.train.choice import make_strategy
 from cinesynth.train.ending import EndRequest
 from cinesynth.train.loop import TrainLoop
 from cinesynth.train.memory import adapted, compute_dtype, training_memory
@@ -30,11 +30,13 @@ from cinesynth.train.supported import check_supported
 from cinesynth.train.telemetry import Gauges, write_scalars
 from cinesynth.train.validations import Validations
 from cinesynth.train.videos import VideoValidation, VideoWatch
-from cinesynth.wan.adapter import load_adapters, merge_adapters, save_adapter
+from cinesynth.wan.adapter import load_adapters, save_adapter
 from cinesynth.wan.card import AdapterCard, Parent
 from cinesynth.wan.folder import base_hash, model_spec, split_revision
 from cinesynth.wan.load import prepare_attention, save_model
 from cinesynth.wan.lora import adapter_of, told_modules
+from cinesynth.wan.merging import Merging
+from cinesynth.wan.placement import choose_strategy, device_bytes
 from cinesynth.wan.stream import StoredWeights
 
 log = logging.getLogger("cinesynth.train")
@@ -67,7 +69,13 @@ def train_worker(task: dict[str, Any]) -> None:
     family = model_spec(config.model).family
     memory = training_memory(config, family, transformer, weights.bytes, dataset, dtype)
     name, shards, reason = choose_strategy(
-        config.strategy, memory, world.least(_device_bytes(device)), world, config.shard_over, full
+        config.strategy,
+        memory,
+        world.least(device_bytes(device)),
+        world.size,
+        world.per_node,
+        config.shard_over,
+        full,
     )
     check_supported(name, config)  # what `auto` chose
     if world.rank == 0 and not full:
@@ -77,7 +85,8 @@ def train_worker(task: dict[str, Any]) -> None:
     merged = full or (config.merge and bool(parents))
     if merged:
         weights.fill(transformer, "cpu")
-        applied = merge_adapters(transformer, parents, task["inputs"]["base"])
+        whole = StoredWeights(config.model, torch.float32)
+        applied = Merging(whole).load(transformer, parents, task["inputs"]["base"])
     else:
         applied = load_adapters(transformer, parents, task["inputs"]["base"])
     for i, parent in enumerate(applied):
@@ -160,13 +169,6 @@ def _write_model(loop: TrainLoop, base: str, run: Storage) -> str:
         save_model(loop.transformer, base, local)
         run.upload_folder(local, "model")
         return base_hash(local)
-
-
-def _device_bytes(device: str) -> int:
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_properties(device).total_memory
-    with open("/proc/meminfo") as f:
-        return int(f.readline().split()[1]) * 1024
 
 
 class WorkerCheckpoints(StoredCheckpoints):

@@ -1,4 +1,4 @@
-"""LoRA adapters on a Wan transformer: add, save, load, merge.
+"""LoRA adapters on a Wan transformer: save, read, load.
 
 An adapter folder holds `pytorch_lora_weights.safetensors` (what `pipe.load_lora_weights` takes),
 PEFT's `adapter_model.safetensors` with `adapter_config.json`, and `card.json`.
@@ -17,6 +17,7 @@ from peft import LoraConfig, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.distributed.fsdp import FSDPModule
 
 from cinesynth.errors import AdapterError
 from cinesynth.storage import sha256_file
@@ -116,21 +117,20 @@ def load_adapters(
         AdapterError: a file is missing or damaged, made for another base or other parents, names modules that
             this transformer does not have, or changes nothing.
     """
-    applied = check_adapters(adapters, base_sha256)
-    loaded = []
-    for folder, _ in adapters:
-        loaded.append(read_adapter(folder))
-        _check_modules(transformer, loaded[-1][1], folder)
+    applied, loaded = checked_adapters(transformer, adapters, base_sha256)
     for name in list(getattr(transformer, "peft_config", {})):
         transformer.delete_adapters(name)
     names = [f"adapter_{i}" for i in range(len(adapters))]
     for name, (config, state) in zip(names, loaded, strict=True):
         with several_adapters():
             transformer.add_adapter(config, adapter_name=name)
-        on_meta = next(transformer.parameters()).is_meta  # a base whose weights are placed later
-        set_peft_model_state_dict(transformer, state, adapter_name=name, low_cpu_mem_usage=on_meta)
-        if on_meta:  # PEFT checked names and shapes, and moved the values to where the base is
-            _put_factors(transformer, name, state)
+        base = next(transformer.parameters())
+        if base.is_meta:  # its weights are placed later
+            _put_factors(transformer, name, state, "cpu")
+        elif isinstance(transformer, FSDPModule):  # PEFT takes a shard of a layer for the layer
+            _put_factors(transformer, name, state, base.device)
+        else:
+            set_peft_model_state_dict(transformer, state, adapter_name=name)
         _take_dtype_of_base(transformer, name)
     if names:
         transformer.set_adapters(names, [scale for _, scale in adapters])
@@ -138,12 +138,26 @@ def load_adapters(
     return applied
 
 
-def _put_factors(transformer: WanTransformer3DModel, name: str, state: dict[str, torch.Tensor]) -> None:
-    """Give an adapter its values on the CPU, as its base has none yet."""
+def checked_adapters(
+    transformer: WanTransformer3DModel, adapters: list[tuple[Path, float]], base_sha256: str
+) -> tuple[list[Parent], list[tuple[LoraConfig, dict[str, torch.Tensor]]]]:
+    """Adapters' hashes and scales, and what `read_adapter` says of each. Raises as `load_adapters` does."""
+    applied = check_adapters(adapters, base_sha256)
+    loaded = []
+    for folder, _ in adapters:
+        loaded.append(read_adapter(folder))
+        _check_modules(transformer, loaded[-1][1], folder)
+    return applied, loaded
+
+
+def _put_factors(
+    transformer: WanTransformer3DModel, name: str, state: dict[str, torch.Tensor], device: torch.device | str
+) -> None:
+    """Give an adapter its values on a device."""
     for module_name, module in transformer.named_modules():
         if isinstance(module, LoraLayer) and name in module.lora_A:
             for kind, factors in (("lora_A", module.lora_A), ("lora_B", module.lora_B)):
-                factors[name].weight = torch.nn.Parameter(state[f"{module_name}.{kind}.weight"])
+                factors[name].weight = torch.nn.Parameter(state[f"{module_name}.{kind}.weight"].to(device))
 
 
 def _take_dtype_of_base(transformer: WanTransformer3DModel, name: str) -> None:
@@ -160,25 +174,10 @@ def _check_modules(transformer: WanTransformer3DModel, state: dict[str, torch.Te
         raise AdapterError(f"adapter {folder} names {len(foreign)} modules that the model lacks, such as {foreign[0]}")
     for name, tensor in state.items():
         module, _, factor = name.partition(".lora_")
-        rank, width = tensor.shape[0 if factor.startswith("A") else 1], min(layers[module].weight.shape)
+        layer, first = layers[module], factor.startswith("A")
+        rank, width = tensor.shape[0 if first else 1], min(layer.in_features, layer.out_features)
         if rank > width:
             raise AdapterError(f"adapter {folder} has rank {rank} on {module}, which is {width} wide; it is no adapter")
-
-
-@torch.no_grad()
-def merge_adapters(
-    transformer: WanTransformer3DModel, adapters: list[tuple[Path, float]], base_sha256: str
-) -> list[Parent]:
-    """Merge adapters into the weights, in order and in fp32; returns them as the parents of the next card.
-
-    Raises AdapterError as `load_adapters` does.
-    """
-    parents = load_adapters(transformer, adapters, base_sha256)
-    for module in transformer.modules():
-        if isinstance(module, LoraLayer):
-            base = module.get_base_layer()
-            delta = sum(module.get_delta_weight(name).float() for name in module.active_adapters)
-            base.weight.copy_((base.weight.float() + delta).to(base.weight.dtype))
-    if adapters:
-        transformer.unload_lora()
-    return parents
+        wanted = (rank, layer.in_features) if first else (layer.out_features, rank)
+        if tuple(tensor.shape) != wanted:
+            raise AdapterError(f"adapter {folder}: {name} has shape {tuple(tensor.shape)}, not {wanted} as the model's")

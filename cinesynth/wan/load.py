@@ -15,19 +15,35 @@ from diffusers import AutoencoderKLWan, SchedulerMixin, WanTransformer3DModel
 from cinesynth.errors import ModelError
 from cinesynth.wan.folder import model_folder, model_spec, read_json
 from cinesynth.wan.padding import collapse_padding
+from cinesynth.wan.shards import divide_weights
 from cinesynth.wan.stream import StoredWeights
 
 
 def load_transformer(
-    model: str, dtype: torch.dtype = torch.float32, device: str = "cpu", expert: str = "transformer"
+    model: str,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    expert: str = "transformer",
+    shard: tuple[int, int] | None = None,
 ) -> WanTransformer3DModel:
     """The frozen transformer, or one of two experts, in eval mode, read tensor by tensor to the device it computes on.
+
+    Args:
+        model: 'nano', a folder or a hub id.
+        dtype: of most weights.
+        device: that computes.
+        expert: component of the model.
+        shard: (rank, size) where the processes of the default group share one copy of the weights.
 
     Raises ModelError when its weights are damaged.
     """
     weights = StoredWeights(model, dtype, expert)
     transformer = weights.empty_transformer()
-    weights.fill(transformer, device)
+    if shard is None:
+        weights.fill(transformer, device)
+    else:
+        rank, size = shard
+        divide_weights(transformer, device, rank, size, size, weights)
     prepare_attention(transformer, model, device)
     return transformer.to(device)
 

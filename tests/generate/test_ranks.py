@@ -133,6 +133,15 @@ def group(ranks: Ranks, folder: Path) -> dict[str, Any]:
     found["half an adapter"] = raised(lambda: generator.load_adapters([(missing, 2.0)]))
     found["adapted still"] = generator.make(conditions, PLAIN)
     generator.load_adapters([])
+    strategy = "fsdp2" if ranks.size > 1 else "replicate"
+    shared = Recorded("nano", ranks=ranks, strategy=strategy)
+    shared.load_adapters([(adapter, 1.0)])
+    found["adapted, shared weights"] = shared.make(uneven(conditions), GUIDED)
+    merging = Recorded("nano", ranks=ranks, strategy=strategy, merge=True)
+    merging.load_adapters([(adapter, 1.0)])
+    found["merged"] = merging.make(conditions, PLAIN)
+    merging.load_adapters([])
+    found["merged no more"] = merging.make(conditions, PLAIN)
     broken = Image.new("RGB", (8, 8)) if ranks.rank else None
     found["a first frame that fails"] = raised(
         lambda: generator.generate(broken, "p", 9, 64, 96, PLAIN)  # type: ignore[arg-type]
@@ -234,6 +243,9 @@ MADE = (
     "continued",
     "continued from one process",
     "adapted",
+    "adapted, shared weights",
+    "merged",
+    "merged no more",
     "stock",
 )
 
@@ -265,6 +277,15 @@ def test_rank_0_has_the_frames(groups: dict[int, list[dict[str, Any]]], size: in
     assert first.shape == one.shape
     assert (first.int() - one.int()).abs().max() <= 1
     assert all(len(other[what]) == 0 for other in groups[size][1:])
+
+
+@pytest.mark.parametrize("size", [1, *SIZES])
+def test_merged_adapters_do_what_those_beside_the_weights_do(
+    groups: dict[int, list[dict[str, Any]]], size: int
+) -> None:
+    found = groups[size][0]
+    assert (frames(found["merged"]) - frames(found["adapted"])).abs().max() <= 1e-4
+    assert (frames(found["merged no more"]) - frames(found["plain"])).abs().max() <= 1e-4
 
 
 def test_what_is_made_differs(groups: dict[int, list[dict[str, Any]]]) -> None:

@@ -16,16 +16,17 @@ from cinesynth.report.training import Training
 from cinesynth.storage import Storage
 from cinesynth.train.batch import ListedClips
 from cinesynth.train.checkpoint import StoredCheckpoints
-from cinesynth.train.choice import choose_strategy
 from cinesynth.train.events import validations
 from cinesynth.train.loop import TrainLoop, learning_rate
-from cinesynth.train.memory import Memory
 from cinesynth.train.strategy import Replicate, World
-from cinesynth.wan.adapter import load_adapters, merge_adapters, save_adapter
+from cinesynth.wan.adapter import load_adapters, save_adapter
 from cinesynth.wan.card import AdapterCard
 from cinesynth.wan.family import WAN21_I2V
 from cinesynth.wan.folder import base_hash, encoder_hash, model_folder
 from cinesynth.wan.load import load_transformer, save_model
+from cinesynth.wan.merging import Merging
+from cinesynth.wan.placement import Memory, choose_strategy
+from cinesynth.wan.stream import StoredWeights
 from tests.nano_clips import encoded_clips, encoder
 
 STEPS = 6
@@ -262,7 +263,7 @@ def test_merged_parents_train_the_same_adapter(tmp_path: Path) -> None:
     save_adapter(tmp_path / "a", parent.loop.adapter(), parent.loop.transformer.peft_config["default"], card)
     parents = [(tmp_path / "a", 0.7)]
     live, merged = load_transformer("nano"), load_transformer("nano")
-    assert load_adapters(live, parents, base) == merge_adapters(merged, parents, base)
+    assert load_adapters(live, parents, base) == Merging(StoredWeights("nano")).load(merged, parents, base)
     children = [Recorded(tmp_path / name, short, on=on) for name, on in (("live", live), ("merged", merged))]
     for child in children:
         child.loop.run()
@@ -283,18 +284,18 @@ def test_learning_rate_warms_up_and_ends_near_zero() -> None:
 
 def test_auto_replicates_what_fits_and_shards_what_does_not() -> None:
     memory = Memory(33 * 10**9, 2 * 10**9, {"13x60x104": 15 * 10**9})
-    node = World(size=8, per_node=4)
-    assert choose_strategy("auto", memory, 80 * 10**9, node)[:2] == ("replicate", 1)
-    name, shards, reason = choose_strategy("auto", memory, 40 * 10**9, node)
+    node = (8, 4)
+    assert choose_strategy("auto", memory, 80 * 10**9, *node)[:2] == ("replicate", 1)
+    name, shards, reason = choose_strategy("auto", memory, 40 * 10**9, *node)
     assert (name, shards) == ("hsdp", 4)
     assert "weights 33.00 GB / 4 + trained 2.00 GB + activations 15.00 GB (bucket 13x60x104) = 25.25 GB" in reason
-    assert choose_strategy("auto", memory, 24 * 10**9, node)[:2] == ("fsdp2", 8)
-    assert choose_strategy("auto", memory, 40 * 10**9, World(size=4, per_node=4))[:2] == ("fsdp2", 4)
-    assert choose_strategy("auto", memory, 40 * 10**9, World())[:2] == ("replicate", 1)
-    assert choose_strategy("fsdp2", memory, 80 * 10**9, World()) == ("fsdp2", 1, "asked for")
-    assert choose_strategy("hsdp", memory, 80 * 10**9, node, shards=2)[:2] == ("hsdp", 2)
+    assert choose_strategy("auto", memory, 24 * 10**9, *node)[:2] == ("fsdp2", 8)
+    assert choose_strategy("auto", memory, 40 * 10**9, 4, 4)[:2] == ("fsdp2", 4)
+    assert choose_strategy("auto", memory, 40 * 10**9, 1, 1)[:2] == ("replicate", 1)
+    assert choose_strategy("fsdp2", memory, 80 * 10**9, 1, 1) == ("fsdp2", 1, "asked for")
+    assert choose_strategy("hsdp", memory, 80 * 10**9, *node, shards=2)[:2] == ("hsdp", 2)
     with pytest.raises(ConfigError, match="8 workers do not divide into groups of 3"):
-        choose_strategy("hsdp", memory, 80 * 10**9, node, shards=3)
+        choose_strategy("hsdp", memory, 80 * 10**9, *node, shards=3)
 
 
 def test_ranks_that_compute_a_window_together_count_once() -> None:
@@ -306,6 +307,6 @@ def test_ranks_that_compute_a_window_together_count_once() -> None:
 
 def test_training_all_weights_is_refused_where_they_do_not_fit() -> None:
     memory = Memory(0, 40 * 10**9, {})
-    assert choose_strategy("auto", memory, 80 * 10**9, World(), full=True)[0] == "replicate"
+    assert choose_strategy("auto", memory, 80 * 10**9, 1, 1, full=True)[0] == "replicate"
     with pytest.raises(ConfigError, match=r"trained 40\.00 GB .*more than 92% of a device's 24\.0 GB"):
-        choose_strategy("auto", memory, 24 * 10**9, World(), full=True)
+        choose_strategy("auto", memory, 24 * 10**9, 1, 1, full=True)

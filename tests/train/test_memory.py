@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks.gpu_model import SHAPES
-from cinesynth.train.memory import Memory, step_memory
+from cinesynth.train.memory import step_memory
+from cinesynth.wan.placement import Memory
 from tests.conftest import REPOSITORY
 
 WEIGHTS, LORA = 32_800_000_000, 131_000_000

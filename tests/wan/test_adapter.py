@@ -17,12 +17,13 @@ from cinesynth.config import SamplerSettings
 from cinesynth.errors import AdapterError, ModelError
 from cinesynth.generate.sampler import Generator
 from cinesynth.nano.architecture import LAYERS
-from cinesynth.wan.adapter import load_adapters, merge_adapters, save_adapter
+from cinesynth.wan.adapter import load_adapters, save_adapter
 from cinesynth.wan.card import AdapterCard, Parent
 from cinesynth.wan.family import WAN21_I2V
 from cinesynth.wan.folder import base_hash, model_folder
 from cinesynth.wan.load import load_transformer
 from cinesynth.wan.lora import Targets, add_lora, target_modules, told_modules
+from cinesynth.wan.merging import Merging
 from cinesynth.wan.stream import StoredWeights
 from tests.adapters import adapter_state
 from tests.nano_clips import FRAMES, HEIGHT, WIDTH, encoded_clips
@@ -123,6 +124,52 @@ def test_a_loaded_adapter_changes_the_output_and_unloading_restores_it(
     assert torch.equal(output(transformer), base_output)
 
 
+def test_merged_adapters_are_exchanged_and_taken_out_without_a_trace(
+    adapter: Path, tmp_path: Path, base_output: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = make_adapter(tmp_path / "other", seed=2)
+    merged, beside, base = load_transformer("nano"), load_transformer("nano"), base_hash("nano")
+    merging = Merging(StoredWeights("nano"))
+    for adapters in ([(adapter, 1.0)], [(adapter, 0.5), (other, 2.0)], [(other, 1.0)]):
+        assert merging.load(merged, adapters, base) == load_adapters(beside, adapters, base)
+        torch.testing.assert_close(output(merged), output(beside), atol=1e-4, rtol=1e-4)
+        assert not any("lora" in name for name, _ in merged.named_parameters())
+    parents = merging.load(merged, [(adapter, 1.0), (other, 0.5)], base)
+    assert [p.scale for p in parents] == [1.0, 0.5]
+    assert card(parents).trained_on not in (base, card(parents[::-1]).trained_on)
+    merging.load(merged, [(other, 1.0)], base)
+    before = output(merged)
+    with pytest.raises(AdapterError, match="it has no card"):
+        merging.load(merged, [(adapter, 1.0), (tmp_path / "missing", 1.0)], base)
+    assert torch.equal(output(merged), before)
+    read, calls = StoredWeights.read, []
+
+    def fails(self: StoredWeights, name: str, rows: slice | None = None) -> torch.Tensor:
+        calls.append(name)
+        if len(calls) == 3:
+            raise ModelError("the disk is gone")
+        return read(self, name, rows)
+
+    monkeypatch.setattr(StoredWeights, "read", fails)
+    with pytest.raises(ModelError, match="the disk is gone"):
+        merging.load(merged, [(adapter, 1.0)], base)
+    merging.load(merged, [(other, 1.0)], base)  # what was loaded before is put back
+    assert torch.equal(output(merged), before)
+    merging.load(merged, [], base)
+    assert torch.equal(output(merged), base_output)
+
+
+def test_an_adapter_of_other_shapes_is_refused(tmp_path: Path) -> None:
+    transformer = load_transformer("nano")
+    add_lora(WAN21_I2V, transformer, rank=4, alpha=8, targets=("self",), seed=0)
+    state = {k: v + 0.1 for k, v in adapter_state(transformer).items()}
+    name = next(k for k in state if k.endswith("lora_A.weight"))
+    state[name] = state[name][:, :-8].contiguous()
+    save_adapter(tmp_path, state, transformer.peft_config["default"], card())
+    with pytest.raises(AdapterError, match=rf"{name} has shape \(4, 248\), not \(4, 256\)"):
+        load_adapters(load_transformer("nano"), [(tmp_path, 1.0)], base_hash("nano"))
+
+
 def test_peft_loads_the_same_adapter(adapter: Path) -> None:
     ours = load_transformer("nano")
     load_adapters(ours, [(adapter, 1.0)], base_hash("nano"))
@@ -156,18 +203,6 @@ def test_the_pipeline_loads_the_adapter_and_gives_our_frames(adapter: Path) -> N
     difference = np.abs((theirs * 255).round() - ours.astype(np.float32))
     assert difference.max() <= 1  # one grey level: the two round in another order
     assert np.abs(ours.astype(np.float32) - base).mean() > 0.5
-
-
-def test_merging_equals_loading_and_is_recorded_as_another_base(adapter: Path, tmp_path: Path) -> None:
-    second = make_adapter(tmp_path / "b", seed=2)
-    loaded, merged = load_transformer("nano"), load_transformer("nano")
-    stack = [(adapter, 1.0), (second, 0.5)]
-    load_adapters(loaded, stack, base_hash("nano"))
-    parents = merge_adapters(merged, stack, base_hash("nano"))
-    torch.testing.assert_close(output(merged), output(loaded), atol=1e-5, rtol=1e-4)
-    assert not any("lora" in name for name, _ in merged.named_parameters())
-    assert [p.scale for p in parents] == [1.0, 0.5]
-    assert card(parents).trained_on not in (base_hash("nano"), card(parents[::-1]).trained_on)
 
 
 def test_an_adapter_with_parents_needs_exactly_these_before_it(adapter: Path, tmp_path: Path) -> None:

@@ -1,0 +1,57 @@
+"""CLIP's image encoder, on a small architecture of open_clip with random weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cinesynth.errors import WeightsUnavailable
+from cinesynth.metrics.networks.clip import ClipImages
+
+SMALL = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    import open_clip
+
+    (tmp_path / "small.json").write_text(json.dumps(SMALL))
+    open_clip.add_model_config(tmp_path / "small.json")
+    torch.manual_seed(0)
+    torch.save(open_clip.create_model("small").state_dict(), tmp_path / "small.pt")
+    return tmp_path / "small.pt"
+
+
+def test_distance_is_one_less_the_cosine_of_image_embeddings(weights: Path) -> None:
+    import open_clip
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    one, other = (rng.integers(0, 256, (48, 64, 3), dtype=np.uint8) for _ in range(2))
+    clip = ClipImages("small", weights)
+    assert clip.distance(one, one) == pytest.approx(0, abs=1e-6)
+    model, _, prepare = open_clip.create_model_and_transforms("small")
+    model.load_state_dict(torch.load(weights, weights_only=True))
+    with torch.no_grad():
+        features = [model.eval().encode_image(prepare(Image.fromarray(p))[None])[0] for p in (one, other)]
+    expected = 1 - float(torch.cosine_similarity(*features, dim=0))
+    assert clip.distance(one, other) == pytest.approx(expected, abs=1e-6)
+    assert expected > 1e-4
+
+
+def test_what_is_no_model_or_holds_no_weights_of_it_is_refused(weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(WeightsUnavailable, match=r"clip\.model 'ViT-Z' is not one of open_clip's"):
+        ClipImages("ViT-Z", weights)
+    (tmp_path / "broken.pt").write_bytes(b"no weights")
+    with pytest.raises(WeightsUnavailable, match=r"broken\.pt does not hold the weights of small"):
+        ClipImages("small", tmp_path / "broken.pt")
+    with pytest.raises(WeightsUnavailable, match=r"gone\.pt does not hold"):
+        ClipImages("small", tmp_path / "gone.pt")
