@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -27,7 +27,7 @@ from cinesynth.settings import (
     side_steps,
 )
 from cinesynth.wan.family import DEFAULT_FAMILY, adapter_targets
-from cinesynth.wan.kernels import Attention
+from cinesynth.wan.kernels import Attention, Kernels
 
 _SHIFTS = ", ".join(f"{table.flow_shift} at {name}" for name, table in DEFAULT_FAMILY.resolutions.items())
 
@@ -180,15 +180,6 @@ def _as_mode(value: Any) -> Any:
     return {"true": "full", "false": "none"}.get(str(value).lower(), value)
 
 
-Computed = TypeVar("Computed", "TrainSettings", "GenerateSettings")
-
-
-def _with_its_device(settings: Computed) -> Computed:
-    if settings.attention == "cudnn" and not settings.use_gpu:
-        raise ValueError("attention cudnn needs use_gpu true: it is a kernel of GPUs; leave it at auto on CPUs")
-    return settings
-
-
 class TrainSettings(Settings):
     """One training stage."""
 
@@ -266,7 +257,8 @@ class TrainSettings(Settings):
             raise ValueError(
                 "deterministic does not go with attention cudnn, which PyTorch refuses then; leave it at auto"
             )
-        return _with_its_device(self)
+        Kernels(self.attention, self.compile).check(self.use_gpu)
+        return self
 
     @model_validator(mode="after")
     def _stops_by_videos(self) -> TrainSettings:
@@ -378,7 +370,12 @@ class GenerateSettings(Settings):
 
     @model_validator(mode="after")
     def _kernels(self) -> GenerateSettings:
-        return _with_its_device(self)
+        Kernels(self.attention, self.compile).check(self.use_gpu, self.ranks)
+        if self.strategy == "fsdp2" and self.ranks == 1:
+            raise ValueError("strategy fsdp2 shares the base between the ranks of a worker; set ranks above 1")
+        if self.strategy == "fsdp2" and self.compile:
+            raise ValueError("compile does not go with strategy fsdp2; set compile=false")
+        return self
 
     @model_validator(mode="after")
     def _arms_of_a_split(self) -> GenerateSettings:

@@ -186,6 +186,23 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
         load_config(TrainConfig, str(tmp_path / "twice.yaml"))
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"attention": "efficient"}, "attention efficient needs use_gpu true"),
+        ({"attention": "efficient", "use_gpu": True, "ranks": 2}, "attention efficient does not divide over ranks"),
+        ({"attention": "flash", "ranks": 2}, "attention flash does not divide over the ranks of CPUs"),
+        ({"strategy": "fsdp2"}, "set ranks above 1"),
+        ({"strategy": "fsdp2", "ranks": 2, "compile": True}, "compile does not go with strategy fsdp2"),
+    ],
+)
+def test_kernels_that_cannot_compute_a_video_are_refused(values: dict[str, Any], message: str) -> None:
+    shots = [{"image": "a.png", "prompt": "a car"}]
+    with pytest.raises(ConfigError, match=message):
+        parse_config(GenerateConfig, {"name": "x", "storage": "s", "shots": shots, **values})
+    parse_config(GenerateConfig, {"name": "x", "storage": "s", "shots": shots, "attention": "flash", "ranks": 1})
+
+
 def test_generation_takes_one_source() -> None:
     values: dict[str, Any] = {"name": "g"}
     with pytest.raises(ConfigError, match="give either shots"):

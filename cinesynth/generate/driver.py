@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from cinesynth.config import GenerateConfig, ShotRequest
 from cinesynth.data.dataset import ClipsDataset, WindowRow
+from cinesynth.errors import WeightsUnavailable
 from cinesynth.generate.expansion import Segment, make_shot, segments_of
 from cinesynth.generate.group import RankGroup
 from cinesynth.generate.groups import Work, make_videos, shape_of, whole
@@ -48,8 +49,6 @@ class Applied(NamedTuple):
 Size = tuple[int, int, int]
 """Frames, height and width."""
 
-Split = Literal["val", "test"]
-
 Arms = dict[str, list[Applied]]
 """Arm name to its adapters in the order they are applied, with those that they were trained on."""
 
@@ -81,7 +80,7 @@ def check_generation(config: GenerateConfig) -> Checked:
     if config.split is not None:
         dataset = locate_dataset(storage, str(config.dataset))
         inputs["dataset"] = dataset.manifest_sha256
-        for size in sorted(sizes_of_windows(dataset, config.split)):
+        for size in sorted(sizes_of_windows(dataset.windows(config.split))):
             spec.check_size(*size, f"dataset {config.dataset!r}")
     else:
         for i, shot in enumerate(config.shots):
@@ -89,15 +88,18 @@ def check_generation(config: GenerateConfig) -> Checked:
             for size in sizes_of_shot(config, spec.family, shot):
                 spec.check_size(*size, f"shots.{i}")
             if shot.keyframe is not None and (clip := shot.keyframe.clip) is not None:
-                ClipImages.load(clip.model, clip.weights)
+                try:
+                    ClipImages.load(clip.model, clip.weights)
+                except WeightsUnavailable as e:
+                    raise WeightsUnavailable(f"shots.{i}.keyframe.{e}") from e
                 inputs[f"clip_{i}"] = sha256_file(Path(clip.weights).expanduser())
         inputs["images"] = sha256_json([sha256_file(Path(s.image).expanduser()) for s in config.shots])
     return arms, dataset, inputs
 
 
-def sizes_of_windows(dataset: ClipsDataset, split: Split) -> set[Size]:
+def sizes_of_windows(windows: Iterable[WindowRow]) -> set[Size]:
     """Frames, height and width of held-out windows."""
-    return {(w.num_frames, w.height, w.width) for w in dataset.windows(split)}
+    return {(w.num_frames, w.height, w.width) for w in windows}
 
 
 def sizes_of_shot(config: GenerateConfig, family: Family, shot: ShotRequest) -> list[Size]:
@@ -127,7 +129,7 @@ def generate(config: GenerateConfig) -> dict[str, Any]:
     figures: dict[str, Any] = {"videos": len(videos)}
     if left:
         with held(run) as lease, ray_session(config):
-            figures |= seconds_of(_make(config, _shape(config, dataset), left, lease))
+            figures |= seconds_of(_make(config, _shape(config, windows), left, lease))
     for unfinished in ("states", "segments"):
         run.folder.delete_folder(unfinished)
     figures["seconds"] = round(time.monotonic() - started, 1)
@@ -228,10 +230,10 @@ def _common(config: GenerateConfig, adapters: list[Applied], run: Run, file: str
     }
 
 
-def _shape(config: GenerateConfig, dataset: ClipsDataset | None) -> GroupShape:
+def _shape(config: GenerateConfig, windows: Sequence[WindowRow]) -> GroupShape:
     family = model_spec(config.model).family
-    if dataset is not None and config.split is not None:
-        return shape_of(config, sizes_of_windows(dataset, config.split))
+    if config.split is not None:
+        return shape_of(config, sizes_of_windows(windows))
     return shape_of(config, (size for shot in config.shots for size in sizes_of_shot(config, family, shot)))
 
 

@@ -117,7 +117,7 @@ class RankGroup:
             outcomes = self._call([rank.outcome.remote() for rank in self._ranks])
             broken = [(number, o) for number, o in enumerate(outcomes) if o is not None and o.kind == "broken"]
             if broken:
-                number, outcome = broken[0]
+                number, outcome = next((b for b in broken if b[1].error), broken[0])  # the others' may follow from it
                 lost = self._end(number, outcome.reason)
                 raise GenerationError(str(lost)) if outcome.error else lost
             if all(outcome is not None for outcome in outcomes):

@@ -1,7 +1,7 @@
 """Whether each rank of a group has the whole weights, or a part of them, by the memory that a video takes.
 
     weights      bytes of the transformers, in the dtypes that they are loaded in
-    beside       the VAE, and the text and image encoders, which rank 0 has
+    beside       the VAE, and the text and image encoders, which rank 0 has where it makes videos of images
     activations  for the largest video, what takes more:
                  24 N D           denoising N tokens of width D
                  24,000 P / n     decoding frames of P pixels over n ranks, however many frames there are
@@ -22,7 +22,7 @@ import torch
 from cinesynth.generate.ranks import Ranks
 from cinesynth.wan.folder import model_folder, model_spec, read_json
 from cinesynth.wan.placement import Memory, choose_strategy, device_bytes
-from cinesynth.wan.stream import StoredWeights
+from cinesynth.wan.stream import StoredWeights, values_in
 
 log = logging.getLogger("cinesynth.generate")
 
@@ -46,6 +46,8 @@ def choose_placing(model: str, requested: str, sizes: Sequence[tuple[int, int, i
     dtype = torch.bfloat16 if ranks.device.startswith("cuda") else torch.float32
     memory = generation_memory(model, dtype, sizes, ranks.size)
     room = ranks.least(device_bytes(ranks.device))
+    if not ranks.device.startswith("cuda"):
+        room //= ranks.size  # they share the memory of their node
     name, _, reason = choose_strategy(requested, memory, room, ranks.size, ranks.size)
     if ranks.rank == 0:
         log.info("strategy %s: %s", name, reason)
@@ -63,14 +65,17 @@ def generation_memory(model: str, dtype: torch.dtype, sizes: Sequence[tuple[int,
     """
     family = model_spec(model).family
     weights = sum(StoredWeights(model, dtype, expert).bytes for expert in family.experts)
-    files = (path for part in _ENCODERS for path in (model_folder(model) / part).glob("*.safetensors"))
+    beside = 0
+    for part in _ENCODERS:
+        itemsize = dtype.itemsize if part == "text_encoder" else 4  # the others are computed in fp32
+        beside += sum(itemsize * values_in(path) for path in (model_folder(model) / part).glob("*.safetensors"))
     config = read_json(model_folder(model) / family.experts[0] / "config.json", model)
     width = config["num_attention_heads"] * config["attention_head_dim"]
     activations = {}
     for frames, height, width_px in sizes:
         tokens = family.tokens(*family.latent_shape(frames, height, width_px)[1:])
         activations[f"{frames}x{width_px}x{height}"] = video_bytes(tokens, width, height * width_px, ranks)
-    return Memory(weights, sum(path.stat().st_size for path in files), activations, "encoders")
+    return Memory(weights, beside, activations, "encoders")
 
 
 def video_bytes(tokens: int, width: int, pixels: int, ranks: int = 1) -> int:

@@ -32,6 +32,7 @@ from cinesynth.generate.state import SamplerState
 from cinesynth.locate import locate_adapter
 from cinesynth.pictures import read_picture
 from cinesynth.storage import Storage, sha256_file
+from cinesynth.wan.device_memory import is_out_of_memory, told_out_of_memory
 
 log = logging.getLogger("cinesynth.generate")
 
@@ -149,7 +150,12 @@ class Rank:
             dist.init_process_group(backend, store=store, rank=self.number, world_size=self.size)
         shape, ranks = self.shape, Ranks(self.number, self.size, self.device)
         strategy = choose_placing(self.model, shape.strategy, shape.sizes, ranks)
-        self._generator = Generator(self.model, self.device, ranks, shape.kernels, strategy, shape.merge)
+        try:
+            self._generator = Generator(self.model, self.device, ranks, shape.kernels, strategy, shape.merge)
+        except Exception as e:
+            if is_out_of_memory(e):
+                raise GenerationError(f"loading the model: {told_out_of_memory(e, self.device)}") from e
+            raise
         return {"pid": os.getpid(), "host": socket.gethostname(), "load_seconds": time.monotonic() - started}
 
     def start(self, request: VideoRequest) -> None:
@@ -183,12 +189,12 @@ class Rank:
             outcome = Outcome("cancelled", str(e))
         except CinesynthError as e:
             outcome = Outcome("refused", str(e), type(e).__name__)
-        except torch.OutOfMemoryError as e:  # the others are waiting in a collective; it would come again
-            told = f"out of memory on {self.device} ({str(e)[:200]}); ask for smaller videos or more ranks"
-            outcome = Outcome("broken", told, GenerationError.__name__)
         except BaseException as e:  # whatever it is, the other ranks may be waiting in a collective
             log.exception("rank %d failed", self.number)
-            outcome = Outcome("broken", f"{type(e).__name__}: {e}")
+            if is_out_of_memory(e):
+                outcome = Outcome("broken", told_out_of_memory(e, self.device), GenerationError.__name__)
+            else:
+                outcome = Outcome("broken", f"{type(e).__name__}: {e}")
         self._enter("idle")
         self._outcome = outcome
 

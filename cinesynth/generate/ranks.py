@@ -5,7 +5,7 @@ the ranks, which exchange their predictions once a step. Ulysses (DeepSpeed-Ulys
 tokens of a pass: each rank computes its share of them and, in self-attention, where every token sees every other, its
 share of the heads. It exchanges tokens twice in every block, so guidance is divided first.
 
-Weights are whole on every rank, and so are the latents: each rank takes the solver's step itself, from the same
+Latents are whole on every rank, and so are the latents: each rank takes the solver's step itself, from the same
 prediction.
 """
 

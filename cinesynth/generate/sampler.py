@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,13 +21,16 @@ from cinesynth.generate.ranks import Ranks, choose_plan
 from cinesynth.pictures import Frames, crop_to
 from cinesynth.storage import sha256_json
 from cinesynth.wan.adapter import load_adapters
-from cinesynth.wan.card import Parent
+from cinesynth.wan.card import Parent, check_adapters
 from cinesynth.wan.condition import ConditionEncoder
+from cinesynth.wan.device_memory import is_out_of_memory
 from cinesynth.wan.folder import base_hash, model_hash, model_spec
 from cinesynth.wan.kernels import Kernels
 from cinesynth.wan.load import load_scheduler, load_transformer, load_vae
 from cinesynth.wan.merging import Merging
 from cinesynth.wan.stream import StoredWeights
+
+log = logging.getLogger("cinesynth.generate")
 
 
 @dataclass(frozen=True)
@@ -71,15 +75,19 @@ class Generator:
             name: load_transformer(model, self.dtype, device, name, shard) for name in self.spec.family.experts
         }
         self._kernels = kernels or Kernels()
-        if shard is not None:
+        if shard is not None and self._kernels.compiled:
+            if self.ranks.rank == 0:
+                log.warning("the ranks share the weights, which do not fit on each: they are computed without compile")
             self._kernels = replace(self._kernels, compiled=False)
+        self._kernels.check(device.startswith("cuda"), self.ranks.size)
         for transformer in self.experts.values():
             self._kernels.choose(transformer)
         self._merging = Merging(StoredWeights(model, torch.float32)) if merge else None
         self.vae = load_vae(model, device)
         self._hashes = {"model": model_hash(model), "base": base_hash(model)}
-        self._adapters: list[Parent] = []
         self._loaded: list[tuple[Path, float]] = []
+        self._on: list[Parent] | None = []
+        """What this rank's transformer has on it; None where a load broke off."""
         self._encoder: ConditionEncoder | None = None
 
     @property
@@ -112,13 +120,21 @@ class Generator:
         raise AdapterError(reasons[0])
 
     def _try(self, adapters: list[tuple[Path, float]]) -> str | None:
-        """Load adapters on this rank; returns what went wrong."""
+        """Load adapters on this rank, unless they are on it; returns what went wrong."""
         (transformer,) = self.experts.values()
+        base = self._hashes["base"]
         try:
-            self._kernels.adapters_changed()
-            load = load_adapters if self._merging is None else self._merging.load
-            self._adapters = load(transformer, adapters, self._hashes["base"])
+            if self._on is not None and check_adapters(adapters, base) == self._on:
+                return None
+            self._on = None
+            if self._merging is None:
+                self._kernels.adapters_changed()
+                self._on = load_adapters(transformer, adapters, base)
+            else:
+                self._on = self._merging.load(transformer, adapters, base)
         except Exception as e:  # the ranks have to agree on it, whatever it is
+            if is_out_of_memory(e):
+                raise
             return str(e) if isinstance(e, AdapterError) else f"{type(e).__name__}: {e}"
         return None
 
@@ -155,7 +171,7 @@ class Generator:
                     still = self.encoder.latents(np.repeat(np.asarray(frame)[None], num_frames, axis=0))
                     conditions = replace(conditions, start_latents=still, start_sigma=start_sigma)
             except Exception as e:
-                if self.ranks.size == 1:
+                if self.ranks.size == 1 or is_out_of_memory(e):
                     raise
                 reason = str(e) if isinstance(e, CinesynthError) else f"{type(e).__name__}: {e}"
         if reasons := self.ranks.reasons(reason):
@@ -203,10 +219,10 @@ class Generator:
             "generator": f"cinesynth {cinesynth.__version__}",
             "model": self.model,
             "model_sha256": self._hashes["model"],
-            "adapters": [a.model_dump() for a in self._adapters],
+            "adapters": [a.model_dump() for a in self._on or []],
             "sampler": {**sampler.model_dump(), "scheduler": type(scheduler).__name__},
         }
-        if self._merging is not None and self._adapters:
+        if self._merging is not None and self._on:
             provenance["merged"] = True
         if self.ranks.size > 1:
             provenance["ranks"] = self.ranks.size
@@ -221,7 +237,7 @@ class Generator:
         """Of everything that a video depends on: model, adapters, conditions and settings."""
         given = {field.name: getattr(conditions, field.name) for field in fields(conditions)}
         tensors = {k: _content(v) if isinstance(v, torch.Tensor) else v for k, v in given.items()}
-        adapters = [adapter.model_dump() for adapter in self._adapters]
+        adapters = [adapter.model_dump() for adapter in self._on or []]
         merged = ["merged"] if self._merging is not None else []
         return sha256_json([self._hashes["model"], adapters, tensors, sampler.model_dump(), *merged])
 

@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from cinesynth.errors import ConfigError
+
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
 
@@ -23,6 +25,28 @@ class Kernels:
 
     attention: Attention = "auto"
     compiled: bool = False
+
+    def check(self, gpu: bool, ranks: int = 1) -> None:
+        """Raise ConfigError where this attention cannot be computed.
+
+        Args:
+            gpu: the device is one.
+            ranks: that divide a video's tokens.
+        """
+        if self.attention in ("cudnn", "efficient") and not gpu:
+            raise ConfigError(
+                f"attention {self.attention} needs use_gpu true: it is a kernel of GPUs; leave it at auto on CPUs"
+            )
+        if ranks == 1:
+            return
+        if self.attention in ("efficient", "math"):  # diffusers takes each rank's share of the tokens for the whole
+            raise ConfigError(
+                f"attention {self.attention} does not divide over ranks; leave it at auto, or set ranks=1"
+            )
+        if self.attention == "flash" and not gpu:
+            raise ConfigError(
+                "attention flash does not divide over the ranks of CPUs; leave it at auto, or set ranks=1"
+            )
 
     def choose(self, transformer: WanTransformer3DModel) -> None:
         """Let a transformer be computed so."""

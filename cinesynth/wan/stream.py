@@ -23,6 +23,12 @@ _FILE = "diffusion_pytorch_model.safetensors"
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
+def values_in(path: Path) -> int:
+    """How many values a safetensors file holds, by its header."""
+    with safe_open(path, framework="pt") as opened:
+        return sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118
+
+
 class StoredWeights:
     """The weights of one transformer in a model's folder. Only headers are read until a tensor is asked for.
 

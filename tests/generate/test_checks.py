@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cinesynth.config import GenerateConfig
-from cinesynth.errors import AdapterError, ConfigError, DatasetError, MediaError
+from cinesynth.config import GenerateConfig, KeyframeSettings
+from cinesynth.errors import AdapterError, ConfigError, DatasetError, MediaError, WeightsUnavailable
+from cinesynth.generate import keyframes
 from cinesynth.generate.driver import check_generation
 from cinesynth.generate.outline import outline_generation
 from cinesynth.locate import locate_dataset
+from cinesynth.metrics.networks.clip import ClipImages
 from cinesynth.settings import parse_config
 from cinesynth.storage import Storage, sha256_file
 from cinesynth.wan.card import DIFFUSERS_FILE, PEFT_FILE, AdapterCard
 from cinesynth.wan.folder import base_hash
+from tests.small_clip import small_clip
 
 
 def config(storage: Path, image: Path, **changes: Any) -> GenerateConfig:
@@ -110,3 +113,18 @@ def test_a_long_shot_fits_segment_by_segment(tmp_path: Path, image: Path) -> Non
     assert "keyframes  1, of 3 candidates" in told
     with pytest.raises(ConfigError, match=r"ranks = 3: the model's 4 attention heads do not divide"):
         check_generation(config(tmp_path, image, ranks=3))
+
+
+def test_clip_weights_of_a_keyframe_are_read_before_anything_starts(tmp_path: Path, image: Path) -> None:
+    weights = small_clip(tmp_path)
+    keyframe = {"candidates": 2, "clip": {"model": "small", "weights": str(weights)}}
+    _, _, inputs = check_generation(config(tmp_path, image, shot={"keyframe": keyframe}))
+    assert inputs["clip_0"] == sha256_file(weights)
+    called, distance = keyframes._measure(parse_config(KeyframeSettings, keyframe))
+    picture = np.asarray(Image.open(image))
+    assert called == "clip"
+    assert distance(picture, picture) < 1e-5 < distance(picture, 255 - picture)
+    weights.write_bytes(b"damaged")
+    ClipImages.load.cache_clear()
+    with pytest.raises(WeightsUnavailable, match=r"shots\.0\.keyframe\.clip\.weights .* does not hold"):
+        check_generation(config(tmp_path, image, shot={"keyframe": keyframe}))

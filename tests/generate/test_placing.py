@@ -43,7 +43,8 @@ def test_what_a_group_shares_follows_from_its_devices(
             return value
 
     ranks = Two(0, 2)
-    for room, wanted in ((memory.on_each() / 0.9, "replicate"), (memory.on_each() / 0.94, "fsdp2")):
+    node = 2 * memory.on_each()  # the two share it
+    for room, wanted in ((node / 0.9, "replicate"), (node / 0.94, "fsdp2")):
         monkeypatch.setattr(placing, "device_bytes", lambda device, room=room: int(room))
         assert choose_placing("nano", "auto", sizes, ranks) == wanted
         assert choose_placing("nano", "replicate", sizes, ranks) == "replicate"

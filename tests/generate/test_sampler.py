@@ -131,3 +131,13 @@ def test_a_720p_video_is_made_with_a_longer_table_of_positions(image: Image.Imag
     video = Generator(str(model)).generate(image, PROMPT, 5, 720, 1280, sampler)
     assert video.frames.shape == (5, 720, 1280, 3)
     assert video.frames.std() > 5
+
+
+def test_adapters_that_are_loaded_are_not_loaded_again(
+    generator: Generator, image: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cinesynth.generate import sampler as module
+
+    monkeypatch.setattr(module, "load_adapters", lambda *args: pytest.fail("loaded again"))
+    generator.load_adapters([])
+    assert make(generator, image).shape == (FRAMES, HEIGHT, WIDTH, 3)

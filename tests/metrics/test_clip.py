@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,23 +10,12 @@ import torch
 
 from cinesynth.errors import WeightsUnavailable
 from cinesynth.metrics.networks.clip import ClipImages
-
-SMALL = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
-    "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
+from tests.small_clip import small_clip
 
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    import open_clip
-
-    (tmp_path / "small.json").write_text(json.dumps(SMALL))
-    open_clip.add_model_config(tmp_path / "small.json")
-    torch.manual_seed(0)
-    torch.save(open_clip.create_model("small").state_dict(), tmp_path / "small.pt")
-    return tmp_path / "small.pt"
+    return small_clip(tmp_path)
 
 
 def test_distance_is_one_less_the_cosine_of_image_embeddings(weights: Path) -> None:
