@@ -109,7 +109,7 @@ def starts(folder: Path, count: int, head: LocalHead) -> dict[str, float]:
     write_scripted_clips(folder / "footage", 8, seed=0)
     storage = f"storage={folder / 'storage'}"
     footage = f"footage=[{{path: {folder / 'footage'}}}]"
-    small = ["window={num_frames: 33, sizes: 96x64, max_per_shot: 1}", "split={val: 0.3, test: 0.0}"]
+    small = ["window={num_frames: 33, sizes: 96x64, max_per_shot: 1}", "split={val: 0.5, test: 0.0}"]
     prepared = [sys.executable, "-m", "jobs.prepare", "name=clips", storage, footage, *small]
     subprocess.run(prepared, check=True, capture_output=True, env=head.environment)
     phases: dict[str, list[float]] = {name: [] for name in MARKS}
@@ -128,8 +128,10 @@ def starts(folder: Path, count: int, head: LocalHead) -> dict[str, float]:
                 phases[phase].append(time.monotonic() - begun)
                 begun = time.monotonic()
                 phase, mark = next(awaited, ("", ""))
-        if job.wait():
-            raise RuntimeError(f"{' '.join(command)} ended with exit code {job.returncode}")
+        if job.wait() or mark:
+            raise RuntimeError(
+                f"{' '.join(command)} ended with exit code {job.returncode}, before its log had {mark!r}"
+            )
     medians = {f"start_{name}_seconds": round(statistics.median(values), 2) for name, values in phases.items()}
     return {**medians, "start_seconds": round(sum(medians.values()), 2)}
 
