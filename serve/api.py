@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import logging
 import secrets
+import shutil
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import FileResponse
-from starlette.datastructures import UploadFile
-from starlette.types import Message
+from PIL import Image
+from starlette.datastructures import Headers, UploadFile
+from starlette.types import Message, Receive, Scope, Send
 
-from cinesynth.errors import AdapterError
+from cinesynth.errors import AdapterError, ConfigError
+from cinesynth.pictures import crop_to
 from cinesynth.registry import Published, Registry
 from serve.auth import KeyRing
-from serve.config import ServeConfig
+from serve.config import ServeConfig, UploadLimits
 from serve.errors import ApiError, install
 from serve.jobs import Job, Jobs, JobStore, NewJob, QueueFull
 from serve.media import ImageRefused, data_url_bytes, read_image, save_image
 from serve.schema import CreateVideo, Video, parse_create, resolve, video
+
+logger = logging.getLogger(__name__)
+
+READY_S = 1.0
+"""Seconds that an answer to whether requests can be taken holds, so that a flood of questions costs nothing."""
 
 FORM_BYTES = 256_000
 """Most bytes of a request's body beside the image: the other fields and the multipart framing."""
@@ -38,11 +51,14 @@ class Videos:
 
     def __init__(self, config: ServeConfig, jobs: Jobs, registry: Registry, base_sha256: str) -> None:
         self.config, self.jobs, self.registry, self.base_sha256 = config, jobs, registry, base_sha256
+        self._uploads = Uploads(config.uploads)
+        self._ready_until = 0.0
         self._decoding = asyncio.Semaphore(2)  # an image takes megabytes while it is decoded
 
     async def create(self, request: Request, owner: str) -> Video:
-        """Validate the request, then queue the video. Raises ApiError (404, 413, 415, 422, 429)."""
-        body, data = await read_body(request, self.config)
+        """Validate the request, then queue the video. Raises ApiError (400, 404, 408, 413, 415, 429, 503, 507)."""
+        async with self._uploads.slot(owner):
+            body, data = await read_body(request, self.config)
         job = resolve(body, self.config)
         if body.lora is not None:
             found = await asyncio.to_thread(self._adapter, body.lora)
@@ -50,10 +66,17 @@ class Videos:
         video_id = f"video_{secrets.token_hex(16)}"
         image = self.config.inputs() / f"{video_id}.png"
         async with self._decoding:
-            await asyncio.to_thread(self._keep_image, data, image)
+            await asyncio.to_thread(self._keep_image, data, image, job.height, job.width)
         fields = job.model_dump(mode="json")
         new = NewJob(video_id, owner, fields, job.adapter, image.name, job.work)
-        created = await self.jobs(JobStore.create, new)
+        try:
+            created = await self.jobs(JobStore.create, new)
+        except ApiError as e:
+            if e.code != "unavailable":
+                raise
+            # The table may still take it. One that asks again blindly would get two videos.
+            message = f"the job table does not answer; ask for {video_id}, which may be queued, before you try again"
+            raise ApiError(503, "outcome_unknown", message, headers={"x-should-retry": "false"}) from e
         if isinstance(created, QueueFull):
             image.unlink(missing_ok=True)
             headers = {"Retry-After": str(created.retry_after_s)}
@@ -69,9 +92,9 @@ class Videos:
         return job
 
     async def content(self, video_id: str, owner: str, variant: str) -> FileResponse:
-        """The finished MP4, in a response that answers byte ranges. Raises ApiError (404, 409, 422)."""
+        """The finished MP4, in a response that answers byte ranges. Raises ApiError (400, 404, 409)."""
         if variant != "video":
-            raise ApiError(422, "invalid_value", f"variant {variant!r}: only 'video' is made", "variant")
+            raise ApiError(400, "invalid_value", f"variant {variant!r}: only 'video' is made", "variant")
         job = await self.job(video_id, owner)
         if job.status == "failed":
             raise ApiError(409, "failed", f"{video_id} failed ({job.error_code}): {job.error_message}")
@@ -80,31 +103,105 @@ class Videos:
         path = self.config.results() / job.result
         if not path.is_file():
             raise ApiError(404, "expired", f"the content of {video_id} is no longer kept")
-        return FileResponse(path, media_type="video/mp4", filename=f"{video_id}.mp4")
+        return Content(path, media_type="video/mp4", filename=f"{video_id}.mp4")
+
+    async def ready(self) -> None:
+        """Find out whether requests can be taken, at most once a second. Raises ApiError (503, 507)."""
+        now = asyncio.get_running_loop().time()
+        if now < self._ready_until:
+            return
+        await self.jobs(JobStore.backlog)
+        if shutil.disk_usage(self.config.inputs()).free < 2 * self.config.image.max_bytes:
+            raise _disk_full()
+        self._ready_until = now + READY_S
 
     def _adapter(self, ref: str) -> Published:
         try:
             found = self.registry.resolve(ref)
         except AdapterError as e:
-            raise ApiError(404, "adapter_not_found", str(e), "lora") from e
+            logger.info("lora %r: %s", ref, e)  # the log may name the others
+            message = f"no published adapter {ref!r}; give name@version or name@alias"
+            raise ApiError(404, "adapter_not_found", message, "lora") from e
         base = found.card.get("base_sha256")
         if base not in (None, self.base_sha256):
             raise ApiError(
-                422,
+                400,
                 "adapter_mismatch",
                 f"{found.ref} was trained on base {str(base)[:12]}, not on the served {self.base_sha256[:12]}",
                 "lora",
             )
         if found.card.get("parents"):
             message = f"{found.ref} was trained on top of other adapters; only one adapter is applied here"
-            raise ApiError(422, "adapter_mismatch", message, "lora")
+            raise ApiError(400, "adapter_mismatch", message, "lora")
         return found
 
-    def _keep_image(self, data: bytes, path: Path) -> None:
+    def _keep_image(self, data: bytes, path: Path, height: int, width: int) -> None:
+        """Keep the first frame in the video's size, as the generator would crop it: a photograph takes megabytes."""
         try:
-            save_image(read_image(data, self.config.image), path)
+            frame = crop_to(read_image(data, self.config.image), height, width)
+            save_image(Image.fromarray(frame), path)
         except ImageRefused as e:
             raise _image_error(e) from e
+        except OSError as e:
+            if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise _disk_full() from e
+
+
+class Content(FileResponse):
+    """A file, whose refusals of byte ranges have the shape of the other errors."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refused: ApiError | None = None
+
+        async def shaped(message: Message) -> None:
+            nonlocal refused
+            if message["type"] == "http.response.start" and message["status"] in (400, 416):
+                size = dict(message["headers"]).get(b"content-range", b"").decode()
+                headers = {"Content-Range": size} if size else None
+                given = Headers(scope=scope).get("range")
+                told = f"Range {given!r}: give bytes=FIRST-LAST within the file"
+                refused = ApiError(message["status"], "invalid_range", told, "Range", headers=headers)
+            elif refused is None:
+                await send(message)
+
+        await super().__call__(scope, receive, shaped)
+        if refused is not None:
+            await refused.response()(scope, receive, send)
+
+
+class Uploads:
+    """Slots of bodies that are arriving, each for some seconds only.
+
+    Args:
+        limits: how many, and for how long.
+    """
+
+    def __init__(self, limits: UploadLimits) -> None:
+        self.limits = limits
+        self._of: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def slot(self, owner: str) -> AsyncIterator[None]:
+        """A slot for a body of this owner. Raises ApiError (408, 429, 503)."""
+        limits = self.limits
+        if self._of[owner] >= limits.per_key:
+            message = f"{limits.per_key} requests of this key are arriving; wait for one of them"
+            raise ApiError(429, "too_many_uploads", message, headers={"Retry-After": "1"})
+        if self._of.total() >= limits.at_once:
+            message = f"{limits.at_once} requests are arriving; try again"
+            raise ApiError(503, "too_many_uploads", message, headers={"Retry-After": "5"})
+        self._of[owner] += 1
+        try:
+            async with asyncio.timeout(limits.seconds):
+                yield
+        except TimeoutError as e:
+            message = f"the body did not arrive within {limits.seconds:g} s"
+            headers = {"x-should-retry": "false", "Connection": "close"}
+            raise ApiError(408, "body_timeout", message, headers=headers) from e
+        finally:
+            self._of[owner] -= 1
+            self._of += Counter()  # drops those at zero
 
 
 router = APIRouter()
@@ -121,7 +218,12 @@ def create_api(config: ServeConfig, jobs: Jobs, keys: KeyRing, registry: Registr
 
 
 def _owner(request: Request) -> str:
-    name = request.app.state.keys.owner(request.headers.get("authorization"))
+    try:
+        name = request.app.state.keys.owner(request.headers.get("authorization"))
+    except ConfigError as e:
+        logger.error("%s", e)
+        message = "the keys cannot be read; the server's operator has to mend the file"
+        raise ApiError(503, "keys_unreadable", message, headers={"Retry-After": "30"}) from e
     if name is None:
         message = "send a valid key: Authorization: Bearer KEY"
         raise ApiError(401, "invalid_api_key", message, headers={"WWW-Authenticate": "Bearer"})
@@ -144,9 +246,9 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz")
 async def readyz(videos: Operations) -> dict[str, str]:
-    """The job table answers, so that requests can be taken."""
-    await videos.jobs(JobStore.backlog)
-    return {"status": "ready"}
+    """The job table answers and there is room, so that requests can be taken; `service` names who answers."""
+    await videos.ready()
+    return {"status": "ready", "service": videos.config.service()}
 
 
 @router.post("/v1/videos")
@@ -161,6 +263,7 @@ async def retrieve_video(video_id: str, owner: Owner, videos: Operations) -> Vid
     return video(await videos.job(video_id, owner))
 
 
+@router.head("/v1/videos/{video_id}/content", response_class=FileResponse, include_in_schema=False)
 @router.get("/v1/videos/{video_id}/content", response_class=FileResponse)
 async def video_content(video_id: str, owner: Owner, videos: Operations, variant: str = "video") -> FileResponse:
     """The finished MP4; byte ranges work."""
@@ -173,7 +276,7 @@ async def video_content(video_id: str, owner: Owner, videos: Operations, variant
 async def read_body(request: Request, config: ServeConfig) -> tuple[CreateVideo, bytes]:
     """The validated fields, and the first frame's bytes as they were sent.
 
-    Raises ApiError: 413 as soon as too many bytes have arrived, 415 for another content type, 422 for bad fields.
+    Raises ApiError: 413 as soon as too many bytes have arrived, 415 for another content type, 400 for bad fields.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
@@ -188,12 +291,12 @@ async def _read_form(request: Request, config: ServeConfig) -> tuple[CreateVideo
         fields: dict[str, Any] = {}
         for name, value in form.multi_items():
             if name in fields:
-                raise ApiError(422, "invalid_value", f"{name}: is given twice", name)
+                raise ApiError(400, "invalid_value", f"{name}: is given twice", name)
             fields[name] = value
         upload = fields.pop("input_reference", None)
         for name, value in fields.items():
             if isinstance(value, UploadFile):
-                raise ApiError(422, "invalid_value", f"{name}: is not a file field", name)
+                raise ApiError(400, "invalid_value", f"{name}: is not a file field", name)
         body = parse_create(fields)
         if not isinstance(upload, UploadFile):
             raise _no_image("as a file")
@@ -204,9 +307,9 @@ async def _read_json(request: Request, config: ServeConfig) -> tuple[CreateVideo
     try:
         fields = json.loads(await request.body())
     except (ValueError, RecursionError) as e:
-        raise ApiError(422, "invalid_json", f"the body is not valid JSON: {e}") from e
+        raise ApiError(400, "invalid_json", f"the body is not valid JSON: {e}") from e
     if not isinstance(fields, dict):
-        raise ApiError(422, "invalid_json", "the body must be a JSON object")
+        raise ApiError(400, "invalid_json", "the body must be a JSON object")
     body = parse_create(fields)
     if body.input_reference is None:
         raise _no_image('{"image_url": "data:image/png;base64,..."}')
@@ -236,9 +339,14 @@ def _capped(request: Request, limit: int) -> Request:
 
 
 def _no_image(how: str) -> ApiError:
-    return ApiError(422, "missing", f"input_reference: the first frame is required, {how}", "input_reference")
+    return ApiError(400, "missing", f"input_reference: the first frame is required, {how}", "input_reference")
+
+
+def _disk_full() -> ApiError:
+    message = "the server's disk is full; its operator has to make room"
+    return ApiError(507, "insufficient_storage", message, headers={"x-should-retry": "false"})
 
 
 def _image_error(error: ImageRefused) -> ApiError:
-    status, code = (413, "too_large") if error.too_large else (422, "invalid_image")
+    status, code = (413, "too_large") if error.too_large else (400, "invalid_image")
     return ApiError(status, code, f"input_reference: {error}", "input_reference")

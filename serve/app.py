@@ -103,6 +103,9 @@ def build_app(
         logging_config=quiet,
     )(Dispatcher)
     ingress = ray_serve.deployment(
-        name="Ingress", num_replicas=1, max_ongoing_requests=100, ray_actor_options={"num_cpus": 0}
+        name="Ingress",
+        num_replicas=1,
+        max_ongoing_requests=10_000,  # bodies that arrive have slots of their own; all else is answered meanwhile
+        ray_actor_options={"num_cpus": 0},
     )(ray_serve.ingress()(Ingress))
     return ingress.bind(config, dispatcher.bind(config, engine.bind(config, factory)), base_sha256)

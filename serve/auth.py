@@ -5,6 +5,7 @@ A key has 256 random bits, which nobody can guess, so a plain hash is enough.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
 import json
@@ -12,6 +13,8 @@ import os
 import re
 import secrets
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cinesynth.errors import ConfigError
@@ -44,24 +47,38 @@ def create_key(path: str | os.PathLike[str], name: str) -> str:
     """
     if not re.match(NAME_PATTERN, name):
         raise ConfigError(f"key name {name!r}: use lower-case letters, digits, '.', '_' and '-', at most 80")
-    keys = read_keys(path) if Path(path).exists() else {}
-    if name in keys:
-        raise ConfigError(f"{name!r} has a key in {os.fspath(path)!r}; revoke it first, or choose another name")
     key = KEY_PREFIX + secrets.token_urlsafe(32)
-    _write(Path(path), {**keys, name: hash_key(key)})
+    with _changing(Path(path)):
+        keys = read_keys(path) if Path(path).exists() else {}
+        if name in keys:
+            raise ConfigError(f"{name!r} has a key in {os.fspath(path)!r}; revoke it first, or choose another name")
+        _write(Path(path), {**keys, name: hash_key(key)})
     return key
 
 
 def revoke_key(path: str | os.PathLike[str], name: str) -> None:
     """Remove the key of `name`. Running servers notice. Raises ConfigError when there is none."""
-    keys = read_keys(path)
-    if name not in keys:
-        raise ConfigError(f"{name!r} has no key in {os.fspath(path)!r}; there are: {', '.join(sorted(keys)) or 'none'}")
-    _write(Path(path), {n: h for n, h in keys.items() if n != name})
+    with _changing(Path(path)):
+        keys = read_keys(path)
+        if name not in keys:
+            there = ", ".join(sorted(keys)) or "none"
+            raise ConfigError(f"{name!r} has no key in {os.fspath(path)!r}; there are: {there}")
+        _write(Path(path), {n: h for n, h in keys.items() if n != name})
+
+
+@contextmanager
+def _changing(path: Path) -> Iterator[None]:
+    """Keeps others from changing the file between the reading and the writing: its folder is locked."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)  # with it the lock ends
 
 
 def _write(path: Path, keys: dict[str, str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")  # mode 0600
     try:
         with os.fdopen(descriptor, "w") as f:
@@ -83,7 +100,8 @@ class KeyRing:
         self._keys: dict[str, str] = {}
 
     def owner(self, authorization: str | None) -> str | None:
-        """The owner of the key in an `Authorization: Bearer KEY` header, or None.
+        """The owner of the key in an `Authorization: Bearer KEY` header, or None. Raises ConfigError for a file that
+        cannot be read.
 
         The key is compared with every stored hash, in constant time, even when an earlier one matched.
         """
@@ -98,7 +116,10 @@ class KeyRing:
         return found
 
     def _current(self) -> dict[str, str]:
-        status = self.path.stat()
+        try:
+            status = self.path.stat()
+        except OSError as e:
+            raise ConfigError(f"keys file {os.fspath(self.path)!r} cannot be read: {e}") from e
         if self._read != (status.st_mtime_ns, status.st_ino):
             self._keys = read_keys(self.path)
             self._read = (status.st_mtime_ns, status.st_ino)

@@ -11,7 +11,7 @@ from sqlalchemy import URL
 
 from cinesynth.errors import ConfigError
 from cinesynth.settings import Finite, Gpus, Settings, Side, WindowFrames
-from cinesynth.storage import Storage
+from cinesynth.storage import Storage, sha256_json
 from cinesynth.wan.family import DEFAULT_FAMILY, Family, family_named
 from cinesynth.wan.folder import model_spec
 
@@ -35,6 +35,14 @@ class ImageLimits(Settings):
     max_bytes: int = Field(20_000_000, ge=1, description="encoded size")
     max_side: int = Field(8192, ge=16, description="pixels")
     max_pixels: int = Field(40_000_000, ge=256, description="width times height")
+
+
+class UploadLimits(Settings):
+    """Bounds on bodies while they arrive, so that slow clients keep nobody else waiting."""
+
+    seconds: Finite = Field(60.0, gt=0, description="that a body may take to arrive, before 408")
+    per_key: int = Field(4, ge=1, description="bodies that arrive at once with one key, before 429")
+    at_once: int = Field(32, ge=1, description="bodies that arrive at once in all, before 503")
 
 
 class EngineSettings(Settings):
@@ -80,6 +88,7 @@ class ServeConfig(Settings):
     heartbeat_s: Finite = Field(1.0, gt=0, description="seconds between two heartbeats of an engine")
     max_attempts: int = Field(3, ge=1, description="times that a video is begun before it has failed")
     image: ImageLimits = ImageLimits()
+    uploads: UploadLimits = UploadLimits()
     engine: EngineSettings = EngineSettings()
     keys_file: str | None = Field(None, description="made by python -m serve.keys; default: <storage>/serve/keys.json")
     database: str | None = Field(None, description="SQLAlchemy URL; default: SQLite at <storage>/serve/jobs.db")
@@ -115,6 +124,10 @@ class ServeConfig(Settings):
     def database_url(self) -> str:
         """The job database."""
         return self.database or URL.create("sqlite", database=os.fspath(self.home() / "jobs.db")).render_as_string()
+
+    def service(self) -> str:
+        """Names the service by where its state lies, so that whoever asks a port can tell who answers there."""
+        return sha256_json([self.storage, self.database_url(), os.fspath(self.keys_path())])[:16]
 
     def shapes(self) -> list[dict[str, object]]:
         """The allowed shapes as error responses show them: size, frame counts, seconds."""

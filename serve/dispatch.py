@@ -65,6 +65,7 @@ class Dispatcher:
         self.config = config
         self.engine = engine
         self.store = open_store(config)
+        self.store.extend()
         self.jobs = LocalJobs(self.store)
         self._calls: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()

@@ -23,7 +23,7 @@ from PIL import Image
 
 from cinesynth.config import SamplerSettings
 from cinesynth.data.video import write_video
-from cinesynth.errors import CinesynthError
+from cinesynth.errors import CinesynthError, MediaError
 from cinesynth.generate.course import UNWATCHED, Cancelled, Course
 from cinesynth.pictures import Frames
 from cinesynth.registry import Registry
@@ -185,7 +185,8 @@ class Engine:
     async def _renew(self, attempt: Attempt) -> bool:
         try:
             jobs, lease = DispatcherJobs(self.dispatcher), attempt.lease
-            return await jobs(JobStore.heartbeat, lease.job.id, lease.token, attempt.progress)
+            renewing = jobs(JobStore.heartbeat, lease.job.id, lease.token, attempt.progress)
+            return await asyncio.wait_for(renewing, self.config.lease_s / 2)
         except Exception as e:
             # The Dispatcher may be restarting. When it is back, the token decides whether the lease still holds.
             logger.warning("%s: heartbeat failed: %s", attempt.lease.job.id, e)
@@ -232,8 +233,11 @@ class Engine:
         request = attempt.request
         self._adapt(generator, request)
         attempt.alive()
-        with Image.open(self.config.inputs() / attempt.lease.job.image) as image:
-            image.load()
+        try:
+            with Image.open(self.config.inputs() / attempt.lease.job.image) as image:
+                image.load()
+        except OSError as e:
+            raise MediaError(f"the first frame is no longer there ({type(e).__name__}); send the request again") from e
         made = generator.generate(
             image,
             request.prompt,

@@ -47,14 +47,14 @@ class ApiError(Exception):
 
 
 def invalid(error: ValidationError) -> ApiError:
-    """An ApiError 422 that names every field at fault."""
+    """An ApiError 400 that names every field at fault."""
     problems = []
     for item in error.errors(include_url=False, include_context=False):
         field = ".".join(str(part) for part in item["loc"]) or "body"
         unknown = item["type"] == "extra_forbidden"
         problems.append((field, "unknown field" if unknown else item["msg"].removeprefix("Value error, ")))
     message = "; ".join(f"{field}: {text}" for field, text in problems)
-    return ApiError(422, "invalid_value", message, param=problems[0][0])
+    return ApiError(400, "invalid_value", message, param=problems[0][0])
 
 
 def install(api: FastAPI) -> None:

@@ -38,6 +38,9 @@ RATE_JOBS = 20
 ErrorCode = Literal["oom", "rank_lost", "timeout", "cancelled", "invalid", "internal"]
 Status = Literal["queued", "in_progress", "completed", "failed"]
 
+_READS = "cinesynth_reads"
+"""Execution option of connections that only read: they wait for no writer, and keep none waiting."""
+
 metadata = sa.MetaData()
 _schema = sa.Table("serve_schema", metadata, sa.Column("version", sa.Integer, primary_key=True))
 _jobs = sa.Table(
@@ -169,6 +172,7 @@ class JobStore:
         """Called after a job was queued, in the thread that queued it."""
         try:
             self._engine = _connect(url)
+            self._reads = self._engine.execution_options(**{_READS: True})
             with self._engine.begin() as db:
                 metadata.create_all(db)
                 versions = db.scalars(sa.select(_schema.c.version)).all()
@@ -200,7 +204,7 @@ class JobStore:
 
     def get(self, job_id: str) -> Job | None:
         """The job, or None."""
-        with self._engine.connect() as db:
+        with self._reads.connect() as db:
             row = db.execute(sa.select(*_JOB_COLUMNS).where(_jobs.c.id == job_id)).one_or_none()
         return None if row is None else _job(row)
 
@@ -256,9 +260,18 @@ class JobStore:
         return self._write(job_id, token, values)
 
     def complete(self, job_id: str, token: int, result: str, sha256: str) -> bool:
-        """Record the result's file name and hash. False when the lease is lost: nobody wants the result."""
+        """Record the result's file name and hash. False when the lease is lost: nobody wants the result.
+
+        It may be called again: an engine whose first call was not answered is told the same.
+        """
         values = {"status": "completed", "progress": 100, "result": result, "sha256": sha256, "error_code": None}
-        return self._write(job_id, token, {**values, **self._finished()})
+        if self._write(job_id, token, {**values, **self._finished()}):
+            return True
+        ours = sa.select(_jobs.c.id).where(
+            _jobs.c.id == job_id, _jobs.c.token == token, _jobs.c.status == "completed", _jobs.c.result == result
+        )
+        with self._reads.connect() as db:
+            return db.execute(ours).one_or_none() is not None
 
     def fail(self, job_id: str, token: int, code: ErrorCode, message: str) -> bool:
         """End the job for good. False when the lease is lost."""
@@ -272,6 +285,12 @@ class JobStore:
 
     # --- keeping order ---------------------------------------------------------------------------------------
 
+    def extend(self) -> None:
+        """Renew every lease: while the table was not served, no engine could."""
+        with self._engine.begin() as db:
+            running = sa.update(_jobs).where(_jobs.c.status == "in_progress")
+            db.execute(running.values(lease_expires_at=self.clock() + self.lease_s))
+
     def expire(self) -> list[str]:
         """Take back the leases that ran out. Returns their holders."""
         late = _jobs.c.lease_expires_at < self.clock()
@@ -283,7 +302,7 @@ class JobStore:
 
     def backlog(self) -> Backlog:
         """The unfinished jobs, and the seconds that one engine is predicted to need for them."""
-        with self._engine.connect() as db:
+        with self._reads.connect() as db:
             rate = self._seconds_per_work(db)
             rows = db.execute(
                 sa.select(_jobs.c.status, _jobs.c.work, _jobs.c.progress, _jobs.c.holder).where(
@@ -296,7 +315,7 @@ class JobStore:
 
     def expired(self) -> list[Job]:
         """Finished jobs that were kept for `ttl_s`."""
-        with self._engine.connect() as db:
+        with self._reads.connect() as db:
             return [_job(r) for r in db.execute(sa.select(*_JOB_COLUMNS).where(_jobs.c.expires_at < self.clock()))]
 
     def forget(self, job_ids: Collection[str]) -> None:
@@ -391,7 +410,8 @@ def _connect(url: str) -> sa.Engine:
 
     @sa.event.listens_for(engine, "begin")
     def on_begin(connection: sa.Connection) -> None:
-        # Takes the write lock at once: what a transaction reads is still true when it writes.
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        # A transaction that writes takes the write lock at once: what it reads is still true when it writes.
+        reads = connection.get_execution_options().get(_READS)
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return engine

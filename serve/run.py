@@ -17,6 +17,9 @@ from serve.config import ServeConfig
 from serve.engine import GeneratorFactory, default_generator
 
 READY_S = 120.0
+ALONE_S = 15.0
+ASKED = 16
+"""Connections that all have to reach this service: where two share a port, one in 65,000 times all do."""
 
 
 def deploy(config: ServeConfig, factory: GeneratorFactory = default_generator) -> str:
@@ -37,21 +40,44 @@ def deploy(config: ServeConfig, factory: GeneratorFactory = default_generator) -
     config.check_inputs()
     base = base_hash(config.model)
     open_store(config).close()  # finds a bad database here, not in a replica that restarts for ever
-    ray_serve.start(http_options={"host": config.host, "port": config.port})
-    ray_serve.run(build_app(config, base, factory), name=APP, route_prefix="/", blocking=False)
     url = f"http://{'127.0.0.1' if config.host == '0.0.0.0' else config.host}:{config.port}"
-    _wait_ready(url)
+    ray_serve.start(http_options={"host": config.host, "port": config.port})
+    if APP not in ray_serve.status().applications and _service_at(url) is not None:
+        raise ConfigError(f"{url} is answered by another server already; choose another port, or stop that one")
+    ray_serve.run(build_app(config, base, factory), name=APP, route_prefix="/", blocking=False)
+    _wait_ready(url, config.service())
     return url
 
 
-def _wait_ready(url: str) -> None:
+def _service_at(url: str) -> str | None:
+    """Which service is ready at a URL, by a connection of its own; "" for a server of another kind, None for none."""
+    try:
+        answer = httpx.get(f"{url}/readyz", timeout=20)
+    except httpx.HTTPError:
+        return None
+    if answer.status_code in (404, 503):  # Serve's proxy, which has no application yet
+        return None
+    try:
+        return str(answer.json()["service"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def _wait_ready(url: str, service: str) -> None:
+    """Wait until the service answers, and nobody else does.
+
+    Linux lets two servers share a port, so that each answers some of the connections: it is asked several times.
+    """
     deadline = time.monotonic() + READY_S
+    alone_by = time.monotonic() + ALONE_S  # the former version of this service may answer for a moment
     while True:
-        try:
-            if httpx.get(f"{url}/readyz", timeout=20).status_code == 200:
-                return
-        except httpx.HTTPError:
-            pass
+        found = {_service_at(url) for _ in range(ASKED)}
+        if found == {service}:
+            return
+        if found - {service, None} and time.monotonic() > alone_by:
+            raise ConfigError(
+                f"another server answers at {url}, and takes requests of this one; choose another port, or stop it"
+            )
         if time.monotonic() > deadline:
             raise ConfigError(
                 f"nothing answers at {url} after {READY_S:g} s; if Serve was started on this cluster before with "

@@ -35,16 +35,16 @@ class CreateVideo(BaseModel):
     model_config = ConfigDict(extra="forbid")
     prompt: str = Field(min_length=1, max_length=MAX_PROMPT)
     model: str | None = None
-    seconds: Finite | None = Field(None, gt=0, description='number or string, as in "2"')
+    seconds: Finite | None = Field(None, gt=0, le=86_400, description='number or string, as in "2"')
     size: str | None = Field(None, pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$", description="WIDTHxHEIGHT")
     input_reference: InputReference | None = None
-    num_frames: int | None = Field(None, ge=1)
-    fps: int | None = None
+    num_frames: int | None = Field(None, ge=1, le=1_000_000)
+    fps: int | None = Field(None, ge=1, le=1000)
     seed: int | None = Field(None, ge=0, lt=2**31, description="default: drawn, and recorded in the video")
-    num_inference_steps: int | None = Field(None, ge=1)
+    num_inference_steps: int | None = Field(None, ge=1, le=1000)
     guidance_scale: Finite | None = Field(None, ge=0, le=100)
     negative_prompt: str | None = Field(None, max_length=2000)
-    flow_shift: Finite | None = Field(None, gt=0, le=100)
+    flow_shift: Finite | None = Field(None, ge=0.01, le=100)
     lora: str | None = Field(None, min_length=1, max_length=200, description="published adapter, name@version or alias")
 
     @field_validator("prompt")
@@ -120,7 +120,7 @@ def video(job: Job) -> Video:
 
 
 def parse_create(fields: dict[str, Any]) -> CreateVideo:
-    """Validate a body's fields. Raises ApiError 422 that names each bad one."""
+    """Validate a body's fields. Raises ApiError 400 that names each bad one."""
     try:
         return CreateVideo.model_validate(fields)
     except ValidationError as e:
@@ -132,17 +132,17 @@ def resolve(request: CreateVideo, config: ServeConfig) -> JobRequest:
 
     A request for some seconds gets fps x seconds + 1 frames: the first frame, then the seconds.
 
-    Raises ApiError 422. For a size or length that is not served, it holds the table of those that are.
+    Raises ApiError 400. For a size or length that is not served, it holds the table of those that are.
     """
     if request.model not in (None, config.model):
-        raise ApiError(422, "model_not_served", f"model {request.model!r} is not served; use {config.model!r}", "model")
+        raise ApiError(400, "model_not_served", f"model {request.model!r} is not served; use {config.model!r}", "model")
     fps = config.model_family().fps
     if request.fps not in (None, fps):
-        raise ApiError(422, "invalid_value", f"fps {request.fps}: the model makes {fps} frames a second", "fps")
+        raise ApiError(400, "invalid_value", f"fps {request.fps}: the model makes {fps} frames a second", "fps")
     steps = request.num_inference_steps or config.defaults.num_inference_steps
     if steps > config.max_steps:
         raise ApiError(
-            422, "invalid_value", f"num_inference_steps {steps}: at most {config.max_steps}", "num_inference_steps"
+            400, "invalid_value", f"num_inference_steps {steps}: at most {config.max_steps}", "num_inference_steps"
         )
     height, width = _size(request, config)
     return JobRequest(
@@ -197,4 +197,4 @@ def _frames(request: CreateVideo, config: ServeConfig) -> int:
 def _shape_error(config: ServeConfig, reason: str, param: str) -> ApiError:
     table = config.shapes()
     allowed = "; ".join(f"{row['size']} with {row['num_frames']} frames" for row in table)
-    return ApiError(422, "shape_not_allowed", f"{reason}. Allowed: {allowed}", param, extra={"allowed_shapes": table})
+    return ApiError(400, "shape_not_allowed", f"{reason}. Allowed: {allowed}", param, extra={"allowed_shapes": table})

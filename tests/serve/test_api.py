@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import errno
 import io
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
@@ -14,11 +19,13 @@ from httpx import Response
 from PIL import Image
 
 from cinesynth.data.video import write_video
+from cinesynth.pictures import crop_to
 from cinesynth.registry import Published, Registry
 from cinesynth.storage import Storage
 from serve.api import FORM_BYTES, create_api
 from serve.auth import KeyRing, create_key
-from serve.config import ServeConfig
+from serve.config import ServeConfig, UploadLimits
+from serve.errors import ApiError
 from serve.jobs import JobStore, LocalJobs
 from tests.serve.conftest import BASE_SHA256
 
@@ -73,7 +80,8 @@ def test_multipart_is_queued_with_its_first_frame(
     assert job is not None
     assert (job.owner, job.request["num_frames"], job.request["sampler"]["seed"]) == ("alice", 17, 7)
     stored = np.asarray(Image.open(config.inputs() / job.image))
-    assert np.array_equal(stored, np.asarray(Image.open(io.BytesIO(png)))), "the first frame is kept exactly"
+    assert np.array_equal(stored, crop_to(Image.open(io.BytesIO(png)), 64, 96)), "as the generator would crop it"
+    assert np.array_equal(crop_to(Image.fromarray(stored), 64, 96), stored), "which changes it no more"
     assert client.get(f"/v1/videos/{shown['id']}").json() == shown
 
 
@@ -87,7 +95,7 @@ def test_json_with_a_data_url_is_the_same(client: TestClient, config: ServeConfi
     assert (config.inputs() / job.image).is_file()
 
 
-def test_without_a_good_key_nothing_is_answered_but_health(client: TestClient, png: bytes) -> None:
+def test_without_a_good_key_nothing_is_answered_but_health(client: TestClient, config: ServeConfig, png: bytes) -> None:
     for header in ("", "Bearer wrong", "Basic x"):
         client.headers["Authorization"] = header
         error(post(client, png, prompt="x"), 401, "invalid_api_key")
@@ -95,7 +103,7 @@ def test_without_a_good_key_nothing_is_answered_but_health(client: TestClient, p
         error(client.get("/v1/videos/video_x/content"), 401, "invalid_api_key")
     assert client.get("/v1/videos/video_x").headers["www-authenticate"] == "Bearer"
     assert client.get("/healthz").json() == {"status": "ok"}
-    assert client.get("/readyz").json() == {"status": "ready"}
+    assert client.get("/readyz").json() == {"status": "ready", "service": config.service()}
 
 
 def test_the_video_of_another_key_does_not_exist(
@@ -122,9 +130,15 @@ def test_content_is_refused_until_completed_then_answers_ranges(
     part = client.get(f"/v1/videos/{video_id}/content", headers={"Range": "bytes=10-19"})
     assert (part.status_code, part.content) == (206, data[10:20])
     assert part.headers["content-range"] == f"bytes 10-19/{len(data)}"
+    for given, status in (("bytes=a-b", 400), ("lines=1-2", 400), (f"bytes={len(data)}-", 416)):
+        refused = client.get(f"/v1/videos/{video_id}/content", headers={"Range": given})
+        assert given in error(refused, status, "invalid_range", "Range")["message"]
+    assert refused.headers["content-range"] == f"bytes */{len(data)}"
+    head = client.head(f"/v1/videos/{video_id}/content")
+    assert (head.status_code, head.headers["content-length"], head.content) == (200, str(len(data)), b"")
     tail = client.get(f"/v1/videos/{video_id}/content", headers={"Range": "bytes=-5"})
     assert tail.content == data[-5:]
-    error(client.get(f"/v1/videos/{video_id}/content?variant=thumbnail"), 422, "invalid_value", "variant")
+    error(client.get(f"/v1/videos/{video_id}/content?variant=thumbnail"), 400, "invalid_value", "variant")
     shown = client.get(f"/v1/videos/{video_id}").json()
     assert (shown["status"], shown["progress"]) == ("completed", 100)
     assert shown["expires_at"] == shown["completed_at"] + 86_400
@@ -144,21 +158,21 @@ def test_a_failed_video_says_why(client: TestClient, store: JobStore, png: bytes
 
 def test_bad_fields_are_refused_in_both_forms(client: TestClient, config: ServeConfig, png: bytes) -> None:
     url = {"image_url": data_url(png)}
-    error(post(client, png, prompt="x", quality="high"), 422, "invalid_value", "quality")
-    error(client.post("/v1/videos", json={"prompt": "x", "n": 2, "input_reference": url}), 422, "invalid_value", "n")
-    error(post(client, png), 422, "invalid_value", "prompt")
-    error(post(client, None, prompt="x"), 422, "missing", "input_reference")
-    error(client.post("/v1/videos", json={"prompt": "x"}), 422, "missing", "input_reference")
-    error(post(client, None, prompt="x", input_reference=data_url(png)), 422, "missing", "input_reference")
-    shape = error(post(client, png, prompt="x", seconds="9"), 422, "shape_not_allowed", "seconds")
+    error(post(client, png, prompt="x", quality="high"), 400, "invalid_value", "quality")
+    error(client.post("/v1/videos", json={"prompt": "x", "n": 2, "input_reference": url}), 400, "invalid_value", "n")
+    error(post(client, png), 400, "invalid_value", "prompt")
+    error(post(client, None, prompt="x"), 400, "missing", "input_reference")
+    error(client.post("/v1/videos", json={"prompt": "x"}), 400, "missing", "input_reference")
+    error(post(client, None, prompt="x", input_reference=data_url(png)), 400, "missing", "input_reference")
+    shape = error(post(client, png, prompt="x", seconds="9"), 400, "shape_not_allowed", "seconds")
     assert [row["size"] for row in shape["allowed_shapes"]] == ["96x64", "64x96"]
     twice = [("prompt", (None, "a")), ("prompt", (None, "b")), ("input_reference", ("f", png))]
-    error(client.post("/v1/videos", files=twice), 422, "invalid_value", "prompt")
+    error(client.post("/v1/videos", files=twice), 400, "invalid_value", "prompt")
     file = [("prompt", ("f", b"text")), ("input_reference", ("f", png))]
-    assert client.post("/v1/videos", files=file).status_code in (400, 422)
+    assert client.post("/v1/videos", files=file).status_code == 400
     for body in (b"{", b"[1]", b"\xff", b"[" * 100_000):
         error(
-            client.post("/v1/videos", content=body, headers={"Content-Type": "application/json"}), 422, "invalid_json"
+            client.post("/v1/videos", content=body, headers={"Content-Type": "application/json"}), 400, "invalid_json"
         )
     error(
         client.post("/v1/videos", content=b"x", headers={"Content-Type": "text/plain"}), 415, "unsupported_media_type"
@@ -166,7 +180,7 @@ def test_bad_fields_are_refused_in_both_forms(client: TestClient, config: ServeC
     nan = b'{"prompt": "x", "guidance_scale": NaN, "input_reference": {"image_url": "data:,"}}'
     error(
         client.post("/v1/videos", content=nan, headers={"Content-Type": "application/json"}),
-        422,
+        400,
         "invalid_value",
         "guidance_scale",
     )
@@ -176,10 +190,10 @@ def test_bad_fields_are_refused_in_both_forms(client: TestClient, config: ServeC
 def test_bad_images_are_refused_before_anything_is_queued(
     client: TestClient, store: JobStore, config: ServeConfig
 ) -> None:
-    error(post(client, b"GIF89a...", prompt="x"), 422, "invalid_image", "input_reference")
+    error(post(client, b"GIF89a...", prompt="x"), 400, "invalid_image", "input_reference")
     for url in ("https://example.com/x.png", "file:///etc/passwd"):
         body = {"prompt": "x", "input_reference": {"image_url": url}}
-        error(client.post("/v1/videos", json=body), 422, "invalid_image", "input_reference")
+        error(client.post("/v1/videos", json=body), 400, "invalid_image", "input_reference")
     assert store.backlog().queued == 0
     assert list(config.inputs().iterdir()) == []
 
@@ -229,7 +243,7 @@ def test_an_adapter_that_is_missing_or_of_another_base_is_refused(
     for ref in ("nothing", "foreign@9", "../../etc@passwd", "/etc/passwd"):
         error(post(client, png, prompt="x", lora=ref), 404, "adapter_not_found", "lora")
     for ref in ("foreign", "stacked"):
-        error(post(client, png, prompt="x", lora=ref), 422, "adapter_mismatch", "lora")
+        error(post(client, png, prompt="x", lora=ref), 400, "adapter_mismatch", "lora")
     assert store.backlog().queued == 0
 
 
@@ -240,6 +254,95 @@ def test_unknown_routes_and_methods_have_the_same_shape(client: TestClient) -> N
 
 def test_a_bug_is_a_500_without_details(client: TestClient, store: JobStore) -> None:
     store.close()
-    store._engine = None  # type: ignore[assignment]
+    store._reads = None  # type: ignore[assignment]
     body = error(client.get("/v1/videos/video_x"), 500, "internal")
     assert "NoneType" not in body["message"]
+
+
+def test_a_number_beyond_all_bounds_is_a_bad_value(client: TestClient, png: bytes) -> None:
+    for name, value in (("num_frames", "9" * 310), ("seconds", "1e308"), ("flow_shift", "1e-300"), ("fps", "9" * 400)):
+        error(post(client, png, prompt="x", **{name: value}), 400, "invalid_value", name)
+
+
+def test_a_missing_adapter_says_nothing_of_the_others(
+    client: TestClient, png: bytes, publish: Callable[..., Published]
+) -> None:
+    publish("secret-project")
+    told = error(post(client, png, prompt="x", lora="nothing"), 404, "adapter_not_found", "lora")["message"]
+    assert "'nothing'" in told
+    assert "secret" not in told
+
+
+def test_a_damaged_keys_file_is_the_operators_matter(client: TestClient, config: ServeConfig) -> None:
+    config.keys_path().write_text("{")
+    assert error(client.get("/v1/videos/video_x"), 503, "keys_unreadable")["type"] == "server_error"
+    assert client.get("/healthz").status_code == 200
+    config.keys_path().unlink()
+    error(client.get("/v1/videos/video_x"), 503, "keys_unreadable")
+
+
+def test_a_full_disk_is_told_and_no_longer_ready(
+    client: TestClient, config: ServeConfig, png: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("serve.api.save_image", full)
+    refused = post(client, png, prompt="x")
+    error(refused, 507, "insufficient_storage")
+    assert refused.headers["x-should-retry"] == "false"
+    monkeypatch.setattr("serve.api.shutil.disk_usage", lambda path: SimpleNamespace(free=10))
+    error(client.get("/readyz"), 507, "insufficient_storage")
+
+
+def test_a_table_that_does_not_answer_may_have_taken_the_video(config: ServeConfig, key: str, png: bytes) -> None:
+    class Away:
+        async def __call__(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
+            raise ApiError(503, "unavailable", "the job table does not answer; try again")
+
+    api = create_api(config, Away(), KeyRing(config.keys_path()), Registry(Storage.open(config.storage)), BASE_SHA256)
+    config.inputs().mkdir(parents=True)
+    with TestClient(api, headers={"Authorization": f"Bearer {key}"}) as client:
+        refused = post(client, png, prompt="x")
+        assert "video_" in error(refused, 503, "outcome_unknown")["message"]
+        assert refused.headers["x-should-retry"] == "false"
+        (kept,) = config.inputs().iterdir()
+        assert kept.stem in refused.json()["error"]["message"], "the job that may be there finds its first frame"
+        error(client.get("/v1/videos/video_x"), 503, "unavailable")
+
+
+def test_bodies_that_do_not_arrive_hold_up_nobody_else(config: ServeConfig, store: JobStore, key: str) -> None:
+    limits = UploadLimits(seconds=2, per_key=2, at_once=3)
+    config = config.model_copy(update={"uploads": limits})
+    registry = Registry(Storage.open(config.storage))
+    api = create_api(config, LocalJobs(store), KeyRing(config.keys_path()), registry, BASE_SHA256)
+    other = create_key(config.keys_path(), "bob")
+
+    async def unfinished() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(60)
+
+    async def flood() -> None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as client:
+
+            async def upload(of: str) -> Response:
+                headers = {"Authorization": f"Bearer {of}", "Content-Type": "application/json"}
+                return await client.post("/v1/videos", content=unfinished(), headers=headers)
+
+            started = time.monotonic()
+            uploads = []
+            for of in (key, key, key, other, other):
+                uploads.append(asyncio.create_task(upload(of)))
+                await asyncio.sleep(0.1)
+            assert (await client.get("/healthz")).status_code == 200
+            asked = await client.get("/v1/videos/x", headers={"Authorization": f"Bearer {key}"})
+            assert asked.status_code == 404
+            answers = await asyncio.gather(*uploads)
+            assert time.monotonic() - started < 30
+            codes = [answer.json()["error"]["code"] for answer in answers]
+            assert codes == ["body_timeout", "body_timeout", "too_many_uploads", "body_timeout", "too_many_uploads"]
+            assert [answer.status_code for answer in answers] == [408, 408, 429, 408, 503]
+            assert answers[0].headers["x-should-retry"] == "false"
+            assert (await upload(key)).status_code == 408, "the slots are free again"
+
+    asyncio.run(flood())

@@ -151,7 +151,7 @@ def test_ranges_and_refusals_pass_through_the_proxy(service: Service, png: bytes
     assert service.client.get("/healthz", headers={"Authorization": ""}).status_code == 200
     assert service.client.get(f"/v1/videos/{video_id}", headers={"Authorization": ""}).status_code == 401
     refused = service.create(png, prompt="a car", seconds="60")
-    assert refused.status_code == 422
+    assert refused.status_code == 400
     assert refused.json()["error"]["allowed_shapes"][0]["size"] == "96x64"
     too_large = service.create(b"\0" * (service.config.image.max_bytes + 1_000_000), prompt="a car")
     assert too_large.status_code == 413

@@ -5,12 +5,13 @@ import json
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from cinesynth.errors import ConfigError
-from serve.auth import KeyRing, create_key, revoke_key
+from serve.auth import KeyRing, create_key, read_keys, revoke_key
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -63,3 +64,10 @@ def test_bad_names_are_refused(tmp_path: Path) -> None:
     for name in ("", "Alice", "a b", "../x", "a" * 81):
         with pytest.raises(ConfigError, match="key name"):
             create_key(tmp_path / "keys.json", name)
+
+
+def test_keys_made_at_once_are_all_kept(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda n: create_key(path, f"owner-{n}"), range(16)))
+    assert len(read_keys(path)) == 16

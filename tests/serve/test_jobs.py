@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,8 @@ def test_a_stale_engine_can_change_nothing(jobs: JobStore, clock: Clock) -> None
     assert jobs.get("a") == before
     assert jobs.complete("a", new.token, "new.mp4", "11")
     assert not jobs.complete("a", new.token, "again.mp4", "22"), "a finished job is final"
+    assert jobs.complete("a", new.token, "new.mp4", "11"), "an engine whose call was not answered asks again"
+    assert not jobs.complete("a", old.token, "new.mp4", "11")
     assert jobs.get("a").result == "new.mp4"  # type: ignore[union-attr]
 
 
@@ -263,3 +266,23 @@ def test_two_processes_never_lease_one_job_twice(tmp_path: Path) -> None:
     leased = [engine.communicate(timeout=60)[0].split() for engine in engines]
     assert [engine.returncode for engine in engines] == [0, 0]
     assert sorted(leased[0] + leased[1]) == sorted(f"job-{i}" for i in range(60))
+
+
+def test_leases_of_a_table_that_was_away_are_renewed(jobs: JobStore, clock: Clock) -> None:
+    add(jobs, "a")
+    taken = lease(jobs)
+    clock.now += 60  # nobody could renew it
+    jobs.extend()
+    assert jobs.expire() == []
+    assert jobs.complete("a", taken.token, "a.mp4", "00")
+
+
+def test_reads_wait_for_no_writer(jobs: JobStore) -> None:
+    add(jobs, "a")
+    with jobs._engine.begin() as db:  # holds the write lock
+        db.execute(sa.text("UPDATE jobs SET progress = 1"))
+        started = time.monotonic()
+        assert jobs.get("a") is not None
+        assert jobs.backlog().queued == 1
+        assert jobs.expired() == []
+        assert time.monotonic() - started < 5

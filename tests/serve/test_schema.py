@@ -24,7 +24,7 @@ def asked(config: ServeConfig, **fields: Any) -> JobRequest:
 def refused(config: ServeConfig, **fields: Any) -> ApiError:
     with pytest.raises(ApiError) as error:
         asked(config, **fields)
-    assert error.value.status == 422
+    assert error.value.status == 400
     return error.value
 
 
