@@ -86,6 +86,8 @@ class LocalHead:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
             "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+            "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # three in a row: a dead proxy is replaced after seconds
+            "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "5",
         }
 
     def __enter__(self) -> LocalHead:
@@ -138,6 +140,11 @@ class LocalHead:
                 time.sleep(0.25)
         raise HeadError(f"the Ray dashboard did not answer within {self.timeout_s:.0f} s; its log: {self.log}")
 
+    def wait(self) -> int:
+        """Wait until the head ends by itself; returns its exit code, negative for the signal that killed it."""
+        assert self._process is not None
+        return self._process.wait()
+
     def stop(self) -> None:
         """End the head and every process that it started, and no other."""
         process, self._process = self._process, None
@@ -186,9 +193,11 @@ def main() -> None:
         print("      storage=$PWD/storage 'prepare.footage=[{path: /folder/of/videos}]'")
         print(f"Dashboard: {head.dashboard} (it asks for the token above)", flush=True)
         try:
-            signal.pause()
+            code = head.wait()
         except KeyboardInterrupt:
             print("Stopping.")
+            return
+    raise SystemExit(f"The head ended by itself, with exit code {code}; start another one.")
 
 
 def end_on_sigterm() -> None:

@@ -68,6 +68,8 @@ class Dispatcher:
         self.store.extend()
         self.jobs = LocalJobs(self.store)
         self._calls: dict[str, asyncio.Task[None]] = {}
+        self._holding: set[str] = set()
+        self._clocks = _clocks()
         self._wake = asyncio.Event()
         self._swept = 0.0
         loop = asyncio.get_running_loop()
@@ -90,7 +92,15 @@ class Dispatcher:
         """
         if call_id not in self._calls:
             return None
-        return await self.jobs(JobStore.lease_next, call_id, loaded)
+        self._holding.add(call_id)  # first: a call that is about to hold a lease is not withdrawn
+        try:
+            lease = await self.jobs(JobStore.lease_next, call_id, loaded)
+        except BaseException:
+            self._holding.discard(call_id)
+            raise
+        if lease is None:
+            self._holding.discard(call_id)
+        return lease
 
     async def _keep(self) -> None:
         while True:
@@ -103,21 +113,40 @@ class Dispatcher:
             self._wake.clear()
 
     async def _tick(self) -> None:
+        if self._was_away():
+            await self.jobs(JobStore.extend)
         for holder in await self.jobs(JobStore.expire):
             if call := self._calls.pop(holder, None):
                 call.cancel()
         backlog = await self.jobs(JobStore.backlog)
-        # A lease that an earlier replica of this deployment gave has no call of ours, but it keeps an engine busy.
-        outstanding = len(self._calls.keys() | backlog.holders)
         wanted = demand(backlog, self.config.target_wait_s, self.config.engine.max_replicas)
-        for _ in range(wanted - outstanding):
+        # Only calls of this replica count: Serve knows of no others, and would scale away an engine that works on the
+        # lease of an earlier replica's.
+        for _ in range(wanted - len(self._calls)):
             call_id = uuid.uuid4().hex
             self._calls[call_id] = asyncio.get_running_loop().create_task(self._call(call_id))
+        spare = [call_id for call_id in self._calls if call_id not in self._holding]
+        for call_id in spare[: max(0, len(self._calls) - wanted)]:
+            self._calls.pop(call_id).cancel()
         await self._sweep()
+
+    def _was_away(self) -> bool:
+        """Whether this process did not run for a while, or the clock was set.
+
+        Then heartbeats wait to be read, or leases seem to have run out that have not.
+        """
+        before, self._clocks = self._clocks, _clocks()
+        steady, wall = (now - then for now, then in zip(self._clocks, before, strict=True))
+        return steady > self.config.lease_s / 2 or abs(wall - steady) > self.config.lease_s / 2
 
     async def _call(self, call_id: str) -> None:
         try:
-            outcome = await self.engine.run_next.remote(call_id)
+            response = self.engine.run_next.remote(call_id)
+            try:
+                outcome = await response
+            except asyncio.CancelledError:
+                response.cancel()
+                raise
             logger.info("call %s: %s", call_id, outcome)
         except Exception as e:
             logger.warning("call %s: the engine is gone: %s", call_id, e)
@@ -125,6 +154,7 @@ class Dispatcher:
             await asyncio.sleep(TICK_S)  # do not call an engine that fails at once in a tight loop
         finally:
             self._calls.pop(call_id, None)
+            self._holding.discard(call_id)
             self._wake.set()
 
     async def _sweep(self) -> None:
@@ -145,6 +175,11 @@ class DispatcherJobs:
         self, operation: Callable[Concatenate[JobStore, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         return await self._dispatcher.run.remote(operation.__name__, *args, **kwargs)
+
+
+def _clocks() -> tuple[float, float]:
+    """(seconds that only run forward, seconds since 1970)"""
+    return time.monotonic(), time.time()
 
 
 def sweep(store: JobStore, config: ServeConfig) -> int:

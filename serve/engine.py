@@ -23,7 +23,7 @@ from PIL import Image
 
 from cinesynth.config import SamplerSettings
 from cinesynth.data.video import write_video
-from cinesynth.errors import CinesynthError, MediaError
+from cinesynth.errors import AdapterError, GenerationError, MediaError
 from cinesynth.generate.course import UNWATCHED, Cancelled, Course
 from cinesynth.pictures import Frames
 from cinesynth.registry import Registry
@@ -36,6 +36,11 @@ from serve.schema import JobRequest
 logger = logging.getLogger(__name__)
 
 Outcome = Literal["empty", "completed", "failed", "lost"]
+
+FINAL: tuple[ErrorCode, ...] = ("invalid", "oom")
+"""Failures that another attempt would meet again."""
+LEAVE_S = 0.5
+"""Seconds between the answer to a call and the end of a broken engine's process."""
 
 
 class Made(Protocol):
@@ -180,7 +185,13 @@ class Engine:
         self._broken = f"no progress for {self.config.engine.step_timeout_s:g} s"
         lease = attempt.lease
         await self._report(JobStore.give_up, lease.job.id, lease.token, "timeout", f"the engine made {self._broken}")
+        self._leave()
         return False
+
+    def _leave(self) -> None:
+        """End this process, once the call under way is answered: a model that hangs or is broken holds a GPU, which the
+        replica that takes its place needs. Serve itself would drain it first."""
+        asyncio.get_running_loop().call_later(LEAVE_S, os._exit, 1)
 
     async def _renew(self, attempt: Attempt) -> bool:
         try:
@@ -217,9 +228,13 @@ class Engine:
         lease = attempt.lease
         code, message = explain(error)
         logger.error("%s failed (%s)", lease.job.id, code, exc_info=error)
-        if isinstance(error, EngineBroken):
-            self._broken = message
-        return "failed" if await self._report(JobStore.fail, lease.job.id, lease.token, code, message) else "lost"
+        if code in FINAL:
+            return "failed" if await self._report(JobStore.fail, lease.job.id, lease.token, code, message) else "lost"
+        # Perhaps the process is at fault, as after an error of the GPU: another one tries, and this one takes no more.
+        self._broken = message
+        await self._report(JobStore.give_up, lease.job.id, lease.token, code, message)
+        self._leave()
+        return "lost"
 
     # --- in the model's thread -------------------------------------------------------------------------------
 
@@ -283,7 +298,7 @@ def explain(error: Exception) -> tuple[ErrorCode, str]:
         return "oom", "the engine ran out of memory; ask for fewer frames or a smaller size"
     if isinstance(error, EngineBroken):
         return "internal", str(error)
-    if isinstance(error, CinesynthError):
+    if isinstance(error, MediaError | AdapterError | GenerationError):
         return "invalid", _without_folders(str(error))
     return "internal", f"the engine failed ({type(error).__name__}); the reason is in its log"
 

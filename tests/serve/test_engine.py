@@ -13,7 +13,7 @@ from PIL import Image
 
 from cinesynth.config import SamplerSettings
 from cinesynth.data.video import read_metadata, read_video
-from cinesynth.errors import AdapterError, ModelError
+from cinesynth.errors import AdapterError, GenerationError, MediaError, ModelError, StorageError
 from cinesynth.registry import Published
 from cinesynth.storage import sha256_file
 from serve.config import ServeConfig
@@ -65,6 +65,14 @@ def get(store: JobStore, job_id: str = "video_a") -> Job:
 def engine_of(config: ServeConfig, store: JobStore, drawing: Drawing | None = None) -> Engine:
     made = drawing or Drawing()
     return Engine(config, lambda model, device: made, Handle(store))
+
+
+@pytest.fixture(autouse=True)
+def left(monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
+    """Engines that ended their process."""
+    ended: list[Engine] = []
+    monkeypatch.setattr(Engine, "_leave", lambda engine: ended.append(engine))
+    return ended
 
 
 def with_engine(config: ServeConfig, **values: Any) -> ServeConfig:
@@ -153,7 +161,7 @@ def test_a_result_that_comes_after_the_lease_was_lost_is_thrown_away(config: Ser
 
 
 def test_an_engine_without_progress_gives_the_job_back_and_asks_to_be_replaced(
-    config: ServeConfig, store: JobStore
+    config: ServeConfig, store: JobStore, left: list[Engine]
 ) -> None:
     add(config, store)
     drawing, release = Drawing(), threading.Event()
@@ -162,6 +170,7 @@ def test_an_engine_without_progress_gives_the_job_back_and_asks_to_be_replaced(
     try:
         assert asyncio.run(engine.run_next("call")) == "lost"
         assert get(store).status == "queued"
+        assert left == [engine], "its process holds the GPU"
         with pytest.raises(EngineBroken, match="no progress"):
             engine.check_health()
         with pytest.raises(EngineBroken):
@@ -176,11 +185,12 @@ def test_an_engine_without_progress_gives_the_job_back_and_asks_to_be_replaced(
         (MemoryError(), "oom", "fewer frames"),
         (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), "oom", "fewer frames"),
         (AdapterError("adapter /srv/secret/x: does not fit"), "invalid", "adapter x: does not fit"),
-        (KeyError("secret"), "internal", "KeyError"),
+        (GenerationError("the latents are not finite"), "invalid", "not finite"),
+        (MediaError("first.png: is cut"), "invalid", "is cut"),
     ],
 )
 def test_failures_are_final_and_typed_and_tell_no_server_paths(
-    config: ServeConfig, store: JobStore, error: Exception, code: str, message: str
+    config: ServeConfig, store: JobStore, left: list[Engine], error: Exception, code: str, message: str
 ) -> None:
     add(config, store)
     drawing = Drawing()
@@ -196,21 +206,59 @@ def test_failures_are_final_and_typed_and_tell_no_server_paths(
     assert message in (job.error_message or "")
     assert "secret" not in (job.error_message or "")
     engine.check_health()
+    assert left == []
 
 
-def test_a_model_that_does_not_load_fails_the_job_and_the_replica(config: ServeConfig, store: JobStore) -> None:
+@pytest.mark.parametrize("error", [KeyError("secret"), StorageError("s3: the server hung up"), RuntimeError("CUDA")])
+def test_what_may_be_the_engines_fault_costs_the_engine_and_an_attempt(
+    config: ServeConfig, store: JobStore, left: list[Engine], error: Exception
+) -> None:
+    add(config, store)
+    for attempt in (1, 2, 3):
+        drawing = Drawing()
+
+        def fail(step: int) -> None:
+            raise error
+
+        drawing.before_step = fail
+        engine = engine_of(config, store, drawing)
+        assert asyncio.run(engine.run_next("call")) == "lost"
+        assert left[-1] is engine
+        with pytest.raises(EngineBroken):
+            engine.check_health()
+        job = get(store)
+        assert (job.status, job.attempts) == ("queued" if attempt < 3 else "failed", attempt)
+    assert job.error_code == "internal"
+    assert type(error).__name__ in (job.error_message or "")
+    assert "secret" not in (job.error_message or "")
+
+
+def test_a_first_frame_that_is_gone_is_told(config: ServeConfig, store: JobStore) -> None:
+    add(config, store)
+    (config.inputs() / "video_a.png").unlink()
+    assert asyncio.run(engine_of(config, store).run_next("call")) == "failed"
+    job = get(store)
+    assert (job.error_code, "first frame is no longer there" in (job.error_message or "")) == ("invalid", True)
+
+
+def test_a_model_that_does_not_load_gives_the_job_back_and_ends_the_replica(
+    config: ServeConfig, store: JobStore, left: list[Engine]
+) -> None:
+    config = config.model_copy(update={"max_attempts": 1})
+    store.max_attempts = 1
     add(config, store)
 
     def broken(model: str, device: str) -> Drawing:
         raise ModelError("model 'x': /srv/models/x/vae is damaged")
 
     engine = Engine(config, broken, Handle(store))
-    assert asyncio.run(engine.run_next("call")) == "failed"
+    assert asyncio.run(engine.run_next("call")) == "lost"
     job = get(store)
     assert (job.error_code, job.error_message) == (
         "internal",
-        "the model cannot be loaded: model 'x': vae is damaged",
+        "the model cannot be loaded: model 'x': vae is damaged; given up after 1 attempts",
     )
+    assert left == [engine]
     with pytest.raises(EngineBroken):
         engine.check_health()
 
