@@ -10,12 +10,13 @@ import secrets
 import shutil
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request, Security
 from fastapi.responses import FileResponse
+from fastapi.security import HTTPBearer
 from PIL import Image
 from starlette.datastructures import Headers, UploadFile
 from starlette.types import Message, Receive, Scope, Send
@@ -25,15 +26,18 @@ from cinesynth.pictures import crop_to
 from cinesynth.registry import Published, Registry
 from serve.auth import KeyRing
 from serve.config import ServeConfig, UploadLimits
-from serve.errors import ApiError, install
+from serve.errors import ApiError, error_responses, install
 from serve.jobs import Job, Jobs, JobStore, NewJob, QueueFull
 from serve.media import ImageRefused, data_url_bytes, read_image, save_image
-from serve.schema import CreateVideo, Video, parse_create, resolve, video
+from serve.schema import CreateVideo, Video, parse_create, request_body, resolve, video
 
 logger = logging.getLogger(__name__)
 
 READY_S = 1.0
 """Seconds that an answer to whether requests can be taken holds, so that a flood of questions costs nothing."""
+
+NO_RETRY = {"x-should-retry": "false"}
+"""Tells OpenAI's client not to ask again by itself."""
 
 FORM_BYTES = 256_000
 """Most bytes of a request's body beside the image: the other fields and the multipart framing."""
@@ -57,16 +61,18 @@ class Videos:
 
     async def create(self, request: Request, owner: str) -> Video:
         """Validate the request, then queue the video. Raises ApiError (400, 404, 408, 413, 415, 429, 503, 507)."""
-        async with self._uploads.slot(owner):
-            body, data = await read_body(request, self.config)
-        job = resolve(body, self.config)
-        if body.lora is not None:
-            found = await asyncio.to_thread(self._adapter, body.lora)
-            job = job.model_copy(update={"adapter": found.ref, "adapter_sha256": found.sha256})
         video_id = f"video_{secrets.token_hex(16)}"
         image = self.config.inputs() / f"{video_id}.png"
-        async with self._decoding:
-            await asyncio.to_thread(self._keep_image, data, image, job.height, job.width)
+        async with self._uploads.slot(owner) as deadline:  # until the body, which may be large, is no longer held
+            async with deadline:
+                body, data = await read_body(request, self.config)
+            job = resolve(body, self.config)
+            if body.lora is not None:
+                found = await asyncio.to_thread(self._adapter, body.lora)
+                job = job.model_copy(update={"adapter": found.ref, "adapter_sha256": found.sha256})
+            async with self._decoding:
+                await asyncio.to_thread(self._keep_image, data, image, job.height, job.width)
+            del data
         fields = job.model_dump(mode="json")
         new = NewJob(video_id, owner, fields, job.adapter, image.name, job.work)
         try:
@@ -76,7 +82,7 @@ class Videos:
                 raise
             # The table may still take it. One that asks again blindly would get two videos.
             message = f"the job table does not answer; ask for {video_id}, which may be queued, before you try again"
-            raise ApiError(503, "outcome_unknown", message, headers={"x-should-retry": "false"}) from e
+            raise ApiError(503, "outcome_unknown", message, headers=NO_RETRY) from e
         if isinstance(created, QueueFull):
             image.unlink(missing_ok=True)
             headers = {"Retry-After": str(created.retry_after_s)}
@@ -97,9 +103,11 @@ class Videos:
             raise ApiError(400, "invalid_value", f"variant {variant!r}: only 'video' is made", "variant")
         job = await self.job(video_id, owner)
         if job.status == "failed":
-            raise ApiError(409, "failed", f"{video_id} failed ({job.error_code}): {job.error_message}")
+            message = f"{video_id} failed ({job.error_code}): {job.error_message}"
+            raise ApiError(409, "failed", message, headers=NO_RETRY)
         if job.status != "completed" or job.result is None:
-            raise ApiError(409, "not_ready", f"{video_id} is {job.status} ({job.progress} %); ask again when completed")
+            message = f"{video_id} is {job.status} ({job.progress} %); ask again when completed"
+            raise ApiError(409, "not_ready", message, headers=NO_RETRY)
         path = self.config.results() / job.result
         if not path.is_file():
             raise ApiError(404, "expired", f"the content of {video_id} is no longer kept")
@@ -182,8 +190,8 @@ class Uploads:
         self._of: Counter[str] = Counter()
 
     @asynccontextmanager
-    async def slot(self, owner: str) -> AsyncIterator[None]:
-        """A slot for a body of this owner. Raises ApiError (408, 429, 503)."""
+    async def slot(self, owner: str) -> AsyncIterator[AbstractAsyncContextManager[Any]]:
+        """A slot for a body of this owner; gives what bounds its arrival. Raises ApiError (408, 429, 503)."""
         limits = self.limits
         if self._of[owner] >= limits.per_key:
             message = f"{limits.per_key} requests of this key are arriving; wait for one of them"
@@ -193,11 +201,10 @@ class Uploads:
             raise ApiError(503, "too_many_uploads", message, headers={"Retry-After": "5"})
         self._of[owner] += 1
         try:
-            async with asyncio.timeout(limits.seconds):
-                yield
+            yield asyncio.timeout(limits.seconds)
         except TimeoutError as e:
             message = f"the body did not arrive within {limits.seconds:g} s"
-            headers = {"x-should-retry": "false", "Connection": "close"}
+            headers = {**NO_RETRY, "Connection": "close"}
             raise ApiError(408, "body_timeout", message, headers=headers) from e
         finally:
             self._of[owner] -= 1
@@ -214,10 +221,23 @@ def create_api(config: ServeConfig, jobs: Jobs, keys: KeyRing, registry: Registr
     api.state.videos = Videos(config, jobs, registry, base_sha256)
     install(api)
     api.include_router(router)
+    describe = api.openapi
+
+    def described() -> dict[str, Any]:
+        """Without the 422 of FastAPI's own, which is answered as 400 here."""
+        document = describe()
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                operation["responses"].pop("422", None)
+        for name in ("HTTPValidationError", "ValidationError"):
+            document["components"]["schemas"].pop(name, None)
+        return document
+
+    api.openapi = described  # type: ignore[method-assign]
     return api
 
 
-def _owner(request: Request) -> str:
+def _owner(request: Request, _: Annotated[Any, Security(HTTPBearer(auto_error=False))]) -> str:
     try:
         name = request.app.state.keys.owner(request.headers.get("authorization"))
     except ConfigError as e:
@@ -244,27 +264,39 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz")
+@router.get("/readyz", responses=error_responses(503, 507))
 async def readyz(videos: Operations) -> dict[str, str]:
     """The job table answers and there is room, so that requests can be taken; `service` names who answers."""
     await videos.ready()
     return {"status": "ready", "service": videos.config.service()}
 
 
-@router.post("/v1/videos")
+@router.post(
+    "/v1/videos",
+    openapi_extra={"requestBody": request_body()},
+    responses=error_responses(400, 401, 404, 408, 413, 415, 429, 500, 503, 507),
+)
 async def create_video(request: Request, owner: Owner, videos: Operations) -> Video:
     """Queue a video. The body is multipart/form-data with the file `input_reference`, or JSON with a data URL."""
     return await videos.create(request, owner)
 
 
-@router.get("/v1/videos/{video_id}")
+@router.get("/v1/videos/{video_id}", responses=error_responses(401, 404, 500, 503))
 async def retrieve_video(video_id: str, owner: Owner, videos: Operations) -> Video:
     """A video's status and progress."""
     return video(await videos.job(video_id, owner))
 
 
 @router.head("/v1/videos/{video_id}/content", response_class=FileResponse, include_in_schema=False)
-@router.get("/v1/videos/{video_id}/content", response_class=FileResponse)
+@router.get(
+    "/v1/videos/{video_id}/content",
+    response_class=FileResponse,
+    responses={
+        200: {"content": {"video/mp4": {}}, "description": "the whole file"},
+        206: {"content": {"video/mp4": {}}, "description": "a range of bytes"},
+        **error_responses(400, 401, 404, 409, 416, 500, 503),
+    },
+)
 async def video_content(video_id: str, owner: Owner, videos: Operations, variant: str = "video") -> FileResponse:
     """The finished MP4; byte ranges work."""
     return await videos.content(video_id, owner, variant)
@@ -344,7 +376,7 @@ def _no_image(how: str) -> ApiError:
 
 def _disk_full() -> ApiError:
     message = "the server's disk is full; its operator has to make room"
-    return ApiError(507, "insufficient_storage", message, headers={"x-should-retry": "false"})
+    return ApiError(507, "insufficient_storage", message, headers=NO_RETRY)
 
 
 def _image_error(error: ImageRefused) -> ApiError:

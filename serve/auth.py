@@ -68,14 +68,17 @@ def revoke_key(path: str | os.PathLike[str], name: str) -> None:
 
 @contextmanager
 def _changing(path: Path) -> Iterator[None]:
-    """Keeps others from changing the file between the reading and the writing: its folder is locked."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+    """Keeps others from changing the file between the reading and the writing; the lock lies beside it."""
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as e:
+        raise ConfigError(f"keys file {os.fspath(path)!r} cannot be changed: {e}") from e
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(folder)  # with it the lock ends
+        os.close(lock)  # with it the lock ends
 
 
 def _write(path: Path, keys: dict[str, str]) -> None:

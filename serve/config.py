@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, model_validator
-from sqlalchemy import URL
+from sqlalchemy import URL, make_url
 
 from cinesynth.errors import ConfigError
 from cinesynth.settings import Finite, Gpus, Settings, Side, WindowFrames
@@ -67,6 +67,12 @@ class ServeConfig(Settings):
     """The service: `python -m serve.run --config serve/config/nano.yaml`."""
 
     model: str = Field("nano", description="'nano', a hub id or a folder with a Wan image-to-video model")
+    served_name: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="the model as clients see it; default: its id, or its folder's",
+    )
     family: str | None = Field(None, description="the model's family by name; default: as the model's files say")
     storage: str = Field("storage", description="a folder that every node sees; adapters come from its registry")
     host: str = Field("127.0.0.1", description="address that the HTTP proxies bind")
@@ -84,7 +90,7 @@ class ServeConfig(Settings):
     target_wait_s: Finite = Field(60.0, gt=0, description="seconds that the backlog may take; engines are added for it")
     assumed_job_s: Finite = Field(60.0, gt=0, description="predicted seconds of a video, until some are measured")
     ttl_s: Finite = Field(86_400.0, gt=0, description="seconds that a video is kept after it completed or failed")
-    lease_s: Finite = Field(30.0, gt=0, description="without a heartbeat for so long, another engine takes the video")
+    lease_s: Finite = Field(30.0, ge=5, description="without a heartbeat for so long, another engine takes the video")
     heartbeat_s: Finite = Field(1.0, gt=0, description="seconds between two heartbeats of an engine")
     max_attempts: int = Field(3, ge=1, description="times that a video is begun before it has failed")
     image: ImageLimits = ImageLimits()
@@ -125,9 +131,16 @@ class ServeConfig(Settings):
         """The job database."""
         return self.database or URL.create("sqlite", database=os.fspath(self.home() / "jobs.db")).render_as_string()
 
+    def model_name(self) -> str:
+        """The model as clients see it: no folder of the server."""
+        if self.served_name is not None:
+            return self.served_name
+        return Path(self.model).name if Path(self.model).is_absolute() else self.model
+
     def service(self) -> str:
         """Names the service by where its state lies, so that whoever asks a port can tell who answers there."""
-        return sha256_json([self.storage, self.database_url(), os.fspath(self.keys_path())])[:16]
+        database = make_url(self.database_url()).render_as_string(hide_password=True)
+        return sha256_json([self.storage, database, os.fspath(self.keys_path())])[:16]
 
     def shapes(self) -> list[dict[str, object]]:
         """The allowed shapes as error responses show them: size, frame counts, seconds."""

@@ -25,6 +25,8 @@ DISPATCHER = "Dispatcher"
 """The deployment's name."""
 TICK_S = 1.0
 """Most seconds between two checks of leases and demand."""
+ORPHAN_S = 600.0
+"""Age of a file without a job from which on none can come: a request has ended long before."""
 SWEEP_S = 60.0
 """Seconds between two sweeps for jobs and files whose time is over."""
 
@@ -137,7 +139,8 @@ class Dispatcher:
         """
         before, self._clocks = self._clocks, _clocks()
         steady, wall = (now - then for now, then in zip(self._clocks, before, strict=True))
-        return steady > self.config.lease_s / 2 or abs(wall - steady) > self.config.lease_s / 2
+        limit = max(self.config.lease_s / 2, 5 * TICK_S)
+        return steady > limit or abs(wall - steady) > limit
 
     async def _call(self, call_id: str) -> None:
         try:
@@ -148,6 +151,8 @@ class Dispatcher:
                 response.cancel()
                 raise
             logger.info("call %s: %s", call_id, outcome)
+            if outcome == "empty":  # the work is another's: a new call at once would find none either
+                await asyncio.sleep(TICK_S)
         except Exception as e:
             logger.warning("call %s: the engine is gone: %s", call_id, e)
             await self.jobs(JobStore.release, call_id, f"the engine was lost ({type(e).__name__})")
@@ -190,11 +195,13 @@ def sweep(store: JobStore, config: ServeConfig) -> int:
         if job.result:
             (config.results() / job.result).unlink(missing_ok=True)
     store.forget([job.id for job in over])
-    # A process that died may have left files that belong to no job.
-    for folder in (config.inputs(), config.results()):
-        for path in folder.iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                old = path.stat().st_mtime < time.time() - config.ttl_s
-                if old and store.get(path.name.partition(".")[0]) is None:
-                    path.unlink()
+    # A process that died, and a client that broke off, may have left files that belong to no job. The files are listed
+    # first: a job that comes meanwhile is no reason to take its file for an orphan.
+    files = [path for folder in (config.inputs(), config.results()) for path in folder.iterdir()]
+    known = store.ids()
+    for path in files:
+        with contextlib.suppress(FileNotFoundError):
+            old = path.stat().st_mtime < time.time() - min(config.ttl_s, ORPHAN_S)
+            if old and path.name.removeprefix(".tmp-").partition(".")[0] not in known:
+                path.unlink()
     return len(over)

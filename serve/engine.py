@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Concatenate, Literal, Protocol
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from cinesynth.config import SamplerSettings
 from cinesynth.data.video import write_video
@@ -184,8 +184,12 @@ class Engine:
         attempt.lost.set()
         self._broken = f"no progress for {self.config.engine.step_timeout_s:g} s"
         lease = attempt.lease
-        await self._report(JobStore.give_up, lease.job.id, lease.token, "timeout", f"the engine made {self._broken}")
-        self._leave()
+        try:
+            await self._report(
+                JobStore.give_up, lease.job.id, lease.token, "timeout", f"the engine made {self._broken}"
+            )
+        finally:
+            self._leave()
         return False
 
     def _leave(self) -> None:
@@ -232,8 +236,10 @@ class Engine:
             return "failed" if await self._report(JobStore.fail, lease.job.id, lease.token, code, message) else "lost"
         # Perhaps the process is at fault, as after an error of the GPU: another one tries, and this one takes no more.
         self._broken = message
-        await self._report(JobStore.give_up, lease.job.id, lease.token, code, message)
-        self._leave()
+        try:
+            await self._report(JobStore.give_up, lease.job.id, lease.token, code, message)
+        finally:
+            self._leave()
         return "lost"
 
     # --- in the model's thread -------------------------------------------------------------------------------
@@ -251,7 +257,7 @@ class Engine:
         try:
             with Image.open(self.config.inputs() / attempt.lease.job.image) as image:
                 image.load()
-        except OSError as e:
+        except (FileNotFoundError, UnidentifiedImageError) as e:  # other errors are the folder's, and may pass
             raise MediaError(f"the first frame is no longer there ({type(e).__name__}); send the request again") from e
         made = generator.generate(
             image,
@@ -278,7 +284,9 @@ class Engine:
         """Store the video under a name with the lease's token, so that no attempt writes over another's file."""
         lease, folder = attempt.lease, self.config.results()
         name = f"{lease.job.id}.{lease.token}.mp4"
-        provenance = {**made.provenance, "job": lease.job.id, "request": attempt.request.model_dump(mode="json")}
+        request = attempt.request
+        told = {"model": request.model, "job": lease.job.id, "request": request.model_dump(mode="json")}
+        provenance = {**made.provenance, **told}
         temporary = write_video(folder / f".tmp-{name}", made.frames, fps, "h264", json.loads(json.dumps(provenance)))
         digest = sha256_file(temporary)
         _fsync(temporary)

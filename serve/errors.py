@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 logger = logging.getLogger(__name__)
@@ -46,6 +48,24 @@ class ApiError(Exception):
         return JSONResponse({"error": error}, self.status, self.headers)
 
 
+class ErrorDetail(BaseModel):
+    message: str
+    type: str
+    code: str
+    param: str | None
+
+
+class ErrorBody(BaseModel):
+    """What every refusal answers with."""
+
+    error: ErrorDetail
+
+
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Refusals of a route, for its description."""
+    return {status: {"model": ErrorBody, "description": HTTPStatus(status).phrase} for status in statuses}
+
+
 def invalid(error: ValidationError) -> ApiError:
     """An ApiError 400 that names every field at fault."""
     problems = []
@@ -74,6 +94,12 @@ def install(api: FastAPI) -> None:
         logger.exception("%s %s failed", request.method, request.url.path, exc_info=error)
         return ApiError(500, "internal", "the server failed; the reason is in its log").response()
 
+    async def on_bad_parameter(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        told = "; ".join(f"{item['loc'][-1]}: {item['msg']}" for item in error.errors())
+        return ApiError(400, "invalid_value", told, param=str(error.errors()[0]["loc"][-1])).response()
+
     api.add_exception_handler(ApiError, on_api_error)
+    api.add_exception_handler(RequestValidationError, on_bad_parameter)
     api.add_exception_handler(HTTPException, on_http_error)
     api.add_exception_handler(Exception, on_bug)

@@ -318,6 +318,11 @@ class JobStore:
         with self._reads.connect() as db:
             return [_job(r) for r in db.execute(sa.select(*_JOB_COLUMNS).where(_jobs.c.expires_at < self.clock()))]
 
+    def ids(self) -> set[str]:
+        """Of all jobs."""
+        with self._reads.connect() as db:
+            return set(db.scalars(sa.select(_jobs.c.id)))
+
     def forget(self, job_ids: Collection[str]) -> None:
         """Forget finished jobs, whoever owns them: the sweep calls this. Others stay."""
         with self._engine.begin() as db:

@@ -17,6 +17,7 @@ from serve.config import ServeConfig
 from serve.engine import GeneratorFactory, default_generator
 
 READY_S = 120.0
+PROXY_S = 30.0
 ALONE_S = 15.0
 ASKED = 16
 """Connections that all have to reach this service: where two share a port, one in 65,000 times all do."""
@@ -42,6 +43,7 @@ def deploy(config: ServeConfig, factory: GeneratorFactory = default_generator) -
     open_store(config).close()  # finds a bad database here, not in a replica that restarts for ever
     url = f"http://{'127.0.0.1' if config.host == '0.0.0.0' else config.host}:{config.port}"
     ray_serve.start(http_options={"host": config.host, "port": config.port})
+    _check_proxy(url)
     if APP not in ray_serve.status().applications and _service_at(url) is not None:
         raise ConfigError(f"{url} is answered by another server already; choose another port, or stop that one")
     ray_serve.run(build_app(config, base, factory), name=APP, route_prefix="/", blocking=False)
@@ -49,13 +51,35 @@ def deploy(config: ServeConfig, factory: GeneratorFactory = default_generator) -
     return url
 
 
-def _service_at(url: str) -> str | None:
-    """Which service is ready at a URL, by a connection of its own; "" for a server of another kind, None for none."""
+def _check_proxy(url: str) -> None:
+    """Raise ConfigError where no proxy of Serve listens at the URL: one that was started before keeps its port."""
+    deadline = time.monotonic() + PROXY_S
+    while time.monotonic() < deadline:
+        answer = _get(f"{url}/-/healthz")
+        if answer is not None and answer.status_code in (200, 503):  # 503: it has no application yet
+            return
+        time.sleep(0.2)
+    raise ConfigError(
+        f"no proxy of Ray Serve answers at {url}: Serve was started on this cluster before with another host or port; "
+        "use those, or stop it with `serve shutdown`"
+    )
+
+
+def _get(url: str) -> httpx.Response | None:
+    """What is answered over a connection of its own, past any proxy of the environment; None: nothing is."""
     try:
-        answer = httpx.get(f"{url}/readyz", timeout=20)
+        with httpx.Client(trust_env=False, timeout=20) as client:
+            return client.get(url)
     except httpx.HTTPError:
         return None
-    if answer.status_code in (404, 503):  # Serve's proxy, which has no application yet
+
+
+def _service_at(url: str) -> str | None:
+    """Which service is ready at a URL; "" for a server of another kind; None where none is ready."""
+    answer = _get(f"{url}/readyz")
+    if answer is None or answer.status_code >= 500:
+        return None
+    if answer.status_code == 404 and answer.text.startswith("Path '/readyz' not found."):  # Serve without application
         return None
     try:
         return str(answer.json()["service"])
@@ -70,20 +94,18 @@ def _wait_ready(url: str, service: str) -> None:
     """
     deadline = time.monotonic() + READY_S
     alone_by = time.monotonic() + ALONE_S  # the former version of this service may answer for a moment
-    while True:
-        found = {_service_at(url) for _ in range(ASKED)}
-        if found == {service}:
-            return
-        if found - {service, None} and time.monotonic() > alone_by:
+    asked = 0
+    while asked < ASKED:
+        found = _service_at(url)
+        asked = asked + 1 if found == service else 0
+        if found not in (service, None) and time.monotonic() > alone_by:
             raise ConfigError(
                 f"another server answers at {url}, and takes requests of this one; choose another port, or stop it"
             )
         if time.monotonic() > deadline:
-            raise ConfigError(
-                f"nothing answers at {url} after {READY_S:g} s; if Serve was started on this cluster before with "
-                "another host or port, use those, or stop it with `serve shutdown`"
-            )
-        time.sleep(0.2)
+            raise ConfigError(f"the service is not ready at {url} after {READY_S:g} s; its replicas' logs say why")
+        if found != service:
+            time.sleep(0.2)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -108,7 +130,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.stdout.flush()
         print(f"error: {e}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None
-    print(f"cinesynth serves {config.model} at {url}", flush=True)
+    print(f"cinesynth serves {config.resolved().model_name()} at {url}", flush=True)
     if arguments.block:
         _block()
 

@@ -55,6 +55,18 @@ class CreateVideo(BaseModel):
         return value
 
 
+def request_body() -> dict[str, Any]:
+    """The two bodies of POST /v1/videos, for the API's description."""
+    described = CreateVideo.model_json_schema()
+    reference = described.pop("$defs")["InputReference"]
+    described["required"] = ["prompt", "input_reference"]
+    described["properties"]["input_reference"] = reference
+    file = {"type": "string", "format": "binary", "description": "the first frame: JPEG, PNG or WebP"}
+    form = {**described, "properties": {**described["properties"], "input_reference": file}}
+    content = {"multipart/form-data": {"schema": form}, "application/json": {"schema": described}}
+    return {"required": True, "content": content}
+
+
 class JobRequest(BaseModel):
     """What an engine needs to make a video. Every default is filled in, so that it is recorded."""
 
@@ -134,8 +146,9 @@ def resolve(request: CreateVideo, config: ServeConfig) -> JobRequest:
 
     Raises ApiError 400. For a size or length that is not served, it holds the table of those that are.
     """
-    if request.model not in (None, config.model):
-        raise ApiError(400, "model_not_served", f"model {request.model!r} is not served; use {config.model!r}", "model")
+    name = config.model_name()
+    if request.model not in (None, name):
+        raise ApiError(400, "model_not_served", f"model {request.model!r} is not served; use {name!r}", "model")
     fps = config.model_family().fps
     if request.fps not in (None, fps):
         raise ApiError(400, "invalid_value", f"fps {request.fps}: the model makes {fps} frames a second", "fps")
@@ -146,7 +159,7 @@ def resolve(request: CreateVideo, config: ServeConfig) -> JobRequest:
         )
     height, width = _size(request, config)
     return JobRequest(
-        model=config.model,
+        model=name,
         prompt=request.prompt,
         num_frames=_frames(request, config),
         height=height,

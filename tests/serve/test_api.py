@@ -8,6 +8,7 @@ import errno
 import io
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,6 +28,7 @@ from serve.auth import KeyRing, create_key
 from serve.config import ServeConfig, UploadLimits
 from serve.errors import ApiError
 from serve.jobs import JobStore, LocalJobs
+from serve.schema import parse_create, resolve
 from tests.serve.conftest import BASE_SHA256
 
 
@@ -123,7 +125,9 @@ def test_content_is_refused_until_completed_then_answers_ranges(
     client: TestClient, config: ServeConfig, store: JobStore, png: bytes
 ) -> None:
     video_id = post(client, png, prompt="x").json()["id"]
-    error(client.get(f"/v1/videos/{video_id}/content"), 409, "not_ready")
+    early = client.get(f"/v1/videos/{video_id}/content")
+    error(early, 409, "not_ready")
+    assert early.headers["x-should-retry"] == "false"
     data = finish(config, store)
     whole = client.get(f"/v1/videos/{video_id}/content")
     assert (whole.status_code, whole.headers["content-type"], whole.content) == (200, "video/mp4", data)
@@ -346,3 +350,31 @@ def test_bodies_that_do_not_arrive_hold_up_nobody_else(config: ServeConfig, stor
             assert (await upload(key)).status_code == 408, "the slots are free again"
 
     asyncio.run(flood())
+
+
+def test_the_description_has_both_bodies_the_key_and_every_answer(client: TestClient) -> None:
+    described = client.get("/openapi.json").json()
+    create = described["paths"]["/v1/videos"]["post"]
+    bodies = create["requestBody"]["content"]
+    assert set(bodies) == {"multipart/form-data", "application/json"}
+    form, fields = (bodies[kind]["schema"]["properties"]["input_reference"] for kind in bodies)
+    assert (form["format"], set(fields["properties"])) == ("binary", {"image_url"})
+    assert "$ref" not in str(bodies)
+    assert set(create["responses"]) >= {"200", "400", "401", "404", "408", "413", "415", "429", "503", "507"}
+    (scheme,) = described["components"]["securitySchemes"].values()
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+    for path, operations in described["paths"].items():
+        assert all(("security" in operation) == path.startswith("/v1/") for operation in operations.values())
+        assert not any("422" in operation["responses"] for operation in operations.values())
+    content = described["paths"]["/v1/videos/{video_id}/content"]["get"]["responses"]
+    assert {"200", "206", "409", "416"} <= set(content)
+    assert list(content["200"]["content"]) == ["video/mp4"]
+
+
+def test_clients_see_a_name_and_no_folder_of_the_server(config: ServeConfig, tmp_path: Path) -> None:
+    folder = config.model_copy(update={"model": str(tmp_path / "wan-tuned")})
+    assert folder.model_name() == "wan-tuned"
+    assert folder.model_copy(update={"served_name": "film"}).model_name() == "film"
+    assert config.model_name() == "drawing"
+    asked = resolve(parse_create({"prompt": "x", "model": "wan-tuned"}), folder)
+    assert asked.model == "wan-tuned"

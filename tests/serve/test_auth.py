@@ -23,7 +23,7 @@ def test_the_command_prints_a_key_once_and_stores_its_hash(tmp_path: Path) -> No
     key = made.stdout.strip()
     assert json.loads(path.read_text()) == {"alice": hashlib.sha256(key.encode()).hexdigest()}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert [p.name for p in path.parent.iterdir()] == ["keys.json"]
+    assert sorted(p.name for p in path.parent.iterdir()) == [".keys.json.lock", "keys.json"]
     assert KeyRing(path).owner(f"Bearer {key}") == "alice"
     again = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert again.returncode == 2

@@ -151,3 +151,20 @@ def test_leases_outlive_a_dispatcher_that_slept_and_a_clock_that_was_set(
         assert (job.status == "queued") == expires
 
     dispatched(config, check)
+
+
+def test_a_call_that_found_nothing_is_not_made_again_at_once(config: ServeConfig, store: JobStore) -> None:
+    queue(store, "a")
+    assert store.lease_next("a call of before") is not None
+
+    async def check(dispatcher: Dispatcher, engines: Engines) -> None:
+        await dispatcher._tick()
+        await asyncio.sleep(0)
+        for call in engines.calls.values():
+            call.set_result("empty")  # the engine had no job for it
+        for _ in range(5):
+            await asyncio.sleep(0.01)
+            await dispatcher._tick()
+        assert len(engines.calls) == 1
+
+    dispatched(config, check)

@@ -162,7 +162,7 @@ def test_the_shipped_configuration_is_valid() -> None:
         ({"max_frames": 32}, "4n\\+1"),
         ({"max_frames": 17, "default_frames": 33}, "exceeds max_frames"),
         ({"engine": {"min_replicas": 2}}, "exceeds max_replicas"),
-        ({"lease_s": 1.5}, "at least twice heartbeat_s"),
+        ({"lease_s": 5, "heartbeat_s": 3}, "at least twice heartbeat_s"),
         ({"qeue_cap": 3}, "did you mean 'queue_cap'"),
         ({"port": 0}, "port"),
     ],

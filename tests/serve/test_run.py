@@ -1,0 +1,100 @@
+"""Who answers at a port, against small servers of this process."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from cinesynth.errors import ConfigError
+from cluster.local import free_ports
+from serve import run
+
+Answer = tuple[int, bytes]
+
+
+@contextmanager
+def server(answers: Callable[[str], Answer]) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, body = answers(self.path)
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=listening.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.server_port}"
+    finally:
+        listening.shutdown()
+        listening.server_close()
+
+
+def ready(service: str) -> Answer:
+    return 200, json.dumps({"status": "ready", "service": service}).encode()
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (ready("me"), "me"),
+        ((503, b"{}"), None),
+        ((507, b"{}"), None),
+        ((404, b"Path '/readyz' not found. Ping http://.../-/routes for available routes."), None),
+        ((404, b"not here"), ""),
+        ((200, b"<html>"), ""),
+        ((200, b"[1]"), ""),
+    ],
+)
+def test_who_is_ready_at_a_url(answer: Answer, found: str | None) -> None:
+    with server(lambda path: answer) as url:
+        assert run._service_at(url) == found
+
+
+def test_a_service_that_becomes_ready_is_waited_for() -> None:
+    asked: list[str] = []
+
+    def later(path: str) -> Answer:
+        asked.append(path)
+        return ready("me") if len(asked) > 3 else (503, b"{}")
+
+    with server(later) as url:
+        run._wait_ready(url, "me")
+    assert len(asked) == 3 + run.ASKED
+
+
+def test_a_port_that_another_server_shares_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "ALONE_S", 0.1)
+    asked: list[str] = []
+
+    def shared(path: str) -> Answer:
+        asked.append(path)
+        return ready("other" if len(asked) % 5 == 0 else "me")
+
+    with server(shared) as url, pytest.raises(ConfigError, match="another server answers at"):
+        run._wait_ready(url, "me")
+
+
+def test_what_is_never_ready_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "READY_S", 0.5)
+    with server(lambda path: (503, b"{}")) as url, pytest.raises(ConfigError, match="is not ready at"):
+        run._wait_ready(url, "me")
+
+
+def test_a_proxy_without_application_is_a_proxy_and_a_free_port_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "PROXY_S", 0.5)
+    for status in (200, 503):
+        with server(lambda path, status=status: (status, b"")) as url:  # type: ignore[misc]
+            run._check_proxy(url)
+    with pytest.raises(ConfigError, match="with another host or port"):
+        run._check_proxy(f"http://127.0.0.1:{free_ports(1)[0]}")
