@@ -2,7 +2,8 @@
 
 The model runs in one thread. Meanwhile the replica's event loop renews the lease. When the lease is lost, or the
 replica is being stopped, generation ends at the next denoising step. When the model makes no step for
-`engine.step_timeout_s`, the replica reports itself unhealthy: Serve replaces it, and another one takes the job.
+`engine.step_timeout_s`, or fails in a way that another process may not, the job goes back to the queue and the process
+ends: Serve starts another one.
 """
 
 from __future__ import annotations
