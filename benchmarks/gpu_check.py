@@ -31,6 +31,7 @@ from cinesynth.generate.state import SamplerState
 from cinesynth.train.loop import TrainLoop
 from cinesynth.train.strategy import FullyShard, World
 from cinesynth.wan.family import WAN21_I2V
+from cinesynth.wan.inputs import model_input
 from cinesynth.wan.padding import collapse_padding
 
 STEPS = 8
@@ -130,7 +131,7 @@ def waits(device: str) -> float:
     transformer = _transformer(device)
     (window,) = random_windows("nano", *SIZE, count=1)
     window = {name: value[None].to(device) for name, value in window.items()}
-    inputs = torch.cat([window["latents"], torch.zeros_like(window["latents"])[:, :4], window["condition_latents"]], 1)
+    inputs = model_input(WAN21_I2V, window["latents"], window["condition_latents"])
     prompt = torch.zeros(1, WAN21_I2V.text_tokens, transformer.config.text_dim, device=device)
     timestep = torch.full((1,), 900.0, device=device)
     with torch.no_grad(), _counted(device) as count:

@@ -184,14 +184,15 @@ class Engine:
                 attempt.lost.set()
         attempt.lost.set()
         self._broken = f"no progress for {self.config.engine.step_timeout_s:g} s"
-        lease = attempt.lease
+        await self._give_back(attempt, "timeout", f"the engine made {self._broken}")
+        return False
+
+    async def _give_back(self, attempt: Attempt, code: ErrorCode, message: str) -> None:
+        """Queue the job again for another engine, and end this one, whether or not that was taken."""
         try:
-            await self._report(
-                JobStore.give_up, lease.job.id, lease.token, "timeout", f"the engine made {self._broken}"
-            )
+            await self._report(JobStore.give_up, attempt.lease.job.id, attempt.lease.token, code, message)
         finally:
             self._leave()
-        return False
 
     def _leave(self) -> None:
         """End this process, once the call under way is answered: a model that hangs or is broken holds a GPU, which the
@@ -237,10 +238,7 @@ class Engine:
             return "failed" if await self._report(JobStore.fail, lease.job.id, lease.token, code, message) else "lost"
         # Perhaps the process is at fault, as after an error of the GPU: another one tries, and this one takes no more.
         self._broken = message
-        try:
-            await self._report(JobStore.give_up, lease.job.id, lease.token, code, message)
-        finally:
-            self._leave()
+        await self._give_back(attempt, code, message)
         return "lost"
 
     # --- in the model's thread -------------------------------------------------------------------------------
