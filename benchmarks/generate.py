@@ -37,7 +37,7 @@ from cinesynth.generate.course import Cancelled, Course
 from cinesynth.generate.denoise import Conditions, denoise
 from cinesynth.generate.expansion import join, segments_of
 from cinesynth.generate.group import RankGroup
-from cinesynth.generate.rank import VideoRequest
+from cinesynth.generate.messages import VideoRequest
 from cinesynth.generate.ranks import Ranks, choose_plan
 from cinesynth.generate.sampler import Generator
 from cinesynth.generate.shape import GroupShape

@@ -35,8 +35,8 @@ from benchmarks.gpu_model import (
 )
 from cinesynth.generate.course import Course
 from cinesynth.generate.denoise import Conditions, decode, denoise
-from cinesynth.train.flops import transformer_flops
 from cinesynth.wan.family import WAN21_I2V, ModelSpec
+from cinesynth.wan.flops import transformer_flops
 
 GUIDANCE = 5.0
 STOCK = "diffusers' pipeline"

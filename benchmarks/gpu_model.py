@@ -15,8 +15,8 @@ import torch
 from diffusers import WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 
-from cinesynth.train.flops import peak_tflops
 from cinesynth.wan.family import WAN21_I2V
+from cinesynth.wan.flops import peak_tflops
 
 SHAPES: dict[str, dict[str, Any]] = {
     "wan14b": {

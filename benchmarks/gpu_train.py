@@ -26,11 +26,11 @@ from peft import LoraConfig
 
 from benchmarks.gpu_model import IMAGE_TOKENS, SHAPES, clean, keep, measure, random_transformer, random_windows, table
 from cinesynth.train.batch import ListedClips
-from cinesynth.train.flops import Flops, transformer_flops
 from cinesynth.train.loop import TrainLoop
 from cinesynth.train.state import Saved
 from cinesynth.train.strategy import Replicate, Strategy, World
 from cinesynth.wan.family import TARGET_ALIASES, WAN21_I2V
+from cinesynth.wan.flops import Flops, transformer_flops
 from cinesynth.wan.inputs import model_input, pad_prompt
 
 LORA_RANK, LORA_ALPHA = 32, 32.0

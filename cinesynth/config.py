@@ -370,11 +370,7 @@ class GenerateSettings(Settings):
 
     @model_validator(mode="after")
     def _kernels(self) -> GenerateSettings:
-        Kernels(self.attention, self.compile).check(self.use_gpu, self.ranks)
-        if self.strategy == "fsdp2" and self.ranks == 1:
-            raise ValueError("strategy fsdp2 shares the base between the ranks of a worker; set ranks above 1")
-        if self.strategy == "fsdp2" and self.compile:
-            raise ValueError("compile does not go with strategy fsdp2; set compile=false")
+        Kernels(self.attention, self.compile).check(self.use_gpu, self.ranks, self.strategy)
         return self
 
     @model_validator(mode="after")

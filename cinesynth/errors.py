@@ -55,6 +55,10 @@ class GenerationError(CinesynthError):
     """A video that comes out of no use however often it is made: latents that are not finite."""
 
 
+class OutOfMemory(GenerationError):
+    """A video, or a model, that a device has no room for: every device of its kind would refuse it."""
+
+
 class Cut(CinesynthError):
     """A run that was ended on purpose before it was through, and may go on."""
 

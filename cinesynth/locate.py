@@ -6,8 +6,9 @@ import difflib
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from cinesynth.data.dataset import ClipsDataset
@@ -15,7 +16,7 @@ from cinesynth.errors import AdapterError, ConfigError, DatasetError
 from cinesynth.registry import Registry
 from cinesynth.runs import complete_result, read_result
 from cinesynth.storage import Storage, scratch_folder, sha256_file
-from cinesynth.wan.card import CARD_FILE, DIFFUSERS_FILE, read_card
+from cinesynth.wan.card import CARD_FILE, DIFFUSERS_FILE, AdapterCard, read_card
 
 log = logging.getLogger("cinesynth")
 
@@ -99,17 +100,27 @@ def adapter_chain(storage: Storage, adapters: Sequence[tuple[str, float]]) -> li
     chain = [(pin_adapter(storage, ref), scale) for ref, scale in adapters]
     if not chain:
         return []
-    parents = read_card(locate_adapter(storage, chain[0][0])).parents
-    before = []
-    for parent in parents:
-        ref = find_adapter(storage, parent.sha256)
-        if ref is None:
-            raise AdapterError(
-                f"adapter {chain[0][0]!r} was trained on top of another ({parent.sha256[:12]}), which is neither a run "
-                f"nor published in {storage.uri}; give it before this one"
-            )
-        before.append((ref, parent.scale))
-    return before + chain
+    card = read_card(locate_adapter(storage, chain[0][0]))
+    try:
+        return adapters_below(chain[0][0], card, partial(find_adapter, storage)) + chain
+    except AdapterError as e:
+        raise AdapterError(
+            f"{e}, which is neither a run nor published in {storage.uri}; give it before this one"
+        ) from e
+
+
+def adapters_below(ref: str, card: AdapterCard, find: Callable[[str], str | None]) -> list[tuple[str, float]]:
+    """(reference, scale) of the adapters that `ref` was trained on top of, in the order they are applied.
+
+    Raises AdapterError for one whose hash `find` does not know.
+    """
+    below = []
+    for parent in card.parents:
+        found = find(parent.sha256)
+        if found is None:
+            raise AdapterError(f"adapter {ref!r} was trained on top of another ({parent.sha256[:12]})")
+        below.append((found, parent.scale))
+    return below
 
 
 def find_adapter(storage: Storage, sha256: str) -> str | None:

@@ -149,3 +149,13 @@ class Registry:
         """Versions of an adapter, sorted."""
         listed = self.folder.child(name).list("versions")
         return [n.removeprefix("versions/").removesuffix(".json") for n in listed if n.endswith(".json")]
+
+    def aliases(self, name: str) -> dict[str, str]:
+        """Each alias of an adapter, with the version that it means."""
+        home = self.folder.child(name)
+        files = [file for file in home.list("aliases") if file.endswith(".json")]
+        return {f.removeprefix("aliases/").removesuffix(".json"): home.read_json(f)["version"] for f in files}
+
+    def published_at(self, name: str, version: str) -> float:
+        """When a version was published; seconds since 1970."""
+        return self.folder.child(name).modified(f"versions/{version}.json")

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import pyarrow.fs as pafs
 
-from cinesynth.errors import StorageError
+from cinesynth.errors import ConfigError, StorageError
 
 _CHUNK = 1 << 20
 HIDDEN = ".tmp-"
@@ -73,6 +73,19 @@ def public_uri(uri: str) -> str:
         return uri
     host, slash, path = rest.partition("/")
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+
+
+def check_lasting(storage: str) -> None:
+    """Raise ConfigError for a relative folder inside a submitted job, as whatever is written there is lost.
+
+    Ray unpacks a job's working directory below its session's `runtime_resources`, and removes it after the job.
+    """
+    relative = "://" not in storage and not Path(storage).expanduser().is_absolute()
+    if relative and "runtime_resources" in Path.cwd().parts:
+        raise ConfigError(
+            f"storage: {storage!r} is relative to the copy of the working directory that Ray made for this job and "
+            "removes after it; give an absolute path that every node sees, or s3://bucket/prefix"
+        )
 
 
 class Storage:
@@ -165,6 +178,13 @@ class Storage:
         if info.type != pafs.FileType.File:
             raise StorageError(f"{self._at(name)} does not exist")
         return int(info.size)
+
+    def modified(self, name: str) -> float:
+        """When an object was written; seconds since 1970."""
+        info = self.filesystem.get_file_info(self._at(name))
+        if info.type != pafs.FileType.File:
+            raise StorageError(f"{self._at(name)} does not exist")
+        return info.mtime_ns / 1e9
 
     def list(self, folder: str = "", recursive: bool = False) -> list[str]:
         """Names of the files below `folder`, relative to this location, sorted; empty if it is missing."""

@@ -12,14 +12,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 from cinesynth.config import JobConfig
-from cinesynth.errors import ConfigError, user_error
+from cinesynth.errors import user_error
 from cinesynth.outline import Outline
 from cinesynth.settings import load_config
 from cinesynth.settings_help import help_text
+from cinesynth.storage import check_lasting
 
 Config = TypeVar("Config", bound=JobConfig)
 
@@ -51,7 +51,7 @@ def run_job(
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))  # as Ray does once it is connected
     try:
         config = load_config(cls, arguments.config, arguments.overrides)
-        check_storage(config.storage)
+        check_lasting(config.storage)
         config.check_inputs()
         if check is not None:
             check(config)
@@ -105,16 +105,3 @@ def _print_summary(result: dict[str, Any]) -> None:
         print("  left out:")
     for reason, told in result.get("left_out", {}).items():
         print(f"    {reason}: {told}")
-
-
-def check_storage(storage: str) -> None:
-    """Raise ConfigError for a relative folder inside a submitted job, as whatever the job writes there is lost.
-
-    Ray unpacks a job's working directory below its session's `runtime_resources`, and removes it after the job.
-    """
-    relative = "://" not in storage and not Path(storage).expanduser().is_absolute()
-    if relative and "runtime_resources" in Path.cwd().parts:
-        raise ConfigError(
-            f"storage: {storage!r} is relative to the copy of the working directory that Ray made for this job and "
-            "removes after it; give an absolute path that every node sees, or s3://bucket/prefix"
-        )

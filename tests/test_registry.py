@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
-from cinesynth.errors import AdapterError
+from cinesynth.errors import AdapterError, StorageError
 from cinesynth.registry import Registry
 from cinesynth.storage import Storage, sha256_file
 from cinesynth.wan.card import DIFFUSERS_FILE
@@ -94,3 +95,14 @@ def test_weights_are_found_by_their_hash_with_and_without_the_index(registry: Re
     registry.folder.delete_folder("@weights")
     assert registry.find(sha256) == "sepia@1"
     assert registry.find("0" * 64) is None
+
+
+def test_aliases_and_the_time_of_publishing_are_told(registry: Registry, tmp_path: Path) -> None:
+    before = time.time() - 2
+    first = registry.publish(adapter(tmp_path / "a", "one"), "noir", alias="latest")
+    registry.publish(adapter(tmp_path / "b", "two"), "noir", version="2.0", alias="best")
+    assert registry.aliases("noir") == {"latest": first.version, "best": "2.0"}
+    assert registry.aliases("nothing") == {}
+    assert before < registry.published_at("noir", "2.0") < time.time() + 2
+    with pytest.raises(StorageError, match="does not exist"):
+        registry.published_at("noir", "3.0")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -119,6 +119,20 @@ def read_video(path: str | os.PathLike[str], num_frames: int | None = None) -> t
         rate = float(stream.average_rate or 0)
         frames.append(in_square_pixels(pixels(frame), square_size(stream, frame)))
     return np.stack(frames), rate
+
+
+def read_frames(path: str | os.PathLike[str], wanted: Collection[int]) -> list[Frames]:
+    """The frames [H, W, 3] of these indices, in their order, as `read_video` gives them; no other one is kept.
+
+    Raises MediaError as `read_video` does, and where the video is shorter.
+    """
+    found = []
+    for index, (frame, stream) in enumerate(_decoded(path, max(wanted) + 1)):
+        if index in wanted:
+            found.append(in_square_pixels(pixels(frame), square_size(stream, frame)))
+    if len(found) < len(set(wanted)):
+        raise MediaError(f"{path} holds fewer than {max(wanted) + 1} frames")
+    return found
 
 
 def inspect_video(path: str | os.PathLike[str], num_frames: int | None = None) -> VideoFacts:

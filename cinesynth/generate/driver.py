@@ -18,9 +18,8 @@ from cinesynth.generate.expansion import Segment, make_shot, segments_of
 from cinesynth.generate.group import RankGroup
 from cinesynth.generate.groups import Work, make_videos, shape_of, whole
 from cinesynth.generate.keyframes import make_keyframe
-from cinesynth.generate.rank import VideoRequest
-from cinesynth.generate.ranks import check_group
-from cinesynth.generate.shape import GroupShape
+from cinesynth.generate.messages import VideoRequest
+from cinesynth.generate.shape import GroupShape, check_group
 from cinesynth.generate.windows import GROUPS, copy_real, held_out_windows, settle_windows
 from cinesynth.lease import Lease, held
 from cinesynth.locate import adapter_chain, locate_adapter, locate_dataset

@@ -18,7 +18,7 @@ import numpy as np
 from cinesynth.data.video import read_metadata, read_video, write_video
 from cinesynth.generate.group import RankGroup
 from cinesynth.generate.held_out import window_seed
-from cinesynth.generate.rank import VideoRequest
+from cinesynth.generate.messages import VideoRequest
 from cinesynth.pictures import Frames, png_bytes
 from cinesynth.storage import Storage, sha256_file
 from cinesynth.wan.family import Family

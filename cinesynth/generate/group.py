@@ -13,15 +13,13 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cinesynth.errors
-from cinesynth.errors import CinesynthError, GenerationError, RankLost
+from cinesynth.errors import CinesynthError, OutOfMemory, RankLost
 from cinesynth.generate.course import Cancelled
+from cinesynth.generate.messages import Outcome, Status, VideoRequest
 from cinesynth.generate.shape import GroupShape
-
-if TYPE_CHECKING:
-    from cinesynth.generate.rank import Outcome, Status, VideoRequest
 
 log = logging.getLogger("cinesynth.generate")
 
@@ -42,8 +40,6 @@ class RankGroup:
         import ray
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        from cinesynth.generate.rank import Rank
-
         self.shape, self.placement = shape, placement
         self._ray = ray
         self._lost: str | None = None
@@ -51,7 +47,7 @@ class RankGroup:
         self._answered: dict[int, float] = {}
         self._asked: dict[int, Any] = {}
         self._pids: list[int] = []
-        actor: Any = ray.remote(Rank)
+        actor: Any = ray.remote(RankProcess)
         self._ranks: list[Any] = [
             actor.options(
                 num_cpus=shape.cpus,
@@ -109,23 +105,22 @@ class RankGroup:
         Raises:
             Cancelled: it was called off.
             CinesynthError: the request is at fault, as `Generator` says. The group takes the next one.
-            GenerationError: a rank ran out of memory. The group ended, and another one would do no better.
+            OutOfMemory: the group ended, and another one would do no better.
             RankLost: the group ended.
         """
         while True:
             look(self.progress())
-            outcomes = self._call([rank.outcome.remote() for rank in self._ranks])
+            outcomes = self._call([rank.outcome.remote(_GLANCE_S) for rank in self._ranks])
             broken = [(number, o) for number, o in enumerate(outcomes) if o is not None and o.kind == "broken"]
             if broken:
                 number, outcome = next((b for b in broken if b[1].error), broken[0])  # the others' may follow from it
                 lost = self._end(number, outcome.reason)
-                raise GenerationError(str(lost)) if outcome.error else lost
+                raise OutOfMemory(str(lost)) if outcome.error else lost
             if all(outcome is not None for outcome in outcomes):
                 self._working = False
                 return self._told(outcomes)
             if any(outcome is not None for outcome in outcomes):
                 self._watch_uneven(outcomes)
-            time.sleep(_GLANCE_S)
 
     def close(self) -> None:
         """End the processes. The placement group stays."""
@@ -231,6 +226,36 @@ class RankGroup:
     def _check(self) -> None:
         if self._lost is not None:
             raise RankLost(f"the group has ended: {self._lost}")
+
+
+class RankProcess:
+    """A `Rank` as an actor: its own process loads PyTorch, and who directs the group does not."""
+
+    def __init__(self, shape: GroupShape, number: int) -> None:
+        from cinesynth.generate.rank import Rank
+
+        self._rank = Rank(shape, number)
+
+    def __repr__(self) -> str:
+        return repr(self._rank)
+
+    def offer(self, host: str) -> int:
+        return self._rank.offer(host)
+
+    def join(self, host: str, port: int) -> dict[str, Any]:
+        return self._rank.join(host, port)
+
+    def start(self, request: VideoRequest) -> None:
+        self._rank.start(request)
+
+    def status(self) -> Status:
+        return self._rank.status()
+
+    def outcome(self, wait_s: float = 0.0) -> Outcome | None:
+        return self._rank.outcome(wait_s)
+
+    def cancel(self) -> None:
+        self._rank.cancel()
 
 
 def _kill(pids: list[int]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from cinesynth.config import GenerateConfig
 from cinesynth.errors import ConfigError, RankLost
 from cinesynth.generate.group import RankGroup
-from cinesynth.generate.rank import VideoRequest
+from cinesynth.generate.messages import VideoRequest
 from cinesynth.generate.shape import GroupShape
 from cinesynth.session import check_room
 from cinesynth.wan.kernels import Kernels

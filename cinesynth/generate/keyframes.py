@@ -21,7 +21,7 @@ from cinesynth.config import KeyframeSettings
 from cinesynth.data.video import read_video
 from cinesynth.generate.group import RankGroup
 from cinesynth.generate.held_out import window_seed
-from cinesynth.generate.rank import VideoRequest
+from cinesynth.generate.messages import VideoRequest
 from cinesynth.metrics.networks.clip import ClipImages
 from cinesynth.metrics.networks.lpips import frame_distances, load_lpips
 from cinesynth.pictures import Frames, crop_to, png_bytes, read_picture

@@ -10,7 +10,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -21,9 +20,10 @@ from PIL import Image
 from cinesynth.config import SamplerSettings
 from cinesynth.data.dataset import ClipsDataset
 from cinesynth.data.video import write_video
-from cinesynth.errors import AdapterError, CinesynthError, GenerationError, MediaError
+from cinesynth.errors import AdapterError, CinesynthError, MediaError, OutOfMemory
 from cinesynth.generate.course import Cancelled, Course
 from cinesynth.generate.held_out import HeldOutVideos
+from cinesynth.generate.messages import Outcome, Place, Status, VideoRequest
 from cinesynth.generate.placing import choose_placing
 from cinesynth.generate.ranks import Ranks
 from cinesynth.generate.sampler import GeneratedVideo, Generator
@@ -37,77 +37,6 @@ from cinesynth.wan.device_memory import is_out_of_memory, told_out_of_memory
 log = logging.getLogger("cinesynth.generate")
 
 Value = TypeVar("Value")
-
-Place = tuple[Any, str, str]
-"""A storage that another process opens: `Storage.reference()`."""
-
-
-@dataclass(frozen=True)
-class VideoRequest:
-    """A video to make, from a first frame and a prompt, or a held-out window again.
-
-    Attributes:
-        storage: where runs and the registry lie, as a storage reference; every node reads it.
-        file: where the video goes, below `output`. MP4 is h264; MKV is lossless.
-        output: a storage reference.
-        sampler: steps, guidance, shift, seed. A window's noise depends on the seed and the window.
-        adapters: (reference, scale) in the order in which they are applied, those below them among them.
-        image: bytes of an image file.
-        prompt, num_frames, height, width: of a video from an image.
-        start_sigma: noise level that the image, held still, is denoised from; None: noise alone.
-        window: (dataset, split, window id), where it is a window; the dataset is a storage reference.
-        state: file below `output` that a state is kept in, and gone on from where there is one.
-        keep_every: denoising steps between two states; 0: none is kept.
-    """
-
-    storage: Place
-    output: Place
-    file: str
-    sampler: SamplerSettings
-    adapters: tuple[tuple[str, float], ...] = ()
-    image: bytes | None = None
-    prompt: str = ""
-    num_frames: int = 0
-    height: int = 0
-    width: int = 0
-    window: tuple[Place, Literal["val", "test"], str] | None = None
-    start_sigma: float | None = None
-    state: str | None = None
-    keep_every: int = 0
-
-
-@dataclass(frozen=True)
-class Status:
-    """How far a rank is.
-
-    Attributes:
-        stage: `idle`, `adapters`, `conditions`, `denoise`, `decode` or `write`.
-        step, total: denoising steps done, and in all.
-        quiet_s: seconds since the rank got something done.
-    """
-
-    stage: str = "idle"
-    step: int = 0
-    total: int = 0
-    quiet_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a rank's work ended.
-
-    Attributes:
-        kind: `made`; `cancelled`; `refused`: the request is at fault, and the rank takes the next one; `broken`: the
-            rank is of no use any more.
-        reason: of anything but `made`.
-        error: class of the error, where it is one of `cinesynth.errors`.
-        made: of rank 0: `sha256`, `provenance`, and `seconds` by stage.
-    """
-
-    kind: Literal["made", "cancelled", "refused", "broken"]
-    reason: str = ""
-    error: str = ""
-    made: dict[str, Any] = field(default_factory=dict)
 
 
 class Rank:
@@ -130,7 +59,7 @@ class Rank:
         self._outcome: Outcome | None = None
         self._status = Status()
         self._at = self._entered = time.monotonic()
-        self._cancelled = threading.Event()
+        self._cancelled, self._ended = threading.Event(), threading.Event()
         self._seconds: dict[str, float] = {}
 
     def __repr__(self) -> str:
@@ -150,11 +79,12 @@ class Rank:
             dist.init_process_group(backend, store=store, rank=self.number, world_size=self.size)
         shape, ranks = self.shape, Ranks(self.number, self.size, self.device)
         strategy = choose_placing(self.model, shape.strategy, shape.sizes, ranks)
+        make = shape.generator or Generator
         try:
-            self._generator = Generator(self.model, self.device, ranks, shape.kernels, strategy, shape.merge)
+            self._generator = make(self.model, self.device, ranks, shape.kernels, strategy, shape.merge)
         except Exception as e:
             if is_out_of_memory(e):
-                raise GenerationError(f"loading the model: {told_out_of_memory(e, self.device)}") from e
+                raise OutOfMemory(f"loading the model: {told_out_of_memory(e, self.device)}") from e
             raise
         return {"pid": os.getpid(), "host": socket.gethostname(), "load_seconds": time.monotonic() - started}
 
@@ -163,6 +93,7 @@ class Rank:
         if self._work is not None and self._work.is_alive():
             raise RuntimeError("a video is being made")
         self._outcome = None
+        self._ended.clear()
         self._cancelled.clear()
         self._seconds = {}
         self._enter("adapters")
@@ -174,8 +105,9 @@ class Rank:
         s = self._status
         return Status(s.stage, s.step, s.total, time.monotonic() - self._at)
 
-    def outcome(self) -> Outcome | None:
-        """How the video ended; None while it is being made."""
+    def outcome(self, wait_s: float = 0.0) -> Outcome | None:
+        """How the video ended, as soon as it did; None where it is still being made after `wait_s`."""
+        self._ended.wait(wait_s)
         return self._outcome
 
     def cancel(self) -> None:
@@ -192,11 +124,12 @@ class Rank:
         except BaseException as e:  # whatever it is, the other ranks may be waiting in a collective
             log.exception("rank %d failed", self.number)
             if is_out_of_memory(e):
-                outcome = Outcome("broken", told_out_of_memory(e, self.device), GenerationError.__name__)
+                outcome = Outcome("broken", told_out_of_memory(e, self.device), OutOfMemory.__name__)
             else:
                 outcome = Outcome("broken", f"{type(e).__name__}: {e}")
         self._enter("idle")
         self._outcome = outcome
+        self._ended.set()
 
     def _make(self, request: VideoRequest) -> dict[str, Any]:
         generator = self._generator
@@ -229,14 +162,15 @@ class Rank:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / Path(request.file).name
             codec: Literal["h264", "ffv1"] = "h264" if request.file.endswith(".mp4") else "ffv1"
-            write_video(path, video.frames, generator.fps, codec, video.provenance)
+            provenance = {**video.provenance, **request.told}
+            write_video(path, video.frames, generator.fps, codec, provenance)
             sha256 = sha256_file(path)
             output.upload(path, request.file)
         if request.state is not None:
             output.delete(request.state)
         self._enter("idle")
         seconds = {stage: round(spent, 3) for stage, spent in self._seconds.items()}
-        return {"sha256": sha256, "provenance": video.provenance, "seconds": seconds}
+        return {"sha256": sha256, "provenance": provenance, "seconds": seconds}
 
     def _video(self, generator: Generator, request: VideoRequest, course: Course) -> GeneratedVideo:
         if request.window is not None:

@@ -23,7 +23,6 @@ from diffusers.hooks.context_parallel import apply_context_parallel, remove_cont
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.utils.hooks import RemovableHandle
 
-from cinesynth.errors import ConfigError
 from cinesynth.wan.parts import gather_parts, part_sizes
 
 Value = TypeVar("Value")
@@ -43,16 +42,6 @@ class Plan:
     guidance: int = 1
     sequence: int = 1
     uneven: int = 0
-
-
-def check_group(size: int, heads: int, key: str) -> None:
-    """Raise ConfigError, with the option `key`, unless a group of this size can make every video, guided or not."""
-    if heads % size:
-        fitting = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
-        raise ConfigError(
-            f"{key} = {size}: the model's {heads} attention heads do not divide over so many ranks; take one of "
-            f"{fitting}"
-        )
 
 
 def choose_plan(size: int, guided: bool, tokens: int) -> Plan:

@@ -17,7 +17,6 @@ import torch
 
 from cinesynth.errors import TrainingError
 from cinesynth.train.batch import Clips, Forward, collate, share_out
-from cinesynth.train.flops import peak_tflops, transformer_flops
 from cinesynth.train.randomness import (
     drops_caption,
     generator,
@@ -31,6 +30,7 @@ from cinesynth.train.state import Checkpoints, Saved, trained
 from cinesynth.train.strategy import Strategy, World
 from cinesynth.train.validation import held_out_loss, held_out_set
 from cinesynth.wan.family import Family
+from cinesynth.wan.flops import peak_tflops, transformer_flops
 from cinesynth.wan.flow import flow_loss, sample_sigma
 from cinesynth.wan.lora import adapter_of, add_lora
 

@@ -26,13 +26,18 @@ class Kernels:
     attention: Attention = "auto"
     compiled: bool = False
 
-    def check(self, gpu: bool, ranks: int = 1) -> None:
-        """Raise ConfigError where this attention cannot be computed.
+    def check(self, gpu: bool, ranks: int = 1, strategy: str = "auto") -> None:
+        """Raise ConfigError where a transformer cannot be computed so.
 
         Args:
             gpu: the device is one.
             ranks: that divide a video's tokens.
+            strategy: how its weights lie on them.
         """
+        if strategy == "fsdp2" and ranks == 1:
+            raise ConfigError("strategy fsdp2 shares the base between the ranks of a worker; set ranks above 1")
+        if strategy == "fsdp2" and self.compiled:
+            raise ConfigError("compile does not go with strategy fsdp2; set compile=false")
         if self.attention in ("cudnn", "efficient") and not gpu:
             raise ConfigError(
                 f"attention {self.attention} needs use_gpu true: it is a kernel of GPUs; leave it at auto on CPUs"

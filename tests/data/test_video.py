@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cinesynth.data.scan.decoder_pyav import PyAVDecoder, scan
-from cinesynth.data.video import inspect_video, read_video, write_video
+from cinesynth.data.video import inspect_video, read_frames, read_video, write_video
 from cinesynth.errors import MediaError
 from tests.data.clips import encode_frames
 
@@ -121,3 +121,12 @@ def test_what_cannot_be_read_whole_is_one_line_that_names_the_file(tmp_path: Pat
                 read(tmp_path / name)
             assert str(refused.value).startswith(str(tmp_path / name))
             assert "\n" not in str(refused.value)
+
+
+def test_single_frames_are_those_of_the_whole(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 255, (7, 16, 32, 3), np.uint8)
+    path = write_video(tmp_path / "a.mkv", frames, codec="ffv1")
+    for found, index in zip(read_frames(path, [0, 3, 6]), (0, 3, 6), strict=True):
+        assert np.array_equal(found, frames[index])
+    with pytest.raises(MediaError, match="fewer than 8 frames"):
+        read_frames(path, [7])

@@ -22,7 +22,7 @@ from cinesynth.errors import AdapterError, ConfigError, MediaError, RankLost
 from cinesynth.generate.course import Cancelled
 from cinesynth.generate.driver import check_generation, generate
 from cinesynth.generate.group import RankGroup
-from cinesynth.generate.rank import VideoRequest
+from cinesynth.generate.messages import VideoRequest
 from cinesynth.generate.shape import GroupShape
 from cinesynth.settings import parse_config
 from cinesynth.storage import Storage

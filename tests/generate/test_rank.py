@@ -10,7 +10,8 @@ import torch
 from cinesynth.config import SamplerSettings
 from cinesynth.errors import GenerationError, RankLost
 from cinesynth.generate.group import RankGroup
-from cinesynth.generate.rank import Outcome, Rank, Status, VideoRequest
+from cinesynth.generate.messages import Outcome, Status, VideoRequest
+from cinesynth.generate.rank import Rank
 from cinesynth.generate.shape import GroupShape
 
 REQUEST = VideoRequest(storage=("", "", ""), output=("", "", ""), file="a.mp4", sampler=SamplerSettings())
@@ -47,7 +48,7 @@ class Told(RankGroup):
 
 class _Actor:
     class outcome:
-        remote = staticmethod(lambda: None)
+        remote = staticmethod(lambda wait_s: None)
 
 
 def test_out_of_memory_is_no_loss_that_another_group_would_mend(monkeypatch: pytest.MonkeyPatch) -> None:

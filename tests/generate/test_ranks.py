@@ -20,8 +20,9 @@ from cinesynth.config import SamplerSettings
 from cinesynth.errors import ConfigError, MediaError
 from cinesynth.generate.course import Course
 from cinesynth.generate.denoise import Conditions
-from cinesynth.generate.ranks import Plan, Ranks, check_group, choose_plan
+from cinesynth.generate.ranks import Plan, Ranks, choose_plan
 from cinesynth.generate.sampler import Generator
+from cinesynth.generate.shape import check_group
 from cinesynth.generate.state import SamplerState
 from cinesynth.wan.adapter import save_adapter
 from cinesynth.wan.card import AdapterCard

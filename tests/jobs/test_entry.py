@@ -10,7 +10,8 @@ import pytest
 from cinesynth.config import PublishConfig, TrainConfig
 from cinesynth.errors import MediaError
 from cinesynth.publish import outline_publishing
-from jobs.entry import check_storage, run_job
+from cinesynth.storage import check_lasting
+from jobs.entry import run_job
 from jobs.prepare import main
 
 CONFIGS = Path(__file__).parent.parent.parent / "jobs" / "configs" / "nano"
@@ -39,9 +40,9 @@ def test_storage_in_the_copy_of_the_working_directory_is_refused(
     assert end.value.code == 2
     assert "error: storage: 'storage' is relative" in capsys.readouterr().err
     for durable in ("s3://bucket/prefix", str(tmp_path), "~/cinesynth"):
-        check_storage(durable)
+        check_lasting(durable)
     monkeypatch.chdir(tmp_path)
-    check_storage("storage")
+    check_lasting("storage")
 
 
 def test_a_dry_run_prints_what_would_be_done_and_writes_nothing(

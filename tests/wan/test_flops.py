@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu_model import SHAPES, random_transformer
-from cinesynth.train.flops import peak_tflops, transformer_flops
+from cinesynth.wan.flops import peak_tflops, transformer_flops
 
 
 def test_the_formula_counts_what_pytorch_counts() -> None:

@@ -16,7 +16,10 @@ memory does not count: MFU is of the work that the step is for.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cinesynth.wan.family import Family
 
 PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "H800": 989.0, "A100": 312.0, "A800": 312.0, "L40S": 362.0, "B200": 2250.0}
 """Dense bf16 peak by a part of the device's name, from NVIDIA's data sheets (SXM forms)."""
@@ -50,6 +53,27 @@ def transformer_flops(config: Any, latent_frames: int, rows: int, columns: int, 
     """
     time, height, width = config.patch_size
     tokens = (latent_frames // time) * (rows // height) * (columns // width)
+    return _of_tokens(config, tokens, context)
+
+
+def video_flops(
+    family: Family, shape: Any, context: int, video: tuple[int, int, int], steps: int, guided: bool
+) -> float:
+    """Operations of all forward passes of a video; its encoding and decoding are left out.
+
+    Args:
+        family: of the model.
+        shape: the transformer's `num_layers`, `num_attention_heads`, `attention_head_dim` and `ffn_dim`.
+        context: text and image tokens.
+        video: frames, height and width.
+        steps: of denoising.
+        guided: each step has a second pass, with the negative prompt.
+    """
+    tokens = family.tokens(*family.latent_shape(*video)[1:])
+    return _of_tokens(shape, tokens, context).forward * steps * (2 if guided else 1)
+
+
+def _of_tokens(config: Any, tokens: int, context: int) -> Flops:
     dim = config.num_attention_heads * config.attention_head_dim
     self_attention = 2 * tokens * 4 * dim**2
     cross_attention = 2 * tokens * 2 * dim**2 + 2 * context * 2 * dim**2
