@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 from sqlalchemy import URL, make_url
 
 from cinesynth.errors import ConfigError
-from cinesynth.settings import Finite, Gpus, Settings, Side, WindowFrames
-from cinesynth.storage import Storage, sha256_json
+from cinesynth.generate.shape import GroupShape, check_group
+from cinesynth.pool import Pool
+from cinesynth.settings import Finite, Settings, Side, WindowFrames
+from cinesynth.storage import Storage, check_lasting, sha256_json
 from cinesynth.wan.family import DEFAULT_FAMILY, Family, family_named
-from cinesynth.wan.folder import model_spec
+from cinesynth.wan.flops import video_flops
+from cinesynth.wan.folder import model_folder, model_spec, read_json
+from cinesynth.wan.kernels import Attention, Kernels
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -30,11 +34,13 @@ class SamplingDefaults(Settings):
 
 
 class ImageLimits(Settings):
-    """Bounds on the first frame that a client sends. They are checked before it is decoded."""
+    """Bounds on the first frame that a client sends; those on its size are checked before it is decoded."""
 
     max_bytes: int = Field(20_000_000, ge=1, description="encoded size")
     max_side: int = Field(8192, ge=16, description="pixels")
     max_pixels: int = Field(40_000_000, ge=256, description="width times height")
+    decode_s: Finite = Field(20.0, gt=0, description="seconds that decoding may take")
+    decode_bytes: int = Field(2_000_000_000, ge=1_000_000, description="memory that decoding may take")
 
 
 class UploadLimits(Settings):
@@ -45,22 +51,70 @@ class UploadLimits(Settings):
     at_once: int = Field(32, ge=1, description="bodies that arrive at once in all, before 503")
 
 
+class GroupSettings(Settings):
+    """The processes that make each video together, on one node. They divide a guided video's two forward passes first,
+    then its tokens, as each request allows."""
+
+    ranks: int = Field(1, ge=1, description="processes of an engine; they divide the model's attention heads")
+    cpus_per_rank: Finite = Field(1.0, gt=0, description="CPUs of each")
+    gpus_per_rank: int = Field(0, ge=0, le=1, description="GPUs of each")
+    pool: Pool = Pool()
+    strategy: Literal["auto", "replicate", "fsdp2"] = Field(
+        "auto", description="how the base lies on the ranks; auto: a whole copy on each where the largest video fits"
+    )
+    attention: Attention = Field("auto", description="kernel of PyTorch's attention; auto: PyTorch chooses")
+    compile: bool = Field(False, description="compile the blocks; with warm_up the first video does not wait for it")
+    merge: bool = Field(False, description="add adapters to the weights, in place of computing them beside")
+
+    @model_validator(mode="after")
+    def _computable(self) -> GroupSettings:
+        Kernels(self.attention, self.compile).check(bool(self.gpus_per_rank), self.ranks, self.strategy)
+        return self
+
+
 class EngineSettings(Settings):
-    """The replicas that generate. Each makes one video at a time."""
+    """The replicas that generate. Each makes one video at a time, with a group of processes."""
 
     min_replicas: int = Field(0, ge=0, description="0: none while there is no work")
     max_replicas: int = Field(1, ge=1, description="as many as there is work for, up to this")
-    cpus: Finite = Field(1.0, ge=0, description="CPUs of one replica")
-    gpus: Gpus = Field(0.0, ge=0, description="GPUs of one replica")
+    group: GroupSettings = GroupSettings()
     idle_s: Finite = Field(60.0, ge=0, description="seconds without work before a replica is taken away")
-    drain_s: Finite = Field(60.0, ge=0, description="seconds to finish a video in, when a replica is taken away")
-    step_timeout_s: Finite = Field(600.0, gt=0, description="seconds without a denoising step, then it is replaced")
+    drain_s: Finite | None = Field(
+        None,
+        ge=0,
+        description="seconds to finish a video in, when a replica is taken away; default: of the longest predicted",
+    )
+    step_timeout_s: Finite = Field(
+        600.0, gt=0, description="a process that gets nothing done for so long hangs, and the group is made anew"
+    )
+    load_s: Finite = Field(1800.0, gt=0, description="seconds that the processes may take to start and load the model")
+    keep_every: int = Field(
+        5, ge=0, description="denoising steps between two states, from which another engine goes on; 0: none is kept"
+    )
+    warm_up: bool = Field(True, description="make one step of a video before the first request is taken")
 
     @model_validator(mode="after")
     def _ordered(self) -> EngineSettings:
         if self.min_replicas > self.max_replicas:
             raise ValueError(f"min_replicas {self.min_replicas} exceeds max_replicas {self.max_replicas}")
         return self
+
+
+class TransformerSettings(Settings):
+    """The shape of the served transformer, as far as the work of a video depends on it."""
+
+    num_layers: int = Field(ge=1, description="blocks")
+    num_attention_heads: int = Field(ge=1, description="of each attention")
+    attention_head_dim: int = Field(ge=1, description="width of a head")
+    ffn_dim: int = Field(ge=1, description="width of the feed-forward layers")
+    context_tokens: int = Field(ge=0, description="of text and image")
+
+
+class IngressSettings(Settings):
+    """The replicas that answer HTTP."""
+
+    replicas: int = Field(1, ge=1, description="each has limits of its own on bodies and streams")
+    slots: int = Field(10_000, ge=1, description="requests that a replica answers at once")
 
 
 class ServeConfig(Settings):
@@ -74,6 +128,9 @@ class ServeConfig(Settings):
         description="the model as clients see it; default: its id, or its folder's",
     )
     family: str | None = Field(None, description="the model's family by name; default: as the model's files say")
+    transformer: TransformerSettings | None = Field(
+        None, description="of the model, to predict the work of a video by; default: as the model's files say"
+    )
     storage: str = Field("storage", description="a folder that every node sees; adapters come from its registry")
     host: str = Field("127.0.0.1", description="address that the HTTP proxies bind")
     port: Port = Field(8000, description="of the HTTP proxies")
@@ -92,9 +149,11 @@ class ServeConfig(Settings):
     ttl_s: Finite = Field(86_400.0, gt=0, description="seconds that a video is kept after it completed or failed")
     lease_s: Finite = Field(30.0, ge=5, description="without a heartbeat for so long, another engine takes the video")
     heartbeat_s: Finite = Field(1.0, gt=0, description="seconds between two heartbeats of an engine")
-    max_attempts: int = Field(3, ge=1, description="times that a video is begun before it has failed")
+    max_attempts: int = Field(3, ge=1, description="attempts lost by themselves after which a video has failed")
+    max_leases: int = Field(10, ge=1, description="times that a video is begun in all, lost nodes and drains included")
     image: ImageLimits = ImageLimits()
     uploads: UploadLimits = UploadLimits()
+    ingress: IngressSettings = IngressSettings()
     engine: EngineSettings = EngineSettings()
     keys_file: str | None = Field(None, description="made by python -m serve.keys; default: <storage>/serve/keys.json")
     database: str | None = Field(None, description="SQLAlchemy URL; default: SQLite at <storage>/serve/jobs.db")
@@ -122,6 +181,10 @@ class ServeConfig(Settings):
     def results(self) -> Path:
         """Folder of finished videos."""
         return self.home() / "results"
+
+    def states(self) -> Path:
+        """Folder of the sampler states that unfinished videos go on from."""
+        return self.home() / "states"
 
     def keys_path(self) -> Path:
         """The API keys file."""
@@ -153,8 +216,38 @@ class ServeConfig(Settings):
         """The family of the model. Raises ModelError where there is no such family, or no such model."""
         return model_spec(self.model).family if self.family is None else family_named(self.family)
 
+    def flops(self, num_frames: int, height: int, width: int, steps: int, guided: bool) -> float:
+        """Operations of a video's forward passes, the one measure of work of this service."""
+        shape = self.transformer or transformer_of(self.model)
+        return video_flops(self.model_family(), shape, shape.context_tokens, (num_frames, height, width), steps, guided)
+
+    def largest_flops(self) -> float:
+        """Those of the longest video that may be asked for."""
+        return max(self.flops(self.max_frames, height, width, self.max_steps, True) for height, width in self.sizes)
+
+    def bundles(self) -> list[dict[str, float]]:
+        """What each process of an engine takes of its node."""
+        shape, pool = self.group_shape(), self.engine.group.pool
+        return [bundle | pool.resources(shape.gpus) for bundle in shape.bundles()]
+
+    def group_shape(self) -> GroupShape:
+        """What each engine's group is made of."""
+        group = self.engine.group
+        return GroupShape(
+            self.model,
+            group.ranks,
+            group.cpus_per_rank,
+            float(group.gpus_per_rank),
+            Kernels(group.attention, group.compile),
+            group.strategy,
+            tuple((self.max_frames, height, width) for height, width in self.sizes),
+            group.merge,
+            quiet_s=self.engine.step_timeout_s,
+            load_s=self.engine.load_s,
+        )
+
     def resolved(self) -> ServeConfig:
-        """The same configuration with absolute local paths and the model's family.
+        """The same configuration with absolute local paths, and the model's family and shape.
 
         Replicas run in other folders than the command line, and those of the API may be on nodes without the model.
         """
@@ -164,12 +257,15 @@ class ServeConfig(Settings):
             "keys_file": os.fspath(self.keys_path().absolute()),
             "database": self.database_url(),
             "family": self.model_family().name,
+            "transformer": self.transformer or transformer_of(self.model),
         }
         if Path(self.model).expanduser().is_dir():
             update["model"] = os.fspath(Path(self.model).expanduser().absolute())
         return self.model_copy(update=update)
 
     def check_inputs(self) -> None:
+        """Raise CinesynthError where the service could not run with this configuration."""
+        check_lasting(self.storage)
         self.home()
         path = self.keys_path()
         if not path.is_file():
@@ -178,6 +274,15 @@ class ServeConfig(Settings):
                 f"`python -m serve.keys create --file {path} --name NAME`"
             )
         spec = model_spec(self.model)
+        check_group(self.engine.group.ranks, spec.heads, "engine.group.ranks")
         for height, width in self.sizes:
             for field in ("default_frames", "max_frames"):
                 spec.check_size(getattr(self, field), height, width, f"sizes with {field}")
+
+
+def transformer_of(model: str) -> TransformerSettings:
+    """The shape of a model's transformer. Raises ModelError."""
+    spec = model_spec(model)
+    config = read_json(model_folder(model) / spec.family.experts[0] / "config.json", model)
+    fields = {name: config[name] for name in TransformerSettings.model_fields if name in config}
+    return TransformerSettings(**fields, context_tokens=spec.family.text_tokens + spec.image_tokens)

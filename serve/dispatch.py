@@ -14,10 +14,14 @@ import math
 import time
 import uuid
 from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Concatenate
 
+from cinesynth.storage import HIDDEN
 from serve.config import ServeConfig
 from serve.jobs import Backlog, JobStore, Lease, LocalJobs, P, T
+from serve.nodes import node_lives
 
 logger = logging.getLogger(__name__)
 
@@ -27,18 +31,21 @@ TICK_S = 1.0
 """Most seconds between two checks of leases and demand."""
 ORPHAN_S = 600.0
 """Age of a file without a job from which on none can come: a request has ended long before."""
+JUDGE_S = 4.0
+"""Most seconds that it may take to find out whether a node lives."""
 SWEEP_S = 60.0
 """Seconds between two sweeps for jobs and files whose time is over."""
 
 
 def open_store(config: ServeConfig) -> JobStore:
     """Make the folders of a configuration and open its job table. Raises StorageError."""
-    for folder in (config.inputs(), config.results()):
+    for folder in (config.inputs(), config.results(), config.states()):
         folder.mkdir(parents=True, exist_ok=True)
     return JobStore(
         config.database_url(),
         lease_s=config.lease_s,
         max_attempts=config.max_attempts,
+        max_leases=config.max_leases,
         queue_cap=config.queue_cap,
         ttl_s=config.ttl_s,
         assumed_job_s=config.assumed_job_s,
@@ -61,16 +68,21 @@ class Dispatcher:
     Args:
         config: resolved configuration.
         engine: handle of the engine deployment.
+        lives: whether the node of an engine that was lost still lives. It may block.
     """
 
-    def __init__(self, config: ServeConfig, engine: Any) -> None:
+    def __init__(self, config: ServeConfig, engine: Any, lives: Callable[[str], bool] = node_lives) -> None:
         self.config = config
         self.engine = engine
+        self._lives = lives
+        # Threads of their own: where the cluster does not answer, the job table still does.
+        self._judges = ThreadPoolExecutor(4, thread_name_prefix="judge")
         self.store = open_store(config)
         self.store.extend()
         self.jobs = LocalJobs(self.store)
         self._calls: dict[str, asyncio.Task[None]] = {}
-        self._holding: set[str] = set()
+        self._holding: dict[str, str | None] = {}
+        """Nodes of the engines that work on a call and hold a lease, or are about to."""
         self._clocks = _clocks()
         self._wake = asyncio.Event()
         self._swept = 0.0
@@ -87,21 +99,21 @@ class Dispatcher:
         """Run the operation of `JobStore` that has this name; callers use `DispatcherJobs`, which is typed."""
         return await self.jobs(getattr(JobStore, operation), *args, **kwargs)
 
-    async def lease_next(self, call_id: str, loaded: Collection[str | None]) -> Lease | None:
-        """Lease a job to the engine that works on the call `call_id`, as `JobStore.lease_next` does.
+    async def lease_next(self, call_id: str, node: str | None, loaded: Collection[str | None]) -> Lease | None:
+        """Lease a job to the engine on `node` that works on the call `call_id`, as `JobStore.lease_next` does.
 
         A call that began before this replica restarted gets no job: nobody would notice its end.
         """
         if call_id not in self._calls:
             return None
-        self._holding.add(call_id)  # first: a call that is about to hold a lease is not withdrawn
+        self._holding[call_id] = node  # first: a call that is about to hold a lease is not withdrawn
         try:
-            lease = await self.jobs(JobStore.lease_next, call_id, loaded)
+            lease = await self.jobs(JobStore.lease_next, call_id, node, loaded)
         except BaseException:
-            self._holding.discard(call_id)
+            self._holding.pop(call_id, None)
             raise
         if lease is None:
-            self._holding.discard(call_id)
+            self._holding.pop(call_id, None)
         return lease
 
     async def _keep(self) -> None:
@@ -117,9 +129,11 @@ class Dispatcher:
     async def _tick(self) -> None:
         if self._was_away():
             await self.jobs(JobStore.extend)
-        for holder in await self.jobs(JobStore.expire):
-            if call := self._calls.pop(holder, None):
-                call.cancel()
+        silent = list(await self.jobs(JobStore.silent_nodes))
+        for node, own in zip(silent, await asyncio.gather(*map(self._own_fault, silent)), strict=True):
+            for holder in await self.jobs(JobStore.expire, node, own, list(self._calls)):
+                if call := self._calls.pop(holder, None):
+                    call.cancel()
         backlog = await self.jobs(JobStore.backlog)
         wanted = demand(backlog, self.config.target_wait_s, self.config.engine.max_replicas)
         # Only calls of this replica count: Serve knows of no others, and would scale away an engine that works on the
@@ -131,6 +145,17 @@ class Dispatcher:
         for call_id in spare[: max(0, len(self._calls) - wanted)]:
             self._calls.pop(call_id).cancel()
         await self._sweep()
+
+    async def _own_fault(self, node: str | None) -> bool:
+        """Whether an engine on `node` was lost by itself, or by its job: the node is not known to be lost, too."""
+        if not node:
+            return True
+        try:
+            asked = asyncio.get_running_loop().run_in_executor(self._judges, self._lives, node)
+            return await asyncio.wait_for(asked, JUDGE_S)
+        except Exception as e:
+            logger.warning("node %s: nobody says whether it lives (%s); taken for alive", node, type(e).__name__)
+            return True
 
     def _was_away(self) -> bool:
         """Whether this process did not run for a while, or the clock was set.
@@ -155,11 +180,16 @@ class Dispatcher:
                 await asyncio.sleep(TICK_S)
         except Exception as e:
             logger.warning("call %s: the engine is gone: %s", call_id, e)
-            await self.jobs(JobStore.release, call_id, f"the engine was lost ({type(e).__name__})")
+            message, own = f"the engine was lost ({type(e).__name__})", True
+            if _taken_away(e):
+                message, own = "the engine was taken away by Serve", False
+            elif not await self._own_fault(self._holding.get(call_id)):
+                message, own = f"the engine's node was lost ({type(e).__name__})", False
+            await self.jobs(JobStore.release, call_id, message, own)
             await asyncio.sleep(TICK_S)  # do not call an engine that fails at once in a tight loop
         finally:
             self._calls.pop(call_id, None)
-            self._holding.discard(call_id)
+            self._holding.pop(call_id, None)
             self._wake.set()
 
     async def _sweep(self) -> None:
@@ -182,26 +212,43 @@ class DispatcherJobs:
         return await self._dispatcher.run.remote(operation.__name__, *args, **kwargs)
 
 
+def _taken_away(error: Exception) -> bool:
+    """Whether an engine's end is of Serve's making: it drained for too long, or did not answer health checks."""
+    return "ray.kill" in str(error)
+
+
 def _clocks() -> tuple[float, float]:
     """(seconds that only run forward, seconds since 1970)"""
     return time.monotonic(), time.time()
 
 
 def sweep(store: JobStore, config: ServeConfig) -> int:
-    """Delete the jobs whose time is over, their files first; returns the number of jobs."""
-    over = store.expired()
-    for job in over:
-        (config.inputs() / job.image).unlink(missing_ok=True)
-        if job.result:
-            (config.results() / job.result).unlink(missing_ok=True)
-    store.forget([job.id for job in over])
-    # A process that died, and a client that broke off, may have left files that belong to no job. The files are listed
-    # first: a job that comes meanwhile is no reason to take its file for an orphan.
+    """Delete the jobs whose time is over, their files first, and files that nobody needs; returns the number of jobs.
+
+    A process that died, and a client that broke off, may have left files that belong to no job. A job that comes
+    meanwhile is no reason to take its file for an orphan: files are listed before jobs, and young ones stay.
+    """
     files = [path for folder in (config.inputs(), config.results()) for path in folder.iterdir()]
-    known = store.ids()
+    states = list(config.states().iterdir())
+    over, known, unfinished = store.expired(), store.ids(), store.unfinished_ids()
     for path in files:
-        with contextlib.suppress(FileNotFoundError):
-            old = path.stat().st_mtime < time.time() - min(config.ttl_s, ORPHAN_S)
-            if old and path.name.removeprefix(".tmp-").partition(".")[0] not in known:
-                path.unlink()
+        if _job_of(path) in over or (_job_of(path) not in known and _is_old(path, config)):
+            path.unlink(missing_ok=True)
+    for path in states:
+        # Its job has had a lease: where it is not unfinished, it is finished or gone. A file that is still being
+        # written tells no job.
+        if _is_old(path, config) if path.name.startswith(HIDDEN) else _job_of(path) not in unfinished:
+            path.unlink(missing_ok=True)
+    store.forget(over)
     return len(over)
+
+
+def _job_of(path: Path) -> str:
+    """The job that a file of the service belongs to."""
+    return path.name.removeprefix(HIDDEN).partition(".")[0]
+
+
+def _is_old(path: Path, config: ServeConfig) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_mtime < time.time() - min(config.ttl_s, ORPHAN_S)
+    return False

@@ -1,34 +1,37 @@
-"""An engine replica: it leases one job at a time from the Dispatcher, makes the video, and reports how far it is.
+"""An engine replica: it leases one job at a time from the Dispatcher, directs the group of processes that makes the
+video, and reports how far it is.
 
-The model runs in one thread. Meanwhile the replica's event loop renews the lease. When the lease is lost, or the
-replica is being stopped, generation ends at the next denoising step. When the model makes no step for
-`engine.step_timeout_s`, or fails in a way that another process may not, the job goes back to the queue and the process
-ends: Serve starts another one.
+The replica itself loads no model: it is the coordinator of a `RankGroup`, whose processes lie in its placement group.
+A thread waits for the group; meanwhile the event loop renews the lease. When the lease is lost, the video is called off
+and the group is idle within a step. A group that was lost is made anew, and its job goes back to the queue: the next
+attempt goes on from the state that was kept. When the group cannot be made anew, or the fault is of another kind, the
+job goes back too, and this process ends: Serve starts another one.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import io
 import logging
 import os
 import re
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, Concatenate, Literal, Protocol
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from cinesynth.config import SamplerSettings
-from cinesynth.data.video import write_video
-from cinesynth.errors import AdapterError, GenerationError, MediaError
-from cinesynth.generate.course import UNWATCHED, Cancelled, Course
-from cinesynth.pictures import Frames
+from cinesynth.errors import AdapterError, GenerationError, MediaError, OutOfMemory, RankLost
+from cinesynth.generate.course import Cancelled
+from cinesynth.generate.messages import Status, VideoRequest
 from cinesynth.registry import Registry
-from cinesynth.storage import Storage, cache_folder, sha256_file
+from cinesynth.storage import Storage, sha256_json
+from cinesynth.wan.folder import model_hash
 from serve.config import ServeConfig
 from serve.dispatch import DISPATCHER, DispatcherJobs
 from serve.jobs import ErrorCode, JobStore, Lease, P
@@ -42,56 +45,40 @@ FINAL: tuple[ErrorCode, ...] = ("invalid", "oom")
 """Failures that another attempt would meet again."""
 LEAVE_S = 0.5
 """Seconds between the answer to a call and the end of a broken engine's process."""
+DEAF_S = 120.0
+"""Seconds after which a thread that no longer hears of its group is given up. The group finds a rank that hangs."""
 
 
-class Made(Protocol):
-    """A video's frames (uint8 RGB [T, H, W, 3]) and what they were made with."""
-
-    @property
-    def frames(self) -> Frames: ...
-    @property
-    def provenance(self) -> dict[str, Any]: ...
-
-
-class VideoGenerator(Protocol):
-    """What an engine runs; `cinesynth.generate.sampler.Generator` is one."""
+class VideoGroup(Protocol):
+    """What an engine directs; `cinesynth.generate.group.RankGroup` is one and says what its methods raise."""
 
     @property
-    def fps(self) -> int: ...
-    def load_adapters(self, adapters: list[tuple[Path, float]]) -> None: ...
-    def generate(
-        self,
-        image: Image.Image,
-        prompt: str,
-        num_frames: int,
-        height: int,
-        width: int,
-        sampler: SamplerSettings,
-        course: Course = UNWATCHED,
-    ) -> Made: ...
+    def usable(self) -> bool: ...
+    def start(self, request: VideoRequest) -> None: ...
+    def cancel(self) -> None: ...
+    def result(self, look: Callable[[Status], None]) -> dict[str, Any]: ...
+    def close(self) -> None: ...
 
 
-GeneratorFactory = Callable[[str, str], VideoGenerator]
-"""Loads a generator, given the model and the torch device."""
+Groups = Callable[[ServeConfig], VideoGroup]
+"""Makes a group with its model loaded."""
 
 
-def default_generator(model: str, device: str) -> VideoGenerator:
-    """The generator of `cinesynth.generate`. It is imported here, so that only engines load torch."""
-    from cinesynth.generate.sampler import Generator
+def rank_group(config: ServeConfig, generator: Callable[..., Any] | None = None) -> VideoGroup:
+    """A group in the placement group that Serve made for this replica; `generator` is that of `GroupShape`."""
+    import ray
 
-    return Generator(model, device)
+    from cinesynth.generate.group import RankGroup
 
-
-class LeaseLost(Exception):
-    """Ends a generation that nobody waits for; raised between denoising steps."""
+    return RankGroup(replace(config.group_shape(), generator=generator), ray.util.get_current_placement_group())
 
 
 class EngineBroken(Exception):
-    """The model cannot be loaded, or is stuck. The replica must be replaced."""
+    """There is no group any more, or its thread is stuck. The replica must be replaced."""
 
 
 class Attempt:
-    """The work on one lease. The model's thread and the event loop share it."""
+    """The work on one lease. The thread that waits for the group and the event loop share it."""
 
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
@@ -99,39 +86,41 @@ class Attempt:
         self.progress = 0
         self.alive_at = time.monotonic()
         self.lost = threading.Event()
+        self.called_off = False
 
-    def alive(self) -> None:
-        """Note that the model's thread got something done. Raises LeaseLost when it should stop."""
-        if self.lost.is_set():
-            raise LeaseLost(self.lease.job.id)
+    def heard(self, status: Status) -> None:
+        """Note how far the group is."""
         self.alive_at = time.monotonic()
+        if status.total:
+            self.progress = 100 * status.step // status.total
 
-    def on_step(self, step: int, total: int) -> None:
-        """Note that denoising step `step` of `total` is done. Raises LeaseLost when the model should stop."""
-        self.progress = 100 * step // max(total, 1)
-        self.alive()
+    @property
+    def file(self) -> str:
+        """Of the result. It has the lease's token, so that no attempt writes over another's file."""
+        return f"{self.lease.job.id}.{self.lease.token}.mp4"
 
 
 class Engine:
-    """The deployment "Engine": one process with one model.
+    """The deployment "Engine": the coordinator of one group. It is ready once the group's model is loaded and warm.
 
     Args:
         config: resolved configuration.
-        factory: makes the generator, in the model's thread.
+        groups: makes the group, in the thread that waits for it.
         dispatcher: handle of the Dispatcher. Default: the one of this application.
     """
 
-    def __init__(
-        self, config: ServeConfig, factory: GeneratorFactory = default_generator, dispatcher: Any = None
-    ) -> None:
+    def __init__(self, config: ServeConfig, groups: Groups = rank_group, dispatcher: Any = None) -> None:
         self.config = config
-        self.registry = Registry(Storage.open(config.storage))
+        self.storage = Storage.open(config.storage)
+        self.registry = Registry(self.storage)
         self._dispatcher = dispatcher
+        self._groups = groups
         self._broken: str | None = None
         self._loaded: str | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        device = "cuda" if config.engine.gpus > 0 else "cpu"
-        self._generator = self._thread.submit(factory, config.model, device)
+        self._made_by = sha256_json([model_hash(config.model), config.engine.group.merge])[:12]
+        """Of all that a kept state depends on beside its job."""
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="group")
+        self._group = self._thread.submit(self._new_group).result()
 
     @property
     def dispatcher(self) -> Any:
@@ -154,7 +143,7 @@ class Engine:
             call_id: the Dispatcher's name for this call; it becomes the holder of the lease.
         """
         self.check_health()
-        lease = await self.dispatcher.lease_next.remote(call_id, [self._loaded])
+        lease = await self.dispatcher.lease_next.remote(call_id, _node(), [self._loaded])
         if lease is None:
             return "empty"
         attempt = Attempt(lease)
@@ -162,41 +151,43 @@ class Engine:
         try:
             if not await self._watch(attempt, working):
                 return "lost"
-            name, sha256 = working.result()
+            made = working.result()
         except asyncio.CancelledError:
             attempt.lost.set()
             raise
-        except (LeaseLost, Cancelled):
+        except Cancelled:
             return "lost"
         except Exception as e:
             return await self._fail(attempt, e)
-        return await self._complete(attempt, name, sha256)
+        return await self._complete(attempt, made)
 
     async def _watch(self, attempt: Attempt, working: asyncio.Future[Any]) -> bool:
-        """Renew the lease until the work ends. False when it is stuck and was given up."""
+        """Renew the lease until the work ends. False when the thread is stuck and was given up."""
         while True:
             await asyncio.wait({working}, timeout=self.config.heartbeat_s)
             if working.done():
                 return True
-            if time.monotonic() - attempt.alive_at > self.config.engine.step_timeout_s:
+            if time.monotonic() - attempt.alive_at > DEAF_S:
                 break
             if not attempt.lost.is_set() and not await self._renew(attempt):
                 attempt.lost.set()
         attempt.lost.set()
-        self._broken = f"no progress for {self.config.engine.step_timeout_s:g} s"
-        await self._give_back(attempt, "timeout", f"the engine made {self._broken}")
+        self._broken = f"nothing was heard of its processes for {DEAF_S:g} s"
+        await self._give_back(attempt, "timeout", f"the engine was stuck: {self._broken}")
+        self._leave()
         return False
 
     async def _give_back(self, attempt: Attempt, code: ErrorCode, message: str) -> None:
-        """Queue the job again for another engine, and end this one, whether or not that was taken."""
+        """Queue the job again for another attempt."""
+        lease = attempt.lease
         try:
-            await self._report(JobStore.give_up, attempt.lease.job.id, attempt.lease.token, code, message)
-        finally:
-            self._leave()
+            await self._report(JobStore.give_up, lease.job.id, lease.token, code, message)
+        except Exception:
+            logger.exception("%s cannot be given back; its lease runs out", lease.job.id)
 
     def _leave(self) -> None:
-        """End this process, once the call under way is answered: a model that hangs or is broken holds a GPU, which the
-        replica that takes its place needs. Serve itself would drain it first."""
+        """End this process, once the call under way is answered, and the group's with it: what hangs or is broken holds
+        GPUs, which the replica that takes its place needs. Serve itself would drain it first."""
         asyncio.get_running_loop().call_later(LEAVE_S, os._exit, 1)
 
     async def _renew(self, attempt: Attempt) -> bool:
@@ -223,88 +214,131 @@ class Engine:
                 logger.warning("the Dispatcher did not take %s, trying again: %s", outcome.__name__, e)
                 await asyncio.sleep(min(1.0, self.config.heartbeat_s))
 
-    async def _complete(self, attempt: Attempt, name: str, sha256: str) -> Outcome:
+    async def _complete(self, attempt: Attempt, made: dict[str, Any]) -> Outcome:
         lease = attempt.lease
-        if await self._report(JobStore.complete, lease.job.id, lease.token, name, sha256):
+        told = attempt.file, made["sha256"], made["seconds"]
+        if await self._report(JobStore.complete, lease.job.id, lease.token, *told):
             return "completed"
-        (self.config.results() / name).unlink(missing_ok=True)
+        (self.config.results() / attempt.file).unlink(missing_ok=True)
         return "lost"
 
     async def _fail(self, attempt: Attempt, error: Exception) -> Outcome:
         lease = attempt.lease
         code, message = explain(error)
         logger.error("%s failed (%s)", lease.job.id, code, exc_info=error)
+        outcome: Outcome = "lost"
         if code in FINAL:
-            return "failed" if await self._report(JobStore.fail, lease.job.id, lease.token, code, message) else "lost"
-        # Perhaps the process is at fault, as after an error of the GPU: another one tries, and this one takes no more.
-        self._broken = message
-        await self._give_back(attempt, code, message)
-        return "lost"
+            if await self._report(JobStore.fail, lease.job.id, lease.token, code, message):
+                outcome = "failed"
+        else:
+            await self._give_back(attempt, code, message)
+        if isinstance(error, RankLost | OutOfMemory):
+            await self._renew_group()
+        elif code not in FINAL:
+            # Perhaps this process is at fault: another one tries, and this one takes no more.
+            self._broken = message
+            self._leave()
+        return outcome
 
-    # --- in the model's thread -------------------------------------------------------------------------------
-
-    def _make(self, attempt: Attempt) -> tuple[str, str]:
-        """Generate and store the video. Returns its file name and sha256."""
+    async def _renew_group(self) -> None:
+        """Make the group anew, while Serve still counts this replica as busy; without one, end the process."""
         try:
-            generator = self._generator.result()
+            self._group = await asyncio.get_running_loop().run_in_executor(self._thread, self._new_group)
         except Exception as e:
-            raise EngineBroken(f"the model cannot be loaded: {_without_folders(str(e))}") from e
-        attempt.alive()
-        request = attempt.request
-        self._adapt(generator, request)
-        attempt.alive()
+            logger.exception("the group cannot be made anew")
+            self._broken = f"its group is lost, and no other one can be made ({type(e).__name__})"
+            self._leave()
+
+    # --- in the thread that waits for the group --------------------------------------------------------------
+
+    def _new_group(self) -> VideoGroup:
+        self._loaded = None
+        group = self._groups(self.config)
+        if self.config.engine.warm_up:
+            try:
+                self._warm_up(group)
+            except BaseException:
+                group.close()
+                raise
+        return group
+
+    def _warm_up(self, group: VideoGroup) -> None:
+        """One step of a video in the default shape: what is loaded, compiled or reserved at first is so afterwards."""
+        (height, width), started = self.config.sizes[0], time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:  # on this node, as the processes are
+            sampler = SamplerSettings(steps=1, guidance_scale=self.config.defaults.guidance_scale)
+            request = VideoRequest(
+                storage=self.storage.reference(),
+                output=Storage.open(folder).reference(),
+                file="warm-up.mp4",
+                sampler=sampler,
+                image=_black(height, width),
+                prompt="warm-up",
+                num_frames=self.config.default_frames,
+                height=height,
+                width=width,
+            )
+            group.start(request)
+            group.result(lambda status: None)
+        logger.info("warm after %.1f s", time.monotonic() - started)
+
+    def _make(self, attempt: Attempt) -> dict[str, Any]:
+        """Have the group make and store the video. Returns as `RankGroup.result`, and raises what `explain` knows."""
+        request = self._request(attempt)
+        if attempt.lost.is_set():
+            raise Cancelled("before it began")
         try:
-            with Image.open(self.config.inputs() / attempt.lease.job.image) as image:
-                image.load()
-        except (FileNotFoundError, UnidentifiedImageError) as e:  # other errors are the folder's, and may pass
-            raise MediaError(f"the first frame is no longer there ({type(e).__name__}); send the request again") from e
-        made = generator.generate(
-            image,
-            request.prompt,
-            request.num_frames,
-            request.height,
-            request.width,
-            request.sampler,
-            Course(on_step=attempt.on_step, stops=attempt.lost.is_set),
+            self._group.start(request)
+        except RankLost as e:  # between two videos, which is no fault of this one's
+            logger.warning("a new group is made: %s", e)
+            self._group = self._new_group()
+            attempt.alive_at = time.monotonic()
+            self._group.start(request)
+
+        def look(status: Status) -> None:
+            attempt.heard(status)
+            if attempt.lost.is_set() and not attempt.called_off:
+                attempt.called_off = True
+                self._group.cancel()
+
+        made = self._group.result(look)
+        self._loaded = attempt.lease.job.adapter
+        return made
+
+    def _request(self, attempt: Attempt) -> VideoRequest:
+        """What the group is told. Raises MediaError without a first frame, AdapterError for one that was exchanged."""
+        job, asked = attempt.lease.job, attempt.request
+        try:
+            image = (self.config.inputs() / job.image).read_bytes()
+        except FileNotFoundError as e:  # other errors are the folder's, and may pass
+            raise MediaError("the first frame is no longer there; send the request again") from e
+        for adapter in asked.adapters:
+            found, asked_for = self.registry.resolve(adapter.ref).sha256, adapter.sha256
+            if asked_for and found != asked_for:  # jobs of older versions do not say
+                raise AdapterError(f"adapter {adapter.ref} is another one now ({found[:12]}, not {asked_for[:12]})")
+        return VideoRequest(
+            storage=self.storage.reference(),
+            output=self.storage.child("serve").reference(),
+            file=f"results/{attempt.file}",
+            sampler=asked.sampler,
+            adapters=tuple((adapter.ref, adapter.scale) for adapter in asked.adapters),
+            image=image,
+            prompt=asked.prompt,
+            num_frames=asked.num_frames,
+            height=asked.height,
+            width=asked.width,
+            state=f"states/{job.id}.{self._made_by}.safetensors",
+            keep_every=self.config.engine.keep_every,
+            told={"model": asked.model, "job": job.id, "request": asked.model_dump(mode="json")},
         )
-        attempt.alive()
-        return self._write(attempt, made, generator.fps)
-
-    def _adapt(self, generator: VideoGenerator, request: JobRequest) -> None:
-        if request.adapter == self._loaded:
-            return
-        adapters: list[tuple[Path, float]] = []
-        if request.adapter is not None:
-            adapters.append((self.registry.fetch(request.adapter, adapter_cache()), 1.0))
-        generator.load_adapters(adapters)
-        self._loaded = request.adapter
-
-    def _write(self, attempt: Attempt, made: Made, fps: int) -> tuple[str, str]:
-        """Store the video under a name with the lease's token, so that no attempt writes over another's file."""
-        lease, folder = attempt.lease, self.config.results()
-        name = f"{lease.job.id}.{lease.token}.mp4"
-        request = attempt.request
-        told = {"model": request.model, "job": lease.job.id, "request": request.model_dump(mode="json")}
-        provenance = {**made.provenance, **told}
-        temporary = write_video(folder / f".tmp-{name}", made.frames, fps, "h264", json.loads(json.dumps(provenance)))
-        digest = sha256_file(temporary)
-        _fsync(temporary)
-        os.replace(temporary, folder / name)
-        _fsync(folder)
-        return name, digest
-
-
-def adapter_cache() -> Path:
-    """The folder of fetched adapters on this machine. An adapter's hash is checked whenever it is used."""
-    return cache_folder("adapters")
 
 
 def explain(error: Exception) -> tuple[ErrorCode, str]:
     """The error code and the message that the client sees. The details of a bug stay in the log."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if isinstance(error, OutOfMemory):
         return "oom", "the engine ran out of memory; ask for fewer frames or a smaller size"
-    if isinstance(error, EngineBroken):
-        return "internal", str(error)
+    if isinstance(error, RankLost):
+        return "rank_lost", _without_folders(str(error))
     if isinstance(error, MediaError | AdapterError | GenerationError):
         return "invalid", _without_folders(str(error))
     return "internal", f"the engine failed ({type(error).__name__}); the reason is in its log"
@@ -315,9 +349,14 @@ def _without_folders(message: str) -> str:
     return re.sub(r"(?<![\w.])/(?:[^\s/'\":,;()]+/)+", "", message)
 
 
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _black(height: int, width: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _node() -> str:
+    """The node that this process is on; "" outside a cluster."""
+    import ray
+
+    return ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""

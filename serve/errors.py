@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import logging
+import json
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import Response
 from pydantic import BaseModel, ValidationError
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-logger = logging.getLogger(__name__)
+from serve.request_id import REQUEST_ID, current_request_id, request_id_of, request_log
 
-_TYPES = {401: "authentication_error", 429: "rate_limit_error"}
+logger = request_log(__name__)
+
+NO_RETRY = {"x-should-retry": "false"}
+"""Tells OpenAI's client not to ask again by itself."""
+
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
 class ApiError(Exception):
@@ -42,10 +49,14 @@ class ApiError(Exception):
         self.status, self.code, self.message, self.param = status, code, message, param
         self.headers, self.extra = headers, extra or {}
 
-    def response(self) -> JSONResponse:
+    def response(self) -> Response:
+        """The answer. That of a failure of the server names the request, whose lines are in the server's log."""
         kind = _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
         error = {"message": self.message, "type": kind, "code": self.code, "param": self.param, **self.extra}
-        return JSONResponse({"error": error}, self.status, self.headers)
+        if self.status >= 500:
+            error["request_id"] = current_request_id()
+        # Written in ASCII: a message may quote what no UTF-8 can hold.
+        return Response(json.dumps({"error": error}), self.status, self.headers, "application/json")
 
 
 class ErrorDetail(BaseModel):
@@ -53,6 +64,8 @@ class ErrorDetail(BaseModel):
     type: str
     code: str
     param: str | None
+    request_id: str | None = None
+    """Of failures of the server (5xx): what to look for in its log."""
 
 
 class ErrorBody(BaseModel):
@@ -77,24 +90,58 @@ def invalid(error: ValidationError) -> ApiError:
     return ApiError(400, "invalid_value", message, param=problems[0][0])
 
 
-def install(api: FastAPI) -> None:
-    """Give every error response of `api` the shape."""
+class Outermost:
+    """ASGI middleware around the application: what leaves here bears the request's id, and a bug is a 500.
 
-    async def on_api_error(_: Request, error: Exception) -> JSONResponse:
+    Args:
+        app: what answers.
+        echo_request_id: whether to send the id as a header.
+    """
+
+    def __init__(self, app: ASGIApp, echo_request_id: bool = True) -> None:
+        self.app, self.echo_request_id = app, echo_request_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def named(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                if self.echo_request_id:
+                    MutableHeaders(scope=message)[REQUEST_ID] = request_id
+            await send(message)
+
+        with request_id_of(scope) as request_id:
+            try:
+                await self.app(scope, receive, named)
+            except Exception:
+                logger.exception("%s %s failed", scope["method"], scope["path"])
+                if started:
+                    raise
+                bug = ApiError(500, "internal", "the server failed; the reason is in its log")
+                await bug.response()(scope, receive, named)
+
+
+def install(api: FastAPI, echo_request_id: bool = True) -> None:
+    """Give every response of `api` its id, and every error the shape."""
+
+    async def on_api_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ApiError)
+        if error.status >= 500:
+            logger.warning("%s %s: %s", request.method, request.url.path, error)
         return error.response()
 
-    async def on_http_error(_: Request, error: Exception) -> JSONResponse:
+    async def on_http_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
         headers = dict(error.headers) if error.headers else None
         return ApiError(error.status_code, code, str(error.detail), headers=headers).response()
 
-    async def on_bug(request: Request, error: Exception) -> JSONResponse:
-        logger.exception("%s %s failed", request.method, request.url.path, exc_info=error)
-        return ApiError(500, "internal", "the server failed; the reason is in its log").response()
-
-    async def on_bad_parameter(_: Request, error: Exception) -> JSONResponse:
+    async def on_bad_parameter(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         told = "; ".join(f"{item['loc'][-1]}: {item['msg']}" for item in error.errors())
         return ApiError(400, "invalid_value", told, param=str(error.errors()[0]["loc"][-1])).response()
@@ -102,4 +149,4 @@ def install(api: FastAPI) -> None:
     api.add_exception_handler(ApiError, on_api_error)
     api.add_exception_handler(RequestValidationError, on_bad_parameter)
     api.add_exception_handler(HTTPException, on_http_error)
-    api.add_exception_handler(Exception, on_bug)
+    api.add_middleware(Outermost, echo_request_id=echo_request_id)

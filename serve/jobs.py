@@ -2,142 +2,44 @@
 
     queued --lease--> in_progress --complete--> completed
       ^                 |     |------fail-----> failed
-      '--lease expired--'
+      |                 |                         ^
+      '---lease lost----'----- too many times ----'
 
 A lease carries a token, which grows with every lease of the job. An engine's write names its token in the WHERE clause,
 so an engine whose lease was given to another changes nothing. Several processes may use one database.
+
+A lease that is lost counts against the job where nothing but the job, or its engine, can be the reason; what befell the
+engine from outside (its node was lost, it was taken away) does not. A job fails after `max_attempts` losses of its own,
+as it may be what kills the engines, and after `max_leases` in all.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import statistics
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import sqlalchemy as sa
 
-from cinesynth.errors import StorageError
+from serve.database import jobs as _jobs
+from serve.database import open_database
+from serve.forecast import UNFINISHED, backlog_of, place_of, predicted_s, seconds_per_work, unfinished_jobs
+from serve.records import Backlog, ErrorCode, Job, KeyReused, Lease, NewJob, Page, Place, QueueFull
+from serve.records import Status as Status
 
 logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-SCHEMA = 1
 LEASE_WINDOW = 4
 """Number of the oldest queued jobs among which one whose adapter is loaded goes first."""
 MAX_PASSED_OVER = 8
 """Most times that a job gives way to younger ones."""
-RATE_JOBS = 20
-"""Number of completed jobs that the predicted seconds are taken from."""
-
-ErrorCode = Literal["oom", "rank_lost", "timeout", "cancelled", "invalid", "internal"]
-Status = Literal["queued", "in_progress", "completed", "failed"]
-
-_READS = "cinesynth_reads"
-"""Execution option of connections that only read: they wait for no writer, and keep none waiting."""
-
-metadata = sa.MetaData()
-_schema = sa.Table("serve_schema", metadata, sa.Column("version", sa.Integer, primary_key=True))
-_jobs = sa.Table(
-    "jobs",
-    metadata,
-    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("id", sa.String(64), unique=True, nullable=False),
-    sa.Column("owner", sa.String(80), nullable=False),
-    sa.Column("status", sa.String(16), nullable=False, index=True),
-    sa.Column("request", sa.JSON, nullable=False),
-    sa.Column("adapter", sa.String(200)),
-    sa.Column("image", sa.String(200), nullable=False),
-    sa.Column("work", sa.Float, nullable=False),
-    sa.Column("progress", sa.Integer, nullable=False, default=0),
-    sa.Column("attempts", sa.Integer, nullable=False, default=0),
-    sa.Column("passed_over", sa.Integer, nullable=False, default=0),
-    sa.Column("token", sa.Integer, nullable=False, default=0),
-    sa.Column("holder", sa.String(80)),
-    sa.Column("lease_expires_at", sa.Float),
-    sa.Column("created_at", sa.Float, nullable=False),
-    sa.Column("started_at", sa.Float),
-    sa.Column("completed_at", sa.Float),
-    sa.Column("expires_at", sa.Float),
-    sa.Column("result", sa.String(200)),
-    sa.Column("sha256", sa.String(64)),
-    sa.Column("error_code", sa.String(32)),
-    sa.Column("error_message", sa.String(2000)),
-    # Ids of deleted rows are not used again: the queue's order is the order of creation.
-    sqlite_autoincrement=True,
-)
-
-
-@dataclass(frozen=True)
-class NewJob:
-    """A validated request, and the file name of its first frame."""
-
-    id: str
-    owner: str
-    request: dict[str, Any]
-    adapter: str | None
-    image: str
-    work: float
-    """Relative cost. The predicted seconds are proportional to it."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One row, as clients and engines see it. Times are seconds since 1970."""
-
-    id: str
-    owner: str
-    status: Status
-    request: dict[str, Any]
-    adapter: str | None
-    image: str
-    work: float
-    progress: int
-    attempts: int
-    created_at: float
-    started_at: float | None
-    completed_at: float | None
-    expires_at: float | None
-    result: str | None
-    sha256: str | None
-    error_code: str | None
-    error_message: str | None
-
-
-@dataclass(frozen=True)
-class Lease:
-    """The right to work on a job until `expires_at`; each heartbeat moves that time."""
-
-    job: Job
-    token: int
-    expires_at: float
-
-
-@dataclass(frozen=True)
-class QueueFull:
-    """The queue is at its cap. A place is likely to be free in `retry_after_s`."""
-
-    retry_after_s: int
-
-
-@dataclass(frozen=True)
-class Backlog:
-    """Unfinished work."""
-
-    queued: int
-    running: int
-    seconds: float
-    """Predicted for all queued jobs and for what remains of the running ones."""
-    holders: frozenset[str]
-    """Who holds the leases of the running ones."""
-
-
 _JOB_COLUMNS = [_jobs.c[name] for name in Job.__dataclass_fields__]
+_LOSS_COLUMNS = (_jobs.c.id, _jobs.c.token, _jobs.c.attempts, _jobs.c.holder, _jobs.c.node)
 
 
 class JobStore:
@@ -146,14 +48,15 @@ class JobStore:
     Args:
         url: SQLAlchemy URL.
         lease_s: seconds that a lease lasts without a heartbeat.
-        max_attempts: number of lost leases after which a job fails.
+        max_attempts: number of losses of its own after which a job fails.
+        max_leases: number of leases after which a job fails, whatever they were lost by.
         queue_cap: most jobs in the queue.
         ttl_s: seconds that a finished job is kept.
         assumed_job_s: predicted seconds of a job, until some have completed.
         clock: seconds since 1970.
 
     Raises:
-        StorageError: the database cannot be opened, or is of another schema version.
+        StorageError: the database cannot be opened, is of a newer version, or is SQLite on a network file system.
     """
 
     def __init__(
@@ -161,28 +64,17 @@ class JobStore:
         url: str,
         lease_s: float = 30.0,
         max_attempts: int = 3,
+        max_leases: int = 10,
         queue_cap: int = 100,
         ttl_s: float = 86_400.0,
         assumed_job_s: float = 60.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.lease_s, self.max_attempts, self.queue_cap = lease_s, max_attempts, queue_cap
+        self.lease_s, self.max_attempts, self.max_leases, self.queue_cap = lease_s, max_attempts, max_leases, queue_cap
         self.ttl_s, self.assumed_job_s, self.clock = ttl_s, assumed_job_s, clock
         self.on_queued: Callable[[], object] = lambda: None
         """Called after a job was queued, in the thread that queued it."""
-        try:
-            self._engine = _connect(url)
-            self._reads = self._engine.execution_options(**{_READS: True})
-            with self._engine.begin() as db:
-                metadata.create_all(db)
-                versions = db.scalars(sa.select(_schema.c.version)).all()
-                if not versions:
-                    db.execute(sa.insert(_schema).values(version=SCHEMA))
-        except (sa.exc.SQLAlchemyError, ImportError) as e:
-            shown = url.rpartition("@")[2]  # without credentials
-            raise StorageError(f"database {shown!r} cannot be opened: {e}") from e
-        if versions and list(versions) != [SCHEMA]:
-            raise StorageError(f"the job database is of schema {versions}, this version reads {SCHEMA}; use another")
+        self._engine, self._reads = open_database(url)
 
     def close(self) -> None:
         """Close all connections."""
@@ -190,12 +82,26 @@ class JobStore:
 
     # --- clients ---------------------------------------------------------------------------------------------
 
-    def create(self, new: NewJob) -> Job | QueueFull:
-        """Queue a job, unless the queue is full."""
+    def create(self, new: NewJob) -> Job | QueueFull | KeyReused:
+        """Queue a job, unless the queue is full.
+
+        A request that comes again under its idempotency key gets the job that it made the first time, even while the
+        queue is full. Another request under that key is refused.
+        """
+        try:
+            return self._create(new)
+        except sa.exc.IntegrityError:
+            # The same request came in between; only a database without a global write lock allows that.
+            return self._create(new)
+
+    def _create(self, new: NewJob) -> Job | QueueFull | KeyReused:
         with self._engine.begin() as db:
+            earlier = _find(db, new.owner, new.idempotency_key)
+            if earlier is not None:
+                return earlier if earlier.body_sha256 == new.body_sha256 else KeyReused(earlier.id)
             queued = db.scalar(sa.select(sa.func.count()).where(_jobs.c.status == "queued")) or 0
             if queued >= self.queue_cap:
-                return QueueFull(max(1, round(self._seconds_per_work(db) * new.work or self.assumed_job_s)))
+                return QueueFull(max(1, round(predicted_s(seconds_per_work(db), new.work, self.assumed_job_s))))
             values = {**new.__dict__, "status": "queued", "created_at": self.clock()}
             db.execute(sa.insert(_jobs).values(**values))
             job = _job(db.execute(sa.select(*_JOB_COLUMNS).where(_jobs.c.id == new.id)).one())
@@ -208,9 +114,44 @@ class JobStore:
             row = db.execute(sa.select(*_JOB_COLUMNS).where(_jobs.c.id == job_id)).one_or_none()
         return None if row is None else _job(row)
 
+    def find(self, owner: str, idempotency_key: str) -> Job | None:
+        """The owner's job that was made under an idempotency key, or None. A key lives as long as its job."""
+        with self._reads.connect() as db:
+            return _find(db, owner, idempotency_key)
+
+    def page(self, owner: str, after: str | None, limit: int, newest_first: bool) -> Page | None:
+        """Up to `limit` of the owner's jobs, those that follow `after`. None: `after` is no job of the owner."""
+        order = _jobs.c.seq.desc() if newest_first else _jobs.c.seq.asc()
+        jobs = sa.select(*_JOB_COLUMNS).where(_jobs.c.owner == owner).order_by(order).limit(limit + 1)
+        with self._reads.connect() as db:
+            if after is not None:
+                seq = db.scalar(sa.select(_jobs.c.seq).where(_jobs.c.id == after, _jobs.c.owner == owner))
+                if seq is None:
+                    return None
+                jobs = jobs.where(_jobs.c.seq < seq if newest_first else _jobs.c.seq > seq)
+            rows = db.execute(jobs).all()
+        return Page([_job(row) for row in rows[:limit]], len(rows) > limit)
+
+    def delete(self, job_id: str, owner: str) -> Job | None:
+        """Forget a job, whatever its status; returns it as it was. None: the owner has no such job.
+
+        The engine of a running one loses its lease: it stops at the next step, and unlinks what it made.
+        """
+        owned = (_jobs.c.id == job_id, _jobs.c.owner == owner)
+        with self._engine.begin() as db:
+            row = db.execute(sa.select(*_JOB_COLUMNS).where(*owned)).one_or_none()
+            if row is not None:
+                db.execute(sa.delete(_jobs).where(*owned))
+        return None if row is None else _job(row)
+
+    def place(self, job_id: str) -> Place | None:
+        """Where a job stands, or None for one that is finished or unknown."""
+        with self._reads.connect() as db:
+            return place_of(job_id, unfinished_jobs(db, self.assumed_job_s))
+
     # --- engines ---------------------------------------------------------------------------------------------
 
-    def lease_next(self, holder: str, loaded: Collection[str | None] = ()) -> Lease | None:
+    def lease_next(self, holder: str, node: str | None = None, loaded: Collection[str | None] = ()) -> Lease | None:
         """Lease the best queued job, or None when there is none.
 
         The oldest job goes first. But among the oldest few, a job whose adapter is loaded goes before the others, until
@@ -218,6 +159,7 @@ class JobStore:
 
         Args:
             holder: who takes it.
+            node: where the holder runs; whether that node lives tells later whose fault a lost lease was.
             loaded: adapters in the engine's memory. None stands for the base model without one.
         """
         with self._engine.begin() as db:
@@ -239,11 +181,12 @@ class JobStore:
                 .values(
                     status="in_progress",
                     holder=holder,
+                    node=node,
                     token=_jobs.c.token + 1,
-                    attempts=_jobs.c.attempts + 1,
+                    leased_at=now,
                     lease_expires_at=now + self.lease_s,
-                    started_at=now,
-                    progress=0,
+                    started_at=sa.func.coalesce(_jobs.c.started_at, now),
+                    attempt_progress=0,
                 )
             )
             if taken.rowcount != 1:  # another process took it; only a database without a global write lock allows that
@@ -255,16 +198,27 @@ class JobStore:
             return Lease(_job(row), row.token, now + self.lease_s)
 
     def heartbeat(self, job_id: str, token: int, progress: int) -> bool:
-        """Renew the lease and record progress (percent). False when the lease is lost: the engine must stop."""
-        values = {"lease_expires_at": self.clock() + self.lease_s, "progress": min(max(progress, 0), 99)}
+        """Renew the lease and record progress (percent). False when the lease is lost: the engine must stop.
+
+        Heartbeats may overtake each other, and an attempt may begin anew: clients never see progress go back.
+        """
+        percent = min(max(progress, 0), 99)
+        values = {
+            "lease_expires_at": self.clock() + self.lease_s,
+            "progress": _at_least(_jobs.c.progress, percent),
+            "attempt_progress": _at_least(_jobs.c.attempt_progress, percent),
+        }
         return self._write(job_id, token, values)
 
-    def complete(self, job_id: str, token: int, result: str, sha256: str) -> bool:
-        """Record the result's file name and hash. False when the lease is lost: nobody wants the result.
+    def complete(
+        self, job_id: str, token: int, result: str, sha256: str, timings: dict[str, float] | None = None
+    ) -> bool:
+        """Record the result's file name and hash, and its seconds by stage.
 
-        It may be called again: an engine whose first call was not answered is told the same.
+        False when the lease is lost: nobody wants the result. It may be called again: an engine whose first call was
+        not answered is told the same.
         """
-        values = {"status": "completed", "progress": 100, "result": result, "sha256": sha256, "error_code": None}
+        values = {"status": "completed", "progress": 100, "result": result, "sha256": sha256, "timings": timings}
         if self._write(job_id, token, {**values, **self._finished()}):
             return True
         ours = sa.select(_jobs.c.id).where(
@@ -277,11 +231,19 @@ class JobStore:
         """End the job for good. False when the lease is lost."""
         return self._write(job_id, token, {**self._finished(), **_failure(code, message)})
 
-    def give_up(self, job_id: str, token: int, code: ErrorCode, message: str) -> bool:
-        """Queue the job of a lost attempt again, or fail it after the last attempt. False when the lease is lost."""
+    def give_up(self, job_id: str, token: int, code: ErrorCode, message: str, own: bool = True) -> bool:
+        """Queue the job of a lost attempt again, or fail it after the last one. False when the lease is lost.
+
+        Args:
+            job_id: of the job.
+            token: of the lease.
+            code: what the job fails with, if it fails.
+            message: what happened.
+            own: whether it counts against the job. An engine that is taken away says no.
+        """
         with self._engine.begin() as db:
-            row = db.execute(sa.select(_jobs.c.attempts).where(*_held(job_id, token))).one_or_none()
-            return row is not None and self._requeue(db, job_id, token, row.attempts, code, message)
+            row = db.execute(sa.select(*_LOSS_COLUMNS).where(*_held(job_id, token))).one_or_none()
+            return row is not None and self._lose(db, row, code, message, own)
 
     # --- keeping order ---------------------------------------------------------------------------------------
 
@@ -291,37 +253,51 @@ class JobStore:
             running = sa.update(_jobs).where(_jobs.c.status == "in_progress")
             db.execute(running.values(lease_expires_at=self.clock() + self.lease_s))
 
-    def expire(self) -> list[str]:
-        """Take back the leases that ran out. Returns their holders."""
-        late = _jobs.c.lease_expires_at < self.clock()
-        return self._take_back(late, f"no sign of life from the engine for {self.lease_s:g} s")
+    def silent_nodes(self) -> set[str | None]:
+        """Where the leases are that ran out. None stands for those of engines that told no node."""
+        with self._reads.connect() as db:
+            return set(db.scalars(sa.select(_jobs.c.node).where(_jobs.c.status == "in_progress", self._ran_out())))
 
-    def release(self, holder: str, message: str) -> list[str]:
-        """Take back the lease of a holder that is known to be gone."""
-        return self._take_back(_jobs.c.holder == holder, message)
+    def expire(self, node: str | None, own: bool, watched: Collection[str] | None = None) -> list[str]:
+        """Take back those leases of a node that ran out; returns their holders.
+
+        Args:
+            node: that the leases are on.
+            own: it counts against the jobs.
+            watched: holders whose end would have been noticed. What befell the others nobody knows, and it counts
+                against no job. Default: all are.
+        """
+        message = f"no sign of life from the engine for {self.lease_s:g} s"
+        return self._take_back(sa.and_(_jobs.c.node.is_not_distinct_from(node), self._ran_out()), message, own, watched)
+
+    def release(self, holder: str, message: str, own: bool = True) -> list[str]:
+        """Take back the lease of a holder that is known to be gone. `own`: it counts against the job."""
+        return self._take_back(_jobs.c.holder == holder, message, own)
+
+    def predicted(self, work: float) -> float:
+        """Seconds that one engine is predicted to need for some work."""
+        with self._reads.connect() as db:
+            return predicted_s(seconds_per_work(db), work, self.assumed_job_s)
 
     def backlog(self) -> Backlog:
         """The unfinished jobs, and the seconds that one engine is predicted to need for them."""
         with self._reads.connect() as db:
-            rate = self._seconds_per_work(db)
-            rows = db.execute(
-                sa.select(_jobs.c.status, _jobs.c.work, _jobs.c.progress, _jobs.c.holder).where(
-                    _jobs.c.status.in_(["queued", "in_progress"])
-                )
-            ).all()
-        seconds = sum((rate * r.work or self.assumed_job_s) * (1 - r.progress / 100) for r in rows)
-        running = [r.holder for r in rows if r.status == "in_progress"]
-        return Backlog(len(rows) - len(running), len(running), seconds, frozenset(running))
+            return backlog_of(unfinished_jobs(db, self.assumed_job_s))
 
-    def expired(self) -> list[Job]:
-        """Finished jobs that were kept for `ttl_s`."""
+    def expired(self) -> set[str]:
+        """Ids of the finished jobs that were kept for `ttl_s`."""
         with self._reads.connect() as db:
-            return [_job(r) for r in db.execute(sa.select(*_JOB_COLUMNS).where(_jobs.c.expires_at < self.clock()))]
+            return set(db.scalars(sa.select(_jobs.c.id).where(_jobs.c.expires_at < self.clock())))
 
     def ids(self) -> set[str]:
         """Of all jobs."""
         with self._reads.connect() as db:
             return set(db.scalars(sa.select(_jobs.c.id)))
+
+    def unfinished_ids(self) -> set[str]:
+        """Of the jobs that are queued or running."""
+        with self._reads.connect() as db:
+            return set(db.scalars(sa.select(_jobs.c.id).where(UNFINISHED)))
 
     def forget(self, job_ids: Collection[str]) -> None:
         """Forget finished jobs, whoever owns them: the sweep calls this. Others stay."""
@@ -334,36 +310,51 @@ class JobStore:
         with self._engine.begin() as db:
             return db.execute(sa.update(_jobs).where(*_held(job_id, token)).values(**values)).rowcount == 1
 
+    def _ran_out(self) -> sa.ColumnElement[bool]:
+        return _jobs.c.lease_expires_at < self.clock()
+
+    def _leased_no_more(self) -> dict[str, Any]:
+        held = self.clock() - _jobs.c.leased_at
+        return {
+            "holder": None,
+            "node": None,
+            "leased_at": None,
+            "lease_expires_at": None,
+            "attempt_progress": 0,
+            # A clock that was set back takes nothing off.
+            "seconds": _jobs.c.seconds + sa.case((held > 0, held), else_=0.0),
+        }
+
     def _finished(self) -> dict[str, Any]:
         now = self.clock()
-        return {"completed_at": now, "expires_at": now + self.ttl_s, "holder": None, "lease_expires_at": None}
+        return {**self._leased_no_more(), "completed_at": now, "expires_at": now + self.ttl_s}
 
-    def _take_back(self, condition: sa.ColumnElement[bool], message: str) -> list[str]:
+    def _take_back(
+        self, condition: sa.ColumnElement[bool], message: str, own: bool, watched: Collection[str] | None = None
+    ) -> list[str]:
         with self._engine.begin() as db:
-            columns = (_jobs.c.id, _jobs.c.token, _jobs.c.attempts, _jobs.c.holder)
-            rows = db.execute(sa.select(*columns).where(_jobs.c.status == "in_progress", condition)).all()
+            rows = db.execute(sa.select(*_LOSS_COLUMNS).where(_jobs.c.status == "in_progress", condition)).all()
             for row in rows:
-                self._requeue(db, row.id, row.token, row.attempts, "rank_lost", message)
+                self._lose(db, row, "rank_lost", message, own and (watched is None or row.holder in watched))
             return [row.holder for row in rows]
 
-    def _requeue(
-        self, db: sa.Connection, job_id: str, token: int, attempts: int, code: ErrorCode, message: str
-    ) -> bool:
-        values: dict[str, Any] = {"status": "queued", "holder": None, "lease_expires_at": None, "progress": 0}
-        if attempts >= self.max_attempts:
-            values = {**self._finished(), **_failure(code, f"{message}; given up after {attempts} attempts")}
-        logger.warning("%s attempt %d lost (%s): %s; now %s", job_id, attempts, code, message, values["status"])
-        return db.execute(sa.update(_jobs).where(*_held(job_id, token)).values(**values)).rowcount == 1
-
-    def _seconds_per_work(self, db: sa.Connection) -> float:
-        """Median over the last completed jobs, as an engine's first job also loads the model. 0 when there are none."""
-        recent = db.execute(
-            sa.select(_jobs.c.work, (_jobs.c.completed_at - _jobs.c.started_at).label("seconds"))
-            .where(_jobs.c.status == "completed")
-            .order_by(_jobs.c.completed_at.desc())
-            .limit(RATE_JOBS)
-        ).all()
-        return statistics.median(r.seconds / r.work for r in recent) if recent else 0.0
+    def _lose(self, db: sa.Connection, row: Any, code: ErrorCode, message: str, own: bool) -> bool:
+        """End a lease without an outcome: its job is queued again at its place, or fails when it had its chances."""
+        attempts = row.attempts + (1 if own else 0)
+        values: dict[str, Any] = {**self._leased_no_more(), "status": "queued"}
+        chances = None
+        if own and attempts >= self.max_attempts:
+            chances = f"{attempts} attempts"
+        elif row.token >= self.max_leases:
+            chances = f"{row.token} engines had begun it, of which {attempts} failed by themselves"
+        if chances is not None:
+            values = {**self._finished(), **_failure(code, f"{message[:1800]}; given up after {chances}")}
+        logger.warning(
+            "%s lost lease %d on node %s (%s, %s): %s; now %s",
+            *(row.id, row.token, row.node, code, "its own" if own else "not its own", message, values["status"]),
+        )
+        lost = sa.update(_jobs).where(*_held(row.id, row.token)).values(**values, attempts=attempts)
+        return db.execute(lost).rowcount == 1
 
 
 class Jobs(Protocol):
@@ -390,6 +381,18 @@ class LocalJobs:
         return await asyncio.to_thread(operation, self._store, *args, **kwargs)
 
 
+def _find(db: sa.Connection, owner: str, idempotency_key: str | None) -> Job | None:
+    if idempotency_key is None:
+        return None
+    under = (_jobs.c.owner == owner, _jobs.c.idempotency_key == idempotency_key)
+    row = db.execute(sa.select(*_JOB_COLUMNS).where(*under)).one_or_none()
+    return None if row is None else _job(row)
+
+
+def _at_least(column: sa.Column[int], value: int) -> sa.ColumnElement[int]:
+    return sa.case((column < value, value), else_=column)
+
+
 def _held(job_id: str, token: int) -> tuple[sa.ColumnElement[bool], ...]:
     return _jobs.c.id == job_id, _jobs.c.status == "in_progress", _jobs.c.token == token
 
@@ -400,23 +403,3 @@ def _failure(code: ErrorCode, message: str) -> dict[str, Any]:
 
 def _job(row: Any) -> Job:
     return Job(**{name: getattr(row, name) for name in Job.__dataclass_fields__})
-
-
-def _connect(url: str) -> sa.Engine:
-    engine = sa.create_engine(url)
-    if engine.dialect.name != "sqlite":
-        return engine
-
-    @sa.event.listens_for(engine, "connect")
-    def on_connect(connection: Any, _: Any) -> None:
-        connection.isolation_level = None  # transactions begin where SQLAlchemy says, not at the first write
-        for pragma in ("busy_timeout=30000", "journal_mode=WAL", "synchronous=FULL"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @sa.event.listens_for(engine, "begin")
-    def on_begin(connection: sa.Connection) -> None:
-        # A transaction that writes takes the write lock at once: what it reads is still true when it writes.
-        reads = connection.get_execution_options().get(_READS)
-        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
-
-    return engine

@@ -1,4 +1,4 @@
-"""First frames from strangers: bounded and sniffed here, measured, decoded and stripped by `read_picture`.
+"""First frames from strangers: bounded and sniffed here, then measured, decoded and stripped in a watched child.
 
 Only the bytes are trusted, never a file name or a declared type. Links are not followed.
 """
@@ -8,14 +8,21 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import threading
 import uuid
 from pathlib import Path
 
-from PIL import Image
-
-from cinesynth.errors import MediaError
-from cinesynth.pictures import PictureLimits, is_webp, read_picture
+from cinesynth.data.scan.watch import watched
+from cinesynth.errors import AttemptFailed, MediaError
+from cinesynth.pictures import PictureLimits, is_webp
+from serve import decode
 from serve.config import ImageLimits
+from serve.request_id import request_log
+
+logger = request_log(__name__)
+
+_decoding = threading.Lock()
+"""Of the child: it decodes one image at a time, as each takes megabytes."""
 
 
 class ImageRefused(MediaError):
@@ -55,10 +62,13 @@ def data_url_bytes(url: str, limits: ImageLimits) -> bytes:
         raise ImageRefused(f"the data URL is not valid base64: {e}") from e
 
 
-def read_image(data: bytes, limits: ImageLimits) -> Image.Image:
-    """Decode one still image to RGB, as `read_picture` does.
+def frame_png(data: bytes, limits: ImageLimits, height: int, width: int) -> bytes:
+    """One still image as `read_picture` sees it, cropped and resized as the generator would: a lossless PNG.
 
-    Raises ImageRefused for another format, too many bytes or pixels, several frames, or damage.
+    It is decoded in a child process that is ended when it takes longer than `limits.decode_s`.
+
+    Raises ImageRefused for another format, too many bytes or pixels, several frames, damage, and for what takes too
+    much time or memory.
     """
     if len(data) > limits.max_bytes:
         raise _too_many_bytes(limits)
@@ -67,18 +77,24 @@ def read_image(data: bytes, limits: ImageLimits) -> Image.Image:
         raise ImageRefused("not a JPEG, PNG or WebP image")
     bounds = PictureLimits(limits.max_bytes, limits.max_side, limits.max_pixels)
     try:
-        return read_picture(data, bounds, formats=(kind,))
+        with _decoding:
+            child = watched(limits.decode_s, decode.__name__)
+            return child.call("the image", decode.frame_png, data, kind, bounds, height, width, limits.decode_bytes)
     except MediaError as e:
         raise ImageRefused(str(e)) from e
+    except AttemptFailed as e:
+        logger.warning("%s", e)
+        told = f"it cannot be decoded within {limits.decode_s:g} s and {limits.decode_bytes:,} bytes of memory"
+        raise ImageRefused(f"{told}; save it anew as a smaller JPEG") from e
 
 
-def save_image(image: Image.Image, path: Path) -> None:
-    """Write a lossless PNG. It appears whole or not at all, and survives a power cut."""
+def write_whole(data: bytes, path: Path) -> None:
+    """Write a file that appears whole or not at all, and survives a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
     try:
         with open(temporary, "wb") as f:
-            image.save(f, format="PNG", compress_level=1)
+            f.write(data)
             f.flush()
             os.fsync(f.fileno())
         os.replace(temporary, path)

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import time
+from typing import Any
 
 import httpx
 
@@ -14,7 +15,7 @@ from cinesynth.session import check_head, connect
 from cinesynth.settings import load_config
 from cinesynth.settings_help import help_text
 from serve.config import ServeConfig
-from serve.engine import GeneratorFactory, default_generator
+from serve.engine import Groups, rank_group
 
 READY_S = 120.0
 PROXY_S = 30.0
@@ -23,31 +24,31 @@ ASKED = 16
 """Connections that all have to reach this service: where two share a port, one in 65,000 times all do."""
 
 
-def deploy(config: ServeConfig, factory: GeneratorFactory = default_generator) -> str:
+def deploy(config: ServeConfig, groups: Groups = rank_group) -> str:
     """Deploy on the cluster that this process is connected to. Returns the URL once the service is ready.
 
-    The service stays when this process ends. Deploying again replaces it, and queued videos are kept.
+    The service stays when this process ends. Deploying again replaces it, and queued videos are kept; where nothing
+    changed, no replica is restarted.
 
     Raises:
         CinesynthError: an input is missing, or nothing answers at the configured host and port.
     """
     from ray import serve as ray_serve
 
-    from cinesynth.wan.folder import base_hash
-    from serve.app import APP, build_app
-    from serve.dispatch import open_store
+    from serve.app import APP, build_app, release_of
 
+    application = build_app(config, groups)
     config = config.resolved()
-    config.check_inputs()
-    base = base_hash(config.model)
-    open_store(config).close()  # finds a bad database here, not in a replica that restarts for ever
     url = f"http://{'127.0.0.1' if config.host == '0.0.0.0' else config.host}:{config.port}"
-    ray_serve.start(http_options={"host": config.host, "port": config.port})
+    ray_serve.start(http_options={"host": config.host, "port": config.port, "location": "EveryNode"})
     _check_proxy(url)
-    if APP not in ray_serve.status().applications and _service_at(url) is not None:
+    if APP not in ray_serve.status().applications and _answer(url) is not None:
         raise ConfigError(f"{url} is answered by another server already; choose another port, or stop that one")
-    ray_serve.run(build_app(config, base, factory), name=APP, route_prefix="/", blocking=False)
-    _wait_ready(url, config.service())
+    release = release_of(config, groups)
+    if _answer(url) == {"status": "ready", "service": config.service(), "release": release}:
+        return url
+    ray_serve.run(application, name=APP, route_prefix="/", blocking=False)
+    _wait_ready(url, config.service(), release)
     return url
 
 
@@ -74,37 +75,40 @@ def _get(url: str) -> httpx.Response | None:
         return None
 
 
-def _service_at(url: str) -> str | None:
-    """Which service is ready at a URL; "" for a server of another kind; None where none is ready."""
+def _answer(url: str) -> dict[str, Any] | None:
+    """What the service that is ready at a URL says of itself; {} for a server of another kind; None: none is ready."""
     answer = _get(f"{url}/readyz")
     if answer is None or answer.status_code >= 500:
         return None
     if answer.status_code == 404 and answer.text.startswith("Path '/readyz' not found."):  # Serve without application
         return None
     try:
-        return str(answer.json()["service"])
-    except (ValueError, KeyError, TypeError):
-        return ""
+        told = answer.json()
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) and "service" in told else {}
 
 
-def _wait_ready(url: str, service: str) -> None:
-    """Wait until the service answers, and nobody else does.
+def _wait_ready(url: str, service: str, release: str) -> None:
+    """Wait until what was deployed answers, and nobody else does.
 
     Linux lets two servers share a port, so that each answers some of the connections: it is asked several times.
     """
     deadline = time.monotonic() + READY_S
-    alone_by = time.monotonic() + ALONE_S  # the former version of this service may answer for a moment
+    alone_by = time.monotonic() + ALONE_S
     asked = 0
     while asked < ASKED:
-        found = _service_at(url)
-        asked = asked + 1 if found == service else 0
-        if found not in (service, None) and time.monotonic() > alone_by:
+        found = _answer(url)
+        ours = found is not None and found.get("service") == service
+        deployed = ours and found is not None and found.get("release") == release  # the former one answers for a moment
+        asked = asked + 1 if deployed else 0
+        if found is not None and not ours and time.monotonic() > alone_by:
             raise ConfigError(
                 f"another server answers at {url}, and takes requests of this one; choose another port, or stop it"
             )
         if time.monotonic() > deadline:
             raise ConfigError(f"the service is not ready at {url} after {READY_S:g} s; its replicas' logs say why")
-        if found != service:
+        if not deployed:
             time.sleep(0.2)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import errno
 import io
 import time
@@ -19,55 +18,18 @@ from fastapi.testclient import TestClient
 from httpx import Response
 from PIL import Image
 
-from cinesynth.data.video import write_video
 from cinesynth.pictures import crop_to
 from cinesynth.registry import Published, Registry
 from cinesynth.storage import Storage
-from serve.api import FORM_BYTES, create_api
+from serve.api import create_api
 from serve.auth import KeyRing, create_key
+from serve.bodies import FORM_BYTES
 from serve.config import ServeConfig, UploadLimits
 from serve.errors import ApiError
 from serve.jobs import JobStore, LocalJobs
 from serve.schema import parse_create, resolve
+from tests.serve.asking import data_url, error, finish, post
 from tests.serve.conftest import BASE_SHA256
-
-
-@pytest.fixture
-def client(config: ServeConfig, key: str, store: JobStore) -> Iterator[TestClient]:
-    registry = Registry(Storage.open(config.storage))
-    api = create_api(config, LocalJobs(store), KeyRing(config.keys_path()), registry, BASE_SHA256)
-    with TestClient(api, headers={"Authorization": f"Bearer {key}"}, raise_server_exceptions=False) as client:
-        yield client
-
-
-def post(client: TestClient, image: bytes | None, **fields: Any) -> Response:
-    files = {} if image is None else {"input_reference": ("frame", image, "application/octet-stream")}
-    # httpx sends multipart only when there is a file: an empty prompt-only form still has to be one.
-    parts: list[Any] = [(name, (None, str(value))) for name, value in fields.items()]
-    return client.post("/v1/videos", files=[*parts, *files.items()])
-
-
-def data_url(image: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(image).decode()
-
-
-def error(response: Response, status: int, code: str, param: str | None = None) -> dict[str, Any]:
-    assert response.status_code == status, response.text
-    body = response.json()
-    assert set(body) == {"error"}
-    assert {"message", "type", "code", "param"} <= set(body["error"])
-    assert (body["error"]["code"], body["error"]["param"]) == (code, param)
-    return body["error"]
-
-
-def finish(config: ServeConfig, store: JobStore, frames: int = 9) -> bytes:
-    """Do an engine's work on the next job; returns the MP4's bytes."""
-    lease = store.lease_next("engine", [None])
-    assert lease is not None
-    name = f"{lease.job.id}.{lease.token}.mp4"
-    path = write_video(config.results() / name, np.zeros((frames, 64, 96, 3), np.uint8))
-    assert store.complete(lease.job.id, lease.token, name, "00")
-    return path.read_bytes()
 
 
 def test_multipart_is_queued_with_its_first_frame(
@@ -105,7 +67,7 @@ def test_without_a_good_key_nothing_is_answered_but_health(client: TestClient, c
         error(client.get("/v1/videos/video_x/content"), 401, "invalid_api_key")
     assert client.get("/v1/videos/video_x").headers["www-authenticate"] == "Bearer"
     assert client.get("/healthz").json() == {"status": "ok"}
-    assert client.get("/readyz").json() == {"status": "ready", "service": config.service()}
+    assert client.get("/readyz").json() == {"status": "ready", "service": config.service(), "release": ""}
 
 
 def test_the_video_of_another_key_does_not_exist(
@@ -142,7 +104,7 @@ def test_content_is_refused_until_completed_then_answers_ranges(
     assert (head.status_code, head.headers["content-length"], head.content) == (200, str(len(data)), b"")
     tail = client.get(f"/v1/videos/{video_id}/content", headers={"Range": "bytes=-5"})
     assert tail.content == data[-5:]
-    error(client.get(f"/v1/videos/{video_id}/content?variant=thumbnail"), 400, "invalid_value", "variant")
+    error(client.get(f"/v1/videos/{video_id}/content?variant=gif"), 400, "invalid_value", "variant")
     shown = client.get(f"/v1/videos/{video_id}").json()
     assert (shown["status"], shown["progress"]) == ("completed", 100)
     assert shown["expires_at"] == shown["completed_at"] + 86_400
@@ -235,19 +197,17 @@ def test_an_adapter_is_resolved_to_an_immutable_version(
         assert response.status_code == 200, response.text
         job = store.get(response.json()["id"])
         assert job is not None
-        assert job.adapter == job.request["adapter"] == published.ref
-        assert job.request["adapter_sha256"] == published.sha256
+        assert job.adapter == published.ref
+        assert job.request["adapters"] == [{"ref": published.ref, "sha256": published.sha256, "scale": 1.0}]
 
 
 def test_an_adapter_that_is_missing_or_of_another_base_is_refused(
     client: TestClient, store: JobStore, png: bytes, publish: Callable[..., Published]
 ) -> None:
     publish("foreign", base="cd" * 32)
-    publish("stacked", parents=[{"sha256": "00", "scale": 1.0}])
     for ref in ("nothing", "foreign@9", "../../etc@passwd", "/etc/passwd"):
         error(post(client, png, prompt="x", lora=ref), 404, "adapter_not_found", "lora")
-    for ref in ("foreign", "stacked"):
-        error(post(client, png, prompt="x", lora=ref), 400, "adapter_mismatch", "lora")
+    error(post(client, png, prompt="x", lora="foreign"), 400, "adapter_mismatch", "lora")
     assert store.backlog().queued == 0
 
 
@@ -259,8 +219,10 @@ def test_unknown_routes_and_methods_have_the_same_shape(client: TestClient) -> N
 def test_a_bug_is_a_500_without_details(client: TestClient, store: JobStore) -> None:
     store.close()
     store._reads = None  # type: ignore[assignment]
-    body = error(client.get("/v1/videos/video_x"), 500, "internal")
+    answer = client.get("/v1/videos/video_x")
+    body = error(answer, 500, "internal")
     assert "NoneType" not in body["message"]
+    assert body["request_id"] == answer.headers["x-request-id"]
 
 
 def test_a_number_beyond_all_bounds_is_a_bad_value(client: TestClient, png: bytes) -> None:
@@ -291,11 +253,11 @@ def test_a_full_disk_is_told_and_no_longer_ready(
     def full(*args: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("serve.api.save_image", full)
+    monkeypatch.setattr("serve.videos.write_whole", full)
     refused = post(client, png, prompt="x")
     error(refused, 507, "insufficient_storage")
     assert refused.headers["x-should-retry"] == "false"
-    monkeypatch.setattr("serve.api.shutil.disk_usage", lambda path: SimpleNamespace(free=10))
+    monkeypatch.setattr("serve.videos.shutil.disk_usage", lambda path: SimpleNamespace(free=10))
     error(client.get("/readyz"), 507, "insufficient_storage")
 
 
@@ -368,11 +330,11 @@ def test_the_description_has_both_bodies_the_key_and_every_answer(client: TestCl
         assert not any("422" in operation["responses"] for operation in operations.values())
     content = described["paths"]["/v1/videos/{video_id}/content"]["get"]["responses"]
     assert {"200", "206", "409", "416"} <= set(content)
-    assert list(content["200"]["content"]) == ["video/mp4"]
+    assert list(content["200"]["content"]) == ["video/mp4", "image/webp", "image/jpeg"]
 
 
 def test_clients_see_a_name_and_no_folder_of_the_server(config: ServeConfig, tmp_path: Path) -> None:
-    folder = config.model_copy(update={"model": str(tmp_path / "wan-tuned")})
+    folder = config.model_copy(update={"model": str(tmp_path / "wan-tuned"), "served_name": None})
     assert folder.model_name() == "wan-tuned"
     assert folder.model_copy(update={"served_name": "film"}).model_name() == "film"
     assert config.model_name() == "drawing"

@@ -77,7 +77,7 @@ def service(ray_head: Head, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         "max_frames": 17,
         "default_frames": 9,
         "defaults": {"num_inference_steps": STEPS, "guidance_scale": 1.0},
-        "engine": {"drain_s": 0},
+        "engine": {"drain_s": 0, "group": {"ranks": 2, "cpus_per_rank": 0.5}},
     }
     config = parse_config(ServeConfig, values)
     key = create_key(config.keys_path(), "alice")
@@ -139,7 +139,7 @@ def test_a_published_adapter_changes_the_video(service: Service, adapter: str, p
     again = service.video(png, tmp_path / "again.mp4", **asked)
     assert np.abs(base.astype(float) - styled).mean() > 1
     assert np.array_equal(base, again), "the adapter is taken off again, and a seed repeats a video"
-    assert read_metadata(tmp_path / "styled.mp4")["request"]["adapter"] == adapter
+    assert read_metadata(tmp_path / "styled.mp4")["request"]["adapters"][0]["ref"] == adapter
     assert read_metadata(tmp_path / "styled.mp4")["adapters"] != []
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from serve import dispatch
 from serve.config import ServeConfig
-from serve.dispatch import Dispatcher, demand, sweep
+from serve.dispatch import Dispatcher, demand, open_store, sweep
 from serve.jobs import Backlog, JobStore, NewJob
 
 
@@ -39,7 +40,8 @@ def test_the_sweep_deletes_what_is_over_and_orphans_only(config: ServeConfig, st
         (config.inputs() / f"{name}.png").write_bytes(b"x")
     lease = store.lease_next("engine")
     assert lease is not None
-    (config.results() / "video_done.1.mp4").write_bytes(b"x")
+    for name in ("video_done.1.mp4", "video_done.1.mp4.thumbnail.webp", "video_done.1.mp4.spritesheet.jpg"):
+        (config.results() / name).write_bytes(b"x")
     store.complete(lease.job.id, lease.token, "video_done.1.mp4", "00")
     orphans = [config.inputs() / "video_gone.png", config.results() / ".tmp-video_gone.1.mp4"]
     for path in [*orphans, config.inputs() / "video_running.png"]:
@@ -49,11 +51,37 @@ def test_the_sweep_deletes_what_is_over_and_orphans_only(config: ServeConfig, st
     fresh.write_bytes(b"x")
     assert sweep(store, config) == 0
     assert store.get("video_done") is not None
+    assert len(list(config.results().iterdir())) == 3
     now[0] += config.ttl_s + 1
     assert sweep(store, config) == 1
     assert store.get("video_done") is None
     assert {p.name for p in config.inputs().iterdir()} == {"video_running.png", "video_new.png"}
     assert list(config.results().iterdir()) == []
+
+
+def test_states_stay_while_their_job_may_go_on(config: ServeConfig, store: JobStore) -> None:
+    for name in ("done", "failed", "running", "deleted", "lost"):
+        queue(store, name)
+        lease = store.lease_next(name)
+        assert lease is not None
+        (config.states() / f"{name}.5f3a.safetensors").write_bytes(b"x")
+        (config.states() / f"{name}.safetensors").write_bytes(b"x")
+        if name == "done":
+            store.complete(name, lease.token, "done.1.mp4", "00")
+        elif name == "failed":
+            store.fail(name, lease.token, "oom", "too big")
+        elif name == "lost":
+            store.release("lost", "crashed")
+    store.delete("deleted", "alice")
+    (config.states() / "never.safetensors").write_bytes(b"x")
+    (config.states() / ".tmp-0123").write_bytes(b"is being written")
+    (config.states() / ".tmp-4567").write_bytes(b"its writer died")
+    os.utime(config.states() / ".tmp-4567", (1, 1))
+    assert sweep(store, config) == 0
+    assert {p.name for p in config.states().iterdir()} == {
+        *("running.safetensors", "running.5f3a.safetensors", "lost.safetensors", "lost.5f3a.safetensors"),
+        ".tmp-0123",
+    }
 
 
 class Engines:
@@ -78,10 +106,14 @@ class Engines:
         return Response()
 
 
-def dispatched(config: ServeConfig, check: Callable[[Dispatcher, Engines], Awaitable[None]]) -> None:
+def dispatched(
+    config: ServeConfig,
+    check: Callable[[Dispatcher, Engines], Awaitable[None]],
+    lives: Callable[[str], bool] = lambda node: True,
+) -> None:
     async def run() -> None:
         engines = Engines()
-        dispatcher = Dispatcher(config, engines)
+        dispatcher = Dispatcher(config, engines, lives)
         dispatcher._keeper.cancel()  # the test ticks itself
         await check(dispatcher, engines)
         for call in dispatcher._calls.values():
@@ -106,7 +138,7 @@ def test_calls_follow_demand_and_those_without_a_lease_are_withdrawn(config: Ser
         await asyncio.sleep(0)
         assert len(engines.calls) == 3
         holder = next(iter(engines.calls))
-        lease = await dispatcher.lease_next(holder, [None])
+        lease = await dispatcher.lease_next(holder, "node", [None])
         assert lease is not None
         for name in "bc":  # another process finished them
             other = store.lease_next("other")
@@ -168,3 +200,111 @@ def test_a_call_that_found_nothing_is_not_made_again_at_once(config: ServeConfig
         assert len(engines.calls) == 1
 
     dispatched(config, check)
+
+
+def hangs(node: str) -> bool:
+    time.sleep(1.0)
+    return False
+
+
+def is_broken(node: str) -> bool:
+    raise RuntimeError("no answer")
+
+
+EVIDENCE = [
+    pytest.param(lambda node: node == "another", 0, "the engine's node was lost (ConnectionError)", id="node lost"),
+    pytest.param(lambda node: node == "node", 1, "the engine was lost (ConnectionError)", id="node lives"),
+    pytest.param(hangs, 1, "the engine was lost (ConnectionError)", id="the cluster does not answer"),
+    pytest.param(is_broken, 1, "the engine was lost (ConnectionError)", id="the cluster cannot be asked"),
+]
+
+
+@pytest.mark.parametrize(("lives", "attempts", "told"), EVIDENCE)
+def test_a_lost_engine_costs_its_job_an_attempt_unless_its_node_was_lost(
+    config: ServeConfig,
+    store: JobStore,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    lives: Callable[[str], bool],
+    attempts: int,
+    told: str,
+) -> None:
+    queue(store, "a")
+    monkeypatch.setattr(dispatch, "JUDGE_S", 0.2)
+
+    async def check(dispatcher: Dispatcher, engines: Engines) -> None:
+        await dispatcher._tick()
+        await asyncio.sleep(0)
+        ((call_id, call),) = engines.calls.items()
+        assert await dispatcher.lease_next(call_id, "node", [None]) is not None
+        call.set_exception(ConnectionError("the replica died"))
+        for _ in range(100):
+            await asyncio.sleep(0.02)
+            if (job := store.get("a")) is not None and job.status == "queued":
+                break
+        assert job is not None
+        assert (job.status, job.attempts) == ("queued", attempts)
+        assert told in caplog.text
+
+    dispatched(config, check, lives)
+
+
+@pytest.mark.parametrize(("lives", "attempts"), [(lambda node: node != "node", 0), (lambda node: node == "node", 1)])
+def test_an_engine_that_fell_silent_costs_its_job_an_attempt_unless_its_node_was_lost(
+    config: ServeConfig, store: JobStore, lives: Callable[[str], bool], attempts: int
+) -> None:
+    queue(store, "a", "b")
+
+    async def check(dispatcher: Dispatcher, engines: Engines) -> None:
+        await dispatcher._tick()
+        await asyncio.sleep(0)
+        (call_id,) = engines.calls
+        assert await dispatcher.lease_next(call_id, "node", [None]) is not None
+        assert store.lease_next("of an earlier dispatcher") is not None
+        dispatcher.store.clock = lambda: time.time() + config.lease_s + 1
+        await dispatcher._tick()
+        jobs = {name: store.get(name) for name in "ab"}
+        told = {name: (job.status, job.attempts) for name, job in jobs.items() if job is not None}
+        assert told == {"a": ("queued", attempts), "b": ("queued", 0)}, "nobody watched b's engine"
+        await asyncio.sleep(0)
+        assert call_id in engines.withdrawn
+
+    dispatched(config, check, lives)
+
+
+def test_a_job_fails_in_the_end_though_only_nodes_were_lost(config: ServeConfig) -> None:
+    store = open_store(config.model_copy(update={"max_leases": 2}))
+    queue(store, "a")
+    for _ in range(2):
+        assert store.lease_next("engine", "node") is not None
+        store.release("engine", "the engine's node was lost", own=False)
+    job = store.get("a")
+    assert job is not None
+    assert (job.status, job.attempts, job.error_code) == ("failed", 0, "rank_lost")
+
+
+@pytest.mark.parametrize(
+    ("told", "node_lives", "attempts"),
+    [
+        ("The actor died unexpectedly before finishing this task: SIGKILL", True, 1),
+        ("The actor died unexpectedly before finishing this task: SIGKILL", False, 0),
+        ("The actor is dead because it was killed by `ray.kill`.", True, 0),
+    ],
+)
+def test_an_engine_that_was_taken_away_or_lost_its_node_costs_no_attempt(
+    config: ServeConfig, store: JobStore, told: str, node_lives: bool, attempts: int
+) -> None:
+    queue(store, "a")
+
+    async def check(dispatcher: Dispatcher, engines: Engines) -> None:
+        await dispatcher._tick()
+        await asyncio.sleep(0)
+        (call_id,) = engines.calls
+        assert await dispatcher.lease_next(call_id, "node", [None]) is not None
+        engines.calls[call_id].set_exception(RuntimeError(told))
+        while (job := store.get("a")) is not None and job.status != "queued":
+            await asyncio.sleep(0.01)
+        assert job is not None
+        assert job.attempts == attempts
+
+    dispatched(config, check, lambda node: node_lives)

@@ -9,18 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from cinesynth.config import SamplerSettings
 from cinesynth.data.video import read_metadata, read_video
-from cinesynth.errors import AdapterError, GenerationError, MediaError, ModelError, StorageError
+from cinesynth.errors import AdapterError, GenerationError, MediaError, ModelError, RankLost
 from cinesynth.registry import Published
 from cinesynth.storage import sha256_file
+from cinesynth.wan.card import DIFFUSERS_FILE
 from serve.config import ServeConfig
 from serve.engine import Engine, EngineBroken, explain
-from serve.jobs import Job, JobStore, NewJob, QueueFull
-from serve.schema import JobRequest
-from tests.serve.drawing import Drawing
+from serve.jobs import Job, JobStore, NewJob
+from serve.schema import JobRequest, ServedAdapter
+from tests.serve.drawing import Drawing, LocalGroup
 
 
 class Remote:
@@ -41,7 +43,9 @@ class Handle:
         self.run = Remote(lambda operation, *args: getattr(store, operation)(*args))
 
 
-def add(config: ServeConfig, store: JobStore, job_id: str = "video_a", adapter: str | None = None) -> None:
+def add(
+    config: ServeConfig, store: JobStore, job_id: str = "video_a", adapters: tuple[ServedAdapter, ...] = ()
+) -> None:
     request = JobRequest(
         model="drawing",
         prompt="a bar moves",
@@ -49,11 +53,12 @@ def add(config: ServeConfig, store: JobStore, job_id: str = "video_a", adapter: 
         height=64,
         width=96,
         sampler=SamplerSettings(steps=4, seed=7),
-        adapter=adapter,
+        adapters=adapters,
     )
     Image.new("RGB", (120, 80), (200, 0, 0)).save(config.inputs() / f"{job_id}.png")
-    new = NewJob(job_id, "alice", request.model_dump(mode="json"), adapter, f"{job_id}.png", request.work)
-    assert not isinstance(store.create(new), QueueFull)
+    fields = request.model_dump(mode="json")
+    new = NewJob(job_id, "alice", fields, request.adapters_key(), f"{job_id}.png", request.work)
+    assert isinstance(store.create(new), Job)
 
 
 def get(store: JobStore, job_id: str = "video_a") -> Job:
@@ -62,9 +67,25 @@ def get(store: JobStore, job_id: str = "video_a") -> Job:
     return job
 
 
-def engine_of(config: ServeConfig, store: JobStore, drawing: Drawing | None = None) -> Engine:
-    made = drawing or Drawing()
-    return Engine(config, lambda model, device: made, Handle(store))
+class Groups:
+    """Makes groups of one rank, whose generator is a drawing that a test has a hand in."""
+
+    def __init__(self, drawing: Drawing | None = None) -> None:
+        self.drawing = drawing or Drawing()
+        self.made: list[LocalGroup] = []
+
+    def __call__(self, config: ServeConfig) -> LocalGroup:
+        self.made.append(LocalGroup(config, lambda *_: self.drawing))
+        return self.made[-1]
+
+
+def engine_of(config: ServeConfig, store: JobStore, groups: Groups | Drawing | None = None) -> Engine:
+    made = groups if isinstance(groups, Groups) else Groups(groups)
+    return Engine(config, made, Handle(store))
+
+
+def run(engine: Engine, timeout_s: float = 30) -> str:
+    return asyncio.run(asyncio.wait_for(engine.run_next("call"), timeout_s))
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +103,7 @@ def with_engine(config: ServeConfig, **values: Any) -> ServeConfig:
 def test_a_job_becomes_a_playable_video_with_its_hash_and_provenance(config: ServeConfig, store: JobStore) -> None:
     add(config, store)
     engine = engine_of(config, store)
-    assert asyncio.run(engine.run_next("call")) == "completed"
+    assert run(engine) == "completed"
     job = get(store)
     path = config.results() / (job.result or "")
     assert (job.status, job.progress, job.sha256) == ("completed", 100, sha256_file(path))
@@ -90,8 +111,29 @@ def test_a_job_becomes_a_playable_video_with_its_hash_and_provenance(config: Ser
     assert (frames.shape, fps) == ((9, 64, 96, 3), 16)
     metadata = read_metadata(path)
     assert (metadata["job"], metadata["seed"], metadata["request"]["prompt"]) == ("video_a", 7, "a bar moves")
+    assert metadata["model"] == "drawing", "the served name, and no folder of the server"
     assert [p.name for p in config.results().iterdir()] == [job.result], "no temporary file stays"
-    assert asyncio.run(engine.run_next("call")) == "empty"
+    assert run(engine) == "empty"
+
+
+def test_the_model_is_loaded_and_warm_before_a_request_is_taken(config: ServeConfig, store: JobStore) -> None:
+    groups = Groups()
+    engine = engine_of(with_engine(config, warm_up=True), store, groups)
+    assert groups.drawing.began_at == [0], "a video was made"
+    add(config, store)
+    assert run(engine) == "completed"
+    assert [p.name for p in config.results().iterdir()] == [get(store).result], "the first one was kept nowhere"
+
+
+def test_a_model_that_does_not_load_makes_no_replica(config: ServeConfig, store: JobStore) -> None:
+    add(config, store)
+
+    def broken(config: ServeConfig) -> LocalGroup:
+        raise ModelError("model 'x': /srv/models/x/vae is damaged")
+
+    with pytest.raises(ModelError, match="is damaged"):
+        Engine(config, broken, Handle(store))
+    assert (get(store).status, get(store).attempts) == ("queued", 0), "no lease without a model"
 
 
 def test_progress_is_that_of_the_steps(config: ServeConfig, store: JobStore) -> None:
@@ -107,42 +149,54 @@ def test_progress_is_that_of_the_steps(config: ServeConfig, store: JobStore) -> 
         seen.append(get(store).progress)
 
     drawing.before_step = wait_until_reported
-    assert asyncio.run(asyncio.wait_for(engine_of(config, store, drawing).run_next("call"), 20)) == "completed"
+    assert run(engine_of(config, store, drawing)) == "completed"
     assert seen == [0, 25, 50, 75]
 
 
-def test_an_engine_that_lost_its_lease_stops_between_steps_and_leaves_nothing(
+def test_an_engine_that_lost_its_lease_stops_within_a_step_and_leaves_nothing(
     config: ServeConfig, store: JobStore
 ) -> None:
     add(config, store)
     drawing, steps = Drawing(), []
+    groups = Groups(drawing)
 
     def lose(step: int) -> None:
         steps.append(step)
         if step == 1:
             store.release("call", "declared dead")
-            assert store.lease_next("other") is not None
-            engine_noticed.wait(10)
+            assert store.lease_next("other", "") is not None
+            assert groups.made[0].called_off.wait(10)
 
-    engine_noticed = threading.Event()
     drawing.before_step = lose
-    engine = engine_of(config, store, drawing)
-    renew = engine._renew
-
-    async def watched(attempt: Any) -> bool:
-        kept = await renew(attempt)
-        if not kept:
-            attempt.lost.set()
-            engine_noticed.set()
-        return kept
-
-    engine._renew = watched  # type: ignore[method-assign]
-    assert asyncio.run(engine.run_next("call")) == "lost"
-    assert steps == [0, 1], "cancelled before the next step"
+    engine = engine_of(config, store, groups)
+    assert run(engine) == "lost"
+    assert steps == [0, 1], "called off before the next step"
     assert list(config.results().iterdir()) == []
     job = get(store)
-    assert (job.status, job.attempts) == ("in_progress", 2), "the other engine's lease is untouched"
+    assert (job.status, job.attempts) == ("in_progress", 1), "the other engine's lease is untouched"
     engine.check_health()
+
+
+def test_a_deleted_job_stops_within_a_step(config: ServeConfig, store: JobStore) -> None:
+    add(config, store)
+    drawing, steps = Drawing(), []
+    groups = Groups(drawing)
+
+    def delete(step: int) -> None:
+        steps.append(step)
+        if step == 1:
+            assert store.delete("video_a", "alice") is not None
+            assert groups.made[0].called_off.wait(10)
+
+    drawing.before_step = delete
+    engine = engine_of(config, store, groups)
+    assert run(engine) == "lost"
+    assert steps == [0, 1]
+    assert list(config.results().iterdir()) == []
+    add(config, store, "video_b")
+    drawing.before_step = lambda step: None
+    assert run(engine) == "completed", "the same group makes the next video"
+    assert len(groups.made) == 1
 
 
 def test_a_result_that_comes_after_the_lease_was_lost_is_thrown_away(config: ServeConfig, store: JobStore) -> None:
@@ -155,26 +209,85 @@ def test_a_result_that_comes_after_the_lease_was_lost_is_thrown_away(config: Ser
             store.release("call", "declared dead")
 
     drawing.before_step = lose
-    assert asyncio.run(engine_of(slow, store, drawing).run_next("call")) == "lost"
+    assert run(engine_of(slow, store, drawing)) == "lost"
     assert list(config.results().iterdir()) == []
     assert get(store).status == "queued"
 
 
-def test_an_engine_without_progress_gives_the_job_back_and_asks_to_be_replaced(
+def test_a_lost_group_is_made_anew_and_the_next_attempt_goes_on_where_it_was(
     config: ServeConfig, store: JobStore, left: list[Engine]
 ) -> None:
+    config = with_engine(config, keep_every=2, step_timeout_s=0.5)
+    add(config, store, "video_whole")
+    assert run(engine_of(config, store)) == "completed"
     add(config, store)
     drawing, release = Drawing(), threading.Event()
-    drawing.before_step = lambda step: release.wait(20) and None
-    engine = engine_of(with_engine(config, step_timeout_s=0.3), store, drawing)
+    drawing.before_step = lambda step: step == 3 and release.wait(20) and None
+    groups = Groups(drawing)
+    engine = engine_of(config, store, groups)
     try:
-        assert asyncio.run(engine.run_next("call")) == "lost"
+        assert run(engine) == "lost"
+        job = get(store)
+        assert (job.status, job.attempts) == ("queued", 1)
+        assert len(groups.made) == 2
+        engine.check_health()
+        assert left == [], "only the group was made anew"
+        drawing.before_step = lambda step: None
+        assert run(engine) == "completed"
+        assert drawing.began_at == [0, 2]
+        assert list(config.states().iterdir()) == [], "a state is kept no longer than it is needed"
+    finally:
+        release.set()
+    results = [config.results() / (get(store, f"video_{name}").result or "") for name in ("a", "whole")]
+    after, without = (read_metadata(path)["last"] for path in results)
+    assert after == without, "as without the loss"
+
+
+def test_a_group_that_died_between_two_videos_costs_nobody_an_attempt(config: ServeConfig, store: JobStore) -> None:
+    groups = Groups()
+    engine = engine_of(config, store, groups)
+    groups.made[0].usable = False
+    add(config, store)
+    assert run(engine) == "completed"
+    assert (get(store).attempts, len(groups.made)) == (0, 2)
+
+
+def test_without_another_group_the_replica_ends(config: ServeConfig, store: JobStore, left: list[Engine]) -> None:
+    add(config, store)
+    drawing = Drawing()
+
+    def break_all(step: int) -> None:
+        engine._groups = unable
+        raise KeyError("secret")
+
+    def unable(config: ServeConfig) -> LocalGroup:
+        raise RankLost("no GPU answers")
+
+    drawing.before_step = break_all
+    engine = engine_of(config, store, drawing)
+    assert run(engine) == "lost"
+    assert left == [engine]
+    with pytest.raises(EngineBroken, match="no other one can be made"):
+        engine.check_health()
+    with pytest.raises(EngineBroken):
+        run(engine)
+    assert get(store).status == "queued"
+
+
+def test_a_thread_that_is_stuck_gives_the_job_back_and_ends_the_replica(
+    config: ServeConfig, store: JobStore, left: list[Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve.engine.DEAF_S", 0.3)
+    add(config, store)
+    groups, release = Groups(), threading.Event()
+    engine = engine_of(config, store, groups)
+    monkeypatch.setattr(groups.made[0], "start", lambda request: release.wait(20))
+    try:
+        assert run(engine) == "lost"
         assert get(store).status == "queued"
-        assert left == [engine], "its process holds the GPU"
-        with pytest.raises(EngineBroken, match="no progress"):
+        assert left == [engine], "its processes hold GPUs"
+        with pytest.raises(EngineBroken, match="nothing was heard"):
             engine.check_health()
-        with pytest.raises(EngineBroken):
-            asyncio.run(engine.run_next("call"))
     finally:
         release.set()
 
@@ -183,7 +296,7 @@ def test_an_engine_without_progress_gives_the_job_back_and_asks_to_be_replaced(
     ("error", "code", "message"),
     [
         (MemoryError(), "oom", "fewer frames"),
-        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), "oom", "fewer frames"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "oom", "fewer frames"),
         (AdapterError("adapter /srv/secret/x: does not fit"), "invalid", "adapter x: does not fit"),
         (GenerationError("the latents are not finite"), "invalid", "not finite"),
         (MediaError("first.png: is cut"), "invalid", "is cut"),
@@ -199,71 +312,62 @@ def test_failures_are_final_and_typed_and_tell_no_server_paths(
         raise error
 
     drawing.before_step = fail
-    engine = engine_of(config, store, drawing)
-    assert asyncio.run(engine.run_next("call")) == "failed"
+    groups = Groups(drawing)
+    engine = engine_of(config, store, groups)
+    assert run(engine) == "failed"
     job = get(store)
     assert (job.status, job.error_code) == ("failed", code)
     assert message in (job.error_message or "")
     assert "secret" not in (job.error_message or "")
     engine.check_health()
     assert left == []
+    assert len(groups.made) == (2 if code == "oom" else 1), "a group without memory left is made anew"
 
 
-@pytest.mark.parametrize("error", [KeyError("secret"), StorageError("s3: the server hung up"), RuntimeError("CUDA")])
-def test_what_may_be_the_engines_fault_costs_the_engine_and_an_attempt(
-    config: ServeConfig, store: JobStore, left: list[Engine], error: Exception
-) -> None:
+def test_a_fault_of_a_process_costs_a_group_and_an_attempt(config: ServeConfig, store: JobStore) -> None:
     add(config, store)
+    drawing = Drawing()
+
+    def fail(step: int) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access in /srv/secret/kernel.cu")
+
+    drawing.before_step = fail
+    engine = engine_of(config, store, drawing)
     for attempt in (1, 2, 3):
-        drawing = Drawing()
-
-        def fail(step: int) -> None:
-            raise error
-
-        drawing.before_step = fail
-        engine = engine_of(config, store, drawing)
-        assert asyncio.run(engine.run_next("call")) == "lost"
-        assert left[-1] is engine
-        with pytest.raises(EngineBroken):
-            engine.check_health()
+        assert run(engine) == "lost"
         job = get(store)
         assert (job.status, job.attempts) == ("queued" if attempt < 3 else "failed", attempt)
-    assert job.error_code == "internal"
-    assert type(error).__name__ in (job.error_message or "")
+    assert job.error_code == "rank_lost"
+    assert "RuntimeError" in (job.error_message or "")
     assert "secret" not in (job.error_message or "")
+
+
+def test_what_may_be_the_coordinators_fault_ends_it(
+    config: ServeConfig, store: JobStore, left: list[Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(config, store)
+    engine = engine_of(config, store)
+
+    def unreadable(self: Path) -> bytes:
+        raise OSError("the server hung up on /srv/secret")
+
+    monkeypatch.setattr(Path, "read_bytes", unreadable)
+    assert run(engine) == "lost"
+    monkeypatch.undo()
+    assert left == [engine]
+    job = get(store)
+    assert (job.status, job.attempts) == ("queued", 1)
 
 
 def test_a_first_frame_that_is_gone_is_told(config: ServeConfig, store: JobStore) -> None:
     add(config, store)
     (config.inputs() / "video_a.png").unlink()
-    assert asyncio.run(engine_of(config, store).run_next("call")) == "failed"
+    assert run(engine_of(config, store)) == "failed"
     job = get(store)
     assert (job.error_code, "first frame is no longer there" in (job.error_message or "")) == ("invalid", True)
 
 
-def test_a_model_that_does_not_load_gives_the_job_back_and_ends_the_replica(
-    config: ServeConfig, store: JobStore, left: list[Engine]
-) -> None:
-    config = config.model_copy(update={"max_attempts": 1})
-    store.max_attempts = 1
-    add(config, store)
-
-    def broken(model: str, device: str) -> Drawing:
-        raise ModelError("model 'x': /srv/models/x/vae is damaged")
-
-    engine = Engine(config, broken, Handle(store))
-    assert asyncio.run(engine.run_next("call")) == "lost"
-    job = get(store)
-    assert (job.error_code, job.error_message) == (
-        "internal",
-        "the model cannot be loaded: model 'x': vae is damaged; given up after 1 attempts",
-    )
-    assert left == [engine]
-    with pytest.raises(EngineBroken):
-        engine.check_health()
-
-
-def test_the_jobs_adapter_is_fetched_checked_and_kept_loaded(
+def test_the_jobs_adapters_are_fetched_checked_and_told_to_the_dispatcher(
     config: ServeConfig,
     store: JobStore,
     publish: Callable[..., Published],
@@ -271,17 +375,23 @@ def test_the_jobs_adapter_is_fetched_checked_and_kept_loaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("CINESYNTH_CACHE", str(tmp_path / "cache"))
-    published = publish("film-look")
+    film, grain = publish("film-look"), publish("grain")
     drawing = Drawing()
     loads: list[list[tuple[Path, float]]] = []
     drawing.load_adapters = loads.append  # type: ignore[method-assign]
     engine = engine_of(config, store, drawing)
-    for name, adapter in [("video_a", published.ref), ("video_b", published.ref), ("video_c", None)]:
-        add(config, store, name, adapter)
-        assert asyncio.run(engine.run_next("call")) == "completed"
-    folder = tmp_path / "cache" / "adapters" / published.sha256
-    assert loads == [[(folder, 1.0)], []], "loaded once for two jobs, then taken off"
-    assert (folder / "weights.bin").read_bytes() == b"film-look"
+    both = ServedAdapter(ref=film.ref, sha256=film.sha256, scale=0.8), ServedAdapter(ref=grain.ref, sha256=grain.sha256)
+    add(config, store, "video_a", both)
+    assert run(engine) == "completed"
+    (first, second) = loads[0]
+    assert (first[1], second[1]) == (0.8, 1.0)
+    weights = [(folder / DIFFUSERS_FILE).read_bytes() for folder, _ in loads[0]]
+    assert weights == [b"film-look", b"grain"]
+    assert engine._loaded == get(store).adapter
+
+    add(config, store, "video_b", (ServedAdapter(ref=film.ref, sha256="0" * 64),))
+    assert run(engine) == "failed"
+    assert "is another one now" in (get(store, "video_b").error_message or "")
 
 
 def test_folders_are_stripped_from_messages() -> None:

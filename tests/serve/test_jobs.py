@@ -3,13 +3,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from cinesynth.errors import StorageError
-from serve.jobs import MAX_PASSED_OVER, JobStore, Lease, NewJob, QueueFull
+from serve.jobs import MAX_PASSED_OVER, Job, JobStore, KeyReused, Lease, NewJob, Page, Place, QueueFull
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -30,18 +32,34 @@ def clock() -> Clock:
 @pytest.fixture
 def jobs(tmp_path: Path, clock: Clock) -> JobStore:
     url = f"sqlite:///{tmp_path / 'jobs.db'}"
-    return JobStore(url, lease_s=10, max_attempts=3, queue_cap=20, ttl_s=100, assumed_job_s=60, clock=clock)
+    return JobStore(
+        url, lease_s=10, max_attempts=3, max_leases=10, queue_cap=20, ttl_s=100, assumed_job_s=60, clock=clock
+    )
 
 
-def add(jobs: JobStore, job_id: str, adapter: str | None = None, work: float = 1.0) -> None:
-    created = jobs.create(NewJob(job_id, "alice", {"n": job_id}, adapter, f"{job_id}.png", work))
-    assert not isinstance(created, QueueFull)
+def new(job_id: str, adapter: str | None = None, work: float = 1.0, owner: str = "alice", **values: Any) -> NewJob:
+    return NewJob(job_id, owner, {"n": job_id}, adapter, f"{job_id}.png", work, **values)
 
 
-def lease(jobs: JobStore, holder: str = "engine", loaded: tuple[str | None, ...] = (None,)) -> Lease:
-    taken = jobs.lease_next(holder, loaded)
+def add(jobs: JobStore, job_id: str, adapter: str | None = None, work: float = 1.0, **values: Any) -> None:
+    assert isinstance(jobs.create(new(job_id, adapter, work, **values)), Job)
+
+
+def get(jobs: JobStore, job_id: str = "a") -> Job:
+    job = jobs.get(job_id)
+    assert job is not None
+    return job
+
+
+def lease(jobs: JobStore, holder: str = "engine", loaded: tuple[str | None, ...] = (None,), node: str = "n") -> Lease:
+    taken = jobs.lease_next(holder, node, loaded)
     assert taken is not None
     return taken
+
+
+def expire(jobs: JobStore, own: bool = True) -> list[str]:
+    """Take back the leases that ran out, on whichever nodes."""
+    return [holder for node in jobs.silent_nodes() for holder in jobs.expire(node, own)]
 
 
 def test_a_job_goes_from_queued_to_completed(jobs: JobStore, clock: Clock) -> None:
@@ -50,7 +68,7 @@ def test_a_job_goes_from_queued_to_completed(jobs: JobStore, clock: Clock) -> No
     assert created is not None
     assert (created.status, created.progress, created.created_at) == ("queued", 0, clock.now)
     taken = lease(jobs)
-    assert (taken.job.status, taken.job.attempts, taken.job.request) == ("in_progress", 1, {"n": "a"})
+    assert (taken.job.status, taken.job.attempts, taken.job.request) == ("in_progress", 0, {"n": "a"})
     assert taken.expires_at == clock.now + 10
     clock.now += 4
     assert jobs.heartbeat("a", taken.token, 40)
@@ -83,7 +101,7 @@ def test_a_stale_engine_can_change_nothing(jobs: JobStore, clock: Clock) -> None
     add(jobs, "a")
     old = lease(jobs, "old")
     clock.now += 11
-    assert jobs.expire() == ["old"]
+    assert expire(jobs) == ["old"]
     new = lease(jobs, "new")
     assert new.token > old.token
     before = jobs.get("a")
@@ -105,21 +123,21 @@ def test_a_heartbeat_renews_the_lease(jobs: JobStore, clock: Clock) -> None:
     for _ in range(5):
         clock.now += 9
         assert jobs.heartbeat("a", taken.token, 10)
-        assert jobs.expire() == []
+        assert expire(jobs) == []
 
 
-def test_the_third_lost_lease_fails_the_job_and_earlier_ones_keep_its_place(jobs: JobStore, clock: Clock) -> None:
+def test_the_third_loss_of_its_own_fails_the_job_and_earlier_ones_keep_its_place(jobs: JobStore, clock: Clock) -> None:
     add(jobs, "a")
     add(jobs, "b")
     for attempt in (1, 2, 3):
         taken = lease(jobs)
-        assert (taken.job.id, taken.job.attempts) == ("a", attempt)
+        assert (taken.job.id, taken.job.attempts) == ("a", attempt - 1)
         clock.now += 11
-        jobs.expire()
+        expire(jobs)
     failed = jobs.get("a")
     assert failed is not None
-    assert (failed.status, failed.error_code) == ("failed", "rank_lost")
-    assert "3 attempts" in (failed.error_message or "")
+    assert (failed.status, failed.error_code, failed.attempts) == ("failed", "rank_lost", 3)
+    assert failed.error_message == "no sign of life from the engine for 10 s; given up after 3 attempts"
     assert lease(jobs).job.id == "b"
 
 
@@ -199,7 +217,8 @@ def test_finished_jobs_expire_and_running_ones_do_not(jobs: JobStore, clock: Clo
     jobs.complete("a", lease(jobs).token, "a.mp4", "00")
     lease(jobs)
     clock.now += 101
-    assert [job.id for job in jobs.expired()] == ["a"]
+    assert jobs.expired() == {"a"}
+    assert (jobs.ids(), jobs.unfinished_ids()) == ({"a", "b"}, {"b"})
     jobs.forget(["a", "b"])
     assert jobs.get("a") is None
     assert jobs.get("b") is not None
@@ -215,13 +234,7 @@ def test_state_survives_reopening(tmp_path: Path) -> None:
     assert JobStore(url).complete("a", token, "a.mp4", "00")
 
 
-def test_another_schema_version_and_a_bad_url_are_refused(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'jobs.db'}"
-    jobs = JobStore(url)
-    with jobs._engine.begin() as db:
-        db.execute(sa.text("UPDATE serve_schema SET version = 99"))
-    with pytest.raises(StorageError, match="99"):
-        JobStore(url)
+def test_a_bad_url_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot be opened"):
         JobStore(f"sqlite:///{tmp_path / 'missing' / 'jobs.db'}")
     with pytest.raises(StorageError, match="cannot be opened") as refused:
@@ -236,7 +249,7 @@ jobs = JobStore(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
 for _ in range(30):
-    lease = jobs.lease_next("engine", [None])
+    lease = jobs.lease_next("engine", "node", [None])
     print(lease.job.id, flush=True)
 """
 
@@ -273,7 +286,7 @@ def test_leases_of_a_table_that_was_away_are_renewed(jobs: JobStore, clock: Cloc
     taken = lease(jobs)
     clock.now += 60  # nobody could renew it
     jobs.extend()
-    assert jobs.expire() == []
+    assert expire(jobs) == []
     assert jobs.complete("a", taken.token, "a.mp4", "00")
 
 
@@ -284,5 +297,281 @@ def test_reads_wait_for_no_writer(jobs: JobStore) -> None:
         started = time.monotonic()
         assert jobs.get("a") is not None
         assert jobs.backlog().queued == 1
-        assert jobs.expired() == []
+        assert jobs.expired() == set()
+        assert jobs.find("alice", "key") is None
+        assert jobs.page("alice", None, 10, True) is not None
+        assert jobs.place("a") == Place(1, 60)
+        assert jobs.silent_nodes() == set()
         assert time.monotonic() - started < 5
+
+
+# --- whose fault a lost lease was ----------------------------------------------------------------------------
+
+
+def test_a_lost_node_and_a_drain_cost_no_attempt(jobs: JobStore, clock: Clock) -> None:
+    add(jobs, "a")
+    tokens = []
+    for _ in range(2):
+        tokens.append(lease(jobs).token)
+        assert jobs.release("engine", "its node was lost", own=False) == ["engine"]
+        tokens.append(lease(jobs).token)
+        assert jobs.give_up("a", tokens[-1], "cancelled", "taken away", own=False)
+        tokens.append(lease(jobs).token)
+        clock.now += 11
+        assert expire(jobs, own=False) == ["engine"]
+    assert (get(jobs).status, get(jobs).attempts) == ("queued", 0)
+    assert tokens == [1, 2, 3, 4, 5, 6], "each lease has its own"
+    tokens.append(lease(jobs).token)
+    jobs.release("engine", "crashed", own=True)
+    assert (get(jobs).status, get(jobs).attempts) == ("queued", 1)
+
+
+def test_only_leases_of_the_judged_node_are_taken_back(jobs: JobStore, clock: Clock) -> None:
+    for name, node in [("a", "lost"), ("b", "living"), ("c", None)]:
+        add(jobs, name)
+        assert jobs.lease_next(f"engine of {name}", node) is not None
+    assert jobs.silent_nodes() == set()
+    clock.now += 11
+    assert jobs.silent_nodes() == {"lost", "living", None}
+    assert jobs.expire("lost", own=False) == ["engine of a"]
+    assert jobs.expire(None, own=True) == ["engine of c"]
+    assert [(get(jobs, i).status, get(jobs, i).attempts) for i in "abc"] == [
+        ("queued", 0),
+        ("in_progress", 0),
+        ("queued", 1),
+    ]
+
+
+def test_a_job_that_no_engine_can_keep_fails_after_ten_leases(jobs: JobStore) -> None:
+    add(jobs, "a")
+    for i in range(10):
+        assert get(jobs).status == "queued"
+        assert jobs.give_up("a", lease(jobs).token, "rank_lost", f"loss {i + 1}", own=i in (2, 5))
+    failed = get(jobs)
+    assert (failed.status, failed.error_code, failed.attempts) == ("failed", "rank_lost", 2)
+    assert failed.error_message == "loss 10; given up after 10 engines had begun it, of which 2 failed by themselves"
+
+
+def test_the_end_of_a_long_reason_is_not_what_is_cut(jobs: JobStore) -> None:
+    jobs.max_attempts = 1
+    add(jobs, "a")
+    jobs.give_up("a", lease(jobs).token, "internal", "x" * 5000)
+    message = get(jobs).error_message or ""
+    assert message.endswith("; given up after 1 attempts")
+    assert len(message) <= 2000
+
+
+def test_progress_never_goes_back_and_the_rest_is_that_of_this_attempt(jobs: JobStore) -> None:
+    add(jobs, "a")
+    first = lease(jobs)
+    jobs.heartbeat("a", first.token, 70)
+    jobs.heartbeat("a", first.token, 60)  # was overtaken
+    assert (get(jobs).progress, jobs.backlog().seconds) == (70, pytest.approx(60 * 0.3))
+    jobs.give_up("a", first.token, "internal", "broken")
+    assert (get(jobs).progress, jobs.backlog().seconds) == (70, 60)
+    second = lease(jobs)
+    assert (second.job.progress, jobs.backlog().seconds) == (70, 60)
+    jobs.heartbeat("a", second.token, 20)
+    assert (get(jobs).progress, jobs.backlog().seconds) == (70, pytest.approx(60 * 0.8))
+    jobs.heartbeat("a", second.token, 90)
+    assert get(jobs).progress == 90
+    jobs.fail("a", second.token, "oom", "too big")
+    assert get(jobs).progress == 90
+
+
+def test_the_first_start_stays_and_seconds_are_summed_over_attempts(jobs: JobStore, clock: Clock) -> None:
+    add(jobs, "a")
+    clock.now += 5
+    started = clock.now
+    taken = lease(jobs)
+    clock.now += 3
+    jobs.give_up("a", taken.token, "cancelled", "taken away", own=False)
+    clock.now += 100  # nobody works on it
+    taken = lease(jobs)
+    assert (get(jobs).started_at, get(jobs).seconds) == (started, 3)
+    clock.now += 4
+    jobs.complete("a", taken.token, "a.mp4", "00")
+    assert (get(jobs).started_at, get(jobs).seconds) == (started, 7)
+    assert jobs.complete("a", taken.token, "a.mp4", "00")
+    assert get(jobs).seconds == 7, "told twice, counted once"
+
+
+def test_a_clock_that_was_set_back_takes_no_seconds_off(jobs: JobStore, clock: Clock) -> None:
+    add(jobs, "a")
+    taken = lease(jobs)
+    clock.now -= 3600
+    jobs.complete("a", taken.token, "a.mp4", "00")
+    assert get(jobs).seconds == 0
+
+
+def test_the_rate_is_that_of_jobs_without_a_failed_attempt(jobs: JobStore, clock: Clock) -> None:
+    add(jobs, "drained", work=10)
+    for seconds in (6, 4):  # the second engine goes on from the first one's state
+        taken = lease(jobs)
+        clock.now += seconds
+        if seconds == 6:
+            jobs.give_up("drained", taken.token, "cancelled", "taken away", own=False)
+    jobs.complete("drained", taken.token, "a.mp4", "00")
+    add(jobs, "hung", work=10)
+    taken = lease(jobs)
+    clock.now += 600
+    jobs.give_up("hung", taken.token, "timeout", "no step")
+    taken = lease(jobs)
+    clock.now += 30
+    jobs.complete("hung", taken.token, "b.mp4", "00")
+    add(jobs, "next", work=5)
+    assert jobs.backlog().seconds == pytest.approx(5 * (6 + 4) / 10)
+
+
+# --- what clients ask for ------------------------------------------------------------------------------------
+
+
+def test_a_request_that_comes_again_gets_its_job_though_the_queue_is_full(tmp_path: Path) -> None:
+    jobs = JobStore(f"sqlite:///{tmp_path / 'jobs.db'}", queue_cap=1)
+    told: list[str] = []
+    jobs.on_queued = lambda: told.append("queued")
+    first = jobs.create(new("a", idempotency_key="k", body_sha256="11"))
+    assert isinstance(first, Job)
+    assert jobs.create(new("b", idempotency_key="k", body_sha256="11")) == first
+    assert jobs.create(new("b", idempotency_key="k", body_sha256="22")) == KeyReused("a")
+    assert isinstance(jobs.create(new("b", idempotency_key="other", body_sha256="11")), QueueFull)
+    assert jobs.find("alice", "k") == first
+    assert (jobs.find("bob", "k"), jobs.find("alice", "other")) == (None, None)
+    assert (jobs.ids(), told) == ({"a"}, ["queued"])
+
+
+def test_a_key_is_its_owners_and_ends_with_its_job(jobs: JobStore, clock: Clock) -> None:
+    add(jobs, "a", idempotency_key="k", body_sha256="11")
+    add(jobs, "b", owner="bob", idempotency_key="k", body_sha256="22")
+    add(jobs, "c")
+    add(jobs, "d")  # without a key there is no limit
+    jobs.complete("a", lease(jobs).token, "a.mp4", "00")
+    assert jobs.create(new("e", idempotency_key="k", body_sha256="11")) == get(jobs, "a"), "finished, and still kept"
+    clock.now += 101
+    jobs.forget(jobs.expired())
+    add(jobs, "e", idempotency_key="k", body_sha256="33")
+    assert jobs.delete("e", "alice") is not None
+    add(jobs, "f", idempotency_key="k", body_sha256="44")
+    assert jobs.find("alice", "k") == get(jobs, "f")
+
+
+def test_one_request_sent_twice_at_once_makes_one_job(tmp_path: Path) -> None:
+    jobs = JobStore(f"sqlite:///{tmp_path / 'jobs.db'}")
+    with ThreadPoolExecutor(8) as threads:
+        made = list(threads.map(lambda i: jobs.create(new(f"job-{i}", idempotency_key="k")), range(16)))
+    assert {job.id for job in made if isinstance(job, Job)} == jobs.ids()
+    assert len(jobs.ids()) == 1
+
+
+def names(page: Page | None) -> tuple[list[str], bool]:
+    assert page is not None
+    return [job.id for job in page.jobs], page.has_more
+
+
+def test_pages_go_through_an_owners_jobs_in_both_orders(jobs: JobStore) -> None:
+    for name in "abcde":
+        add(jobs, name)
+        add(jobs, f"bobs-{name}", owner="bob")
+    jobs.complete("a", lease(jobs).token, "a.mp4", "00")
+    assert names(jobs.page("alice", None, 2, True)) == (["e", "d"], True)
+    assert names(jobs.page("alice", "d", 2, True)) == (["c", "b"], True)
+    assert names(jobs.page("alice", "b", 2, True)) == (["a"], False)
+    assert names(jobs.page("alice", "c", 2, True)) == (["b", "a"], False), "a whole page that is the last"
+    assert names(jobs.page("alice", "a", 2, True)) == ([], False)
+    assert names(jobs.page("alice", None, 3, False)) == (["a", "b", "c"], True)
+    assert names(jobs.page("alice", "c", 3, False)) == (["d", "e"], False)
+    assert names(jobs.page("carol", None, 3, False)) == ([], False)
+    assert jobs.page("alice", "bobs-a", 3, False) is None
+    assert jobs.page("alice", "unknown", 3, False) is None
+
+
+def test_a_deleted_job_is_gone_and_its_engine_stops(jobs: JobStore) -> None:
+    add(jobs, "a")
+    add(jobs, "b")
+    taken = lease(jobs)
+    assert jobs.delete("a", "bob") is None
+    assert jobs.delete("x", "alice") is None
+    running = get(jobs, "a")
+    assert jobs.delete("a", "alice") == running
+    assert jobs.get("a") is None
+    assert not jobs.heartbeat("a", taken.token, 10)
+    assert not jobs.complete("a", taken.token, "a.mp4", "00")
+    assert not jobs.give_up("a", taken.token, "timeout", "late")
+    assert jobs.delete("b", "alice") is not None
+    assert jobs.delete("b", "alice") is None
+    assert jobs.lease_next("engine") is None
+
+
+def test_a_remix_remembers_its_parent_when_that_is_gone(jobs: JobStore) -> None:
+    add(jobs, "a")
+    add(jobs, "b", remixed_from="a")
+    assert jobs.delete("a", "alice") is not None
+    assert get(jobs, "b").remixed_from == "a"
+
+
+def test_a_place_is_the_position_and_the_seconds_until_it_is_completed(jobs: JobStore, clock: Clock) -> None:
+    add(jobs, "measured", work=10)
+    assert jobs.place("measured") == Place(1, 60), "assumed until one is measured"
+    taken = lease(jobs)
+    clock.now += 10
+    jobs.complete("measured", taken.token, "m.mp4", "00")  # 1 s per unit of work
+    for name, work in [("a", 40), ("b", 20), ("c", 30), ("d", 10)]:
+        add(jobs, name, work=work)
+    assert jobs.place("d") == Place(4, 100), "one engine is coming"
+    lease(jobs, "first")
+    second = lease(jobs, "second")
+    jobs.heartbeat("b", second.token, 50)
+    # The first engine is free in 40 s; the second in 10 s, and then takes c.
+    assert jobs.place("a") == Place(0, pytest.approx(40))
+    assert jobs.place("b") == Place(0, pytest.approx(10))
+    assert jobs.place("c") == Place(1, pytest.approx(10 + 30))
+    assert jobs.place("d") == Place(2, pytest.approx(40 + 10))
+    assert jobs.backlog().seconds == pytest.approx(40 + 10 + 30 + 10)
+    assert jobs.place("measured") is None
+    assert jobs.place("unknown") is None
+
+
+def test_no_hot_query_reads_the_whole_table_or_sorts(jobs: JobStore, clock: Clock) -> None:
+    """Every statement of the operations that engines and clients call, as SQLite plans it."""
+    statements: list[tuple[str, Any]] = []
+
+    @sa.event.listens_for(jobs._engine, "before_cursor_execute")
+    def note(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+        statements.append((statement, parameters))
+
+    for i in range(6):
+        add(jobs, f"job-{i}", idempotency_key=f"key-{i}", body_sha256="00")
+    jobs.get("job-0")
+    jobs.find("alice", "key-3")
+    for newest_first in (True, False):
+        jobs.page("alice", None, 2, newest_first)
+        jobs.page("alice", "job-2", 2, newest_first)
+    jobs.place("job-5")
+    jobs.backlog()
+    first = lease(jobs)
+    jobs.heartbeat("job-0", first.token, 10)
+    jobs.complete("job-0", first.token, "0.mp4", "00")
+    jobs.complete("job-0", first.token, "0.mp4", "00")
+    jobs.fail("job-1", lease(jobs).token, "oom", "too big")
+    jobs.give_up("job-2", lease(jobs).token, "internal", "broken")
+    lease(jobs, "gone")
+    jobs.release("gone", "killed")
+    lease(jobs)
+    jobs.extend()
+    clock.now += 11
+    assert expire(jobs) == ["engine"]
+    jobs.delete("job-5", "alice")
+    clock.now += 100
+    jobs.unfinished_ids()
+    assert jobs.expired() == {"job-0", "job-1"}
+    jobs.forget(["job-0", "job-1"])
+
+    planned = [(text, values) for text, values in statements if text.startswith(("SELECT", "UPDATE", "DELETE"))]
+    assert len(planned) > 30
+    with jobs._engine.connect() as db:
+        for text, values in planned:
+            steps = [row.detail for row in db.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values)]
+            assert steps, text
+            if "status IN" in text:  # the unfinished jobs, which are few, are sorted
+                steps = [step for step in steps if step != "USE TEMP B-TREE FOR ORDER BY"]
+            assert all(step.startswith("SEARCH jobs USING") for step in steps), f"{steps}: {text}"

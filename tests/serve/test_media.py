@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cinesynth.errors import MediaError
+from cinesynth.pictures import PictureLimits
+from serve import decode
 from serve.config import ImageLimits
-from serve.media import ImageRefused, data_url_bytes, read_image, save_image, sniff
+from serve.media import ImageRefused, data_url_bytes, frame_png, sniff, write_whole
 
 LIMITS = ImageLimits(max_bytes=100_000, max_side=1000, max_pixels=500_000)
 RED, GREEN = (250, 10, 10), (10, 250, 10)
@@ -23,6 +26,11 @@ def halves(width: int = 40, height: int = 20) -> Image.Image:
     image = Image.new("RGB", (width, height), RED)
     image.paste(GREEN, (width // 2, 0, width, height))
     return image
+
+
+def read_image(data: bytes, limits: ImageLimits, height: int = 20, width: int = 40) -> Image.Image:
+    """The frame that is kept of an image."""
+    return Image.open(io.BytesIO(frame_png(data, limits, height, width)))
 
 
 def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -58,21 +66,21 @@ def test_exif_orientation_is_applied_and_all_metadata_is_gone(tmp_path: Path) ->
     exif = Image.Exif()
     exif[0x0112] = 6  # shown after a quarter turn clockwise
     exif[0x010E] = "where I live"
-    image = read_image(encode(halves(), "JPEG", exif=exif, quality=95), LIMITS)
-    assert image.size == (20, 40)
+    png = frame_png(encode(halves(), "JPEG", exif=exif, quality=95), LIMITS, 40, 20)
+    image = Image.open(io.BytesIO(png))
     assert np.abs(np.asarray(image).astype(int)[5, 10] - RED).max() < 12, "left became top"
     assert not image.getexif()
     assert not image.info
-    save_image(image, tmp_path / "inputs" / "a.png")
+    write_whole(png, tmp_path / "inputs" / "a.png")
     assert b"where I live" not in (tmp_path / "inputs" / "a.png").read_bytes()
     assert [p.name for p in (tmp_path / "inputs").iterdir()] == ["a.png"]
 
 
 def test_transparency_and_16_bits_become_rgb() -> None:
     clear = Image.new("RGBA", (4, 4), (255, 255, 255, 0))
-    assert np.asarray(read_image(encode(clear, "PNG"), LIMITS)).max() == 0
+    assert np.asarray(read_image(encode(clear, "PNG"), LIMITS, 4, 4)).max() == 0
     grey = Image.fromarray(np.full((4, 4), 32896, np.uint16))  # half of 65535
-    assert np.asarray(read_image(encode(grey, "PNG"), LIMITS)).tolist() == np.full((4, 4, 3), 128).tolist()
+    assert np.asarray(read_image(encode(grey, "PNG"), LIMITS, 4, 4)).tolist() == np.full((4, 4, 3), 128).tolist()
     palette = halves().quantize(4)
     assert np.asarray(read_image(encode(palette, "PNG"), LIMITS))[10, 35].tolist() == list(GREEN)
 
@@ -114,8 +122,8 @@ def test_a_webp_canvas_is_measured_before_the_decoder_takes_memory(monkeypatch: 
     header = b"VP8X" + struct.pack("<I", 10) + bytes([0, 0, 0, 0]) + b"\xfe\x3f\x00\xfe\x3f\x00"  # 16383 x 16383
     data = b"RIFF" + struct.pack("<I", 4 + len(header)) + b"WEBP" + header
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("the decoder was reached"))
-    with pytest.raises(ImageRefused, match="16383x16383"):
-        read_image(data, LIMITS)
+    with pytest.raises(MediaError, match="16383x16383"):
+        decode.frame_png(lambda: None, data, "WEBP", PictureLimits(max_side=1000), 20, 40, 10**9)
 
 
 def test_too_many_bytes_are_refused_as_such() -> None:
@@ -139,3 +147,26 @@ def test_data_urls_are_decoded_and_links_refused() -> None:
     ]:
         with pytest.raises(ImageRefused, match=reason):
             data_url_bytes(url, LIMITS)
+
+
+def test_decoding_ends_at_its_time_limit_and_goes_on_with_the_next_image() -> None:
+    hasty = LIMITS.model_copy(update={"decode_s": 1e-5})
+    with pytest.raises(ImageRefused, match="within 1e-05 s"):
+        read_image(encode(halves(), "PNG"), hasty)
+    assert read_image(encode(halves(), "PNG"), LIMITS).size == (40, 20), "in a new child"
+
+
+def test_decoding_ends_at_its_memory_limit() -> None:
+    limits = ImageLimits(max_bytes=100_000, max_side=8000, max_pixels=40_000_000, decode_bytes=20_000_000)
+    large = encode(Image.new("RGB", (6000, 6000)), "WEBP", method=0)
+    assert len(large) < 100_000
+    with pytest.raises(ImageRefused, match=r"20,000,000 bytes of memory|damaged"):
+        read_image(large, limits)
+    enough = limits.model_copy(update={"decode_bytes": 1_000_000_000})
+    assert read_image(large, enough).size == (40, 20)
+    assert read_image(encode(halves(), "PNG"), limits).size == (40, 20), "the child is still there"
+
+
+def test_decoding_happens_in_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("decoded in the server's own process"))
+    assert frame_png(encode(halves(), "JPEG"), LIMITS, 20, 40).startswith(b"\x89PNG")

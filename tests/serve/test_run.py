@@ -40,25 +40,25 @@ def server(answers: Callable[[str], Answer]) -> Iterator[str]:
         listening.server_close()
 
 
-def ready(service: str) -> Answer:
-    return 200, json.dumps({"status": "ready", "service": service}).encode()
+def ready(service: str, release: str = "now") -> Answer:
+    return 200, json.dumps({"status": "ready", "service": service, "release": release}).encode()
 
 
 @pytest.mark.parametrize(
     ("answer", "found"),
     [
-        (ready("me"), "me"),
+        (ready("me"), {"status": "ready", "service": "me", "release": "now"}),
         ((503, b"{}"), None),
         ((507, b"{}"), None),
         ((404, b"Path '/readyz' not found. Ping http://.../-/routes for available routes."), None),
-        ((404, b"not here"), ""),
-        ((200, b"<html>"), ""),
-        ((200, b"[1]"), ""),
+        ((404, b"not here"), {}),
+        ((200, b"<html>"), {}),
+        ((200, b"[1]"), {}),
     ],
 )
-def test_who_is_ready_at_a_url(answer: Answer, found: str | None) -> None:
+def test_who_is_ready_at_a_url(answer: Answer, found: dict[str, str] | None) -> None:
     with server(lambda path: answer) as url:
-        assert run._service_at(url) == found
+        assert run._answer(url) == found
 
 
 def test_a_service_that_becomes_ready_is_waited_for() -> None:
@@ -66,11 +66,13 @@ def test_a_service_that_becomes_ready_is_waited_for() -> None:
 
     def later(path: str) -> Answer:
         asked.append(path)
-        return ready("me") if len(asked) > 3 else (503, b"{}")
+        if len(asked) <= 3:
+            return 503, b"{}"
+        return ready("me", "before" if len(asked) == 4 else "now")  # replicas of before go on for a moment
 
     with server(later) as url:
-        run._wait_ready(url, "me")
-    assert len(asked) == 3 + run.ASKED
+        run._wait_ready(url, "me", "now")
+    assert len(asked) == 4 + run.ASKED
 
 
 def test_a_port_that_another_server_shares_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,13 +84,13 @@ def test_a_port_that_another_server_shares_is_refused(monkeypatch: pytest.Monkey
         return ready("other" if len(asked) % 5 == 0 else "me")
 
     with server(shared) as url, pytest.raises(ConfigError, match="another server answers at"):
-        run._wait_ready(url, "me")
+        run._wait_ready(url, "me", "now")
 
 
 def test_what_is_never_ready_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "READY_S", 0.5)
     with server(lambda path: (503, b"{}")) as url, pytest.raises(ConfigError, match="is not ready at"):
-        run._wait_ready(url, "me")
+        run._wait_ready(url, "me", "now")
 
 
 def test_a_proxy_without_application_is_a_proxy_and_a_free_port_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ def test_a_shape_that_is_not_served_is_answered_with_the_table(
         ({"num_inference_steps": 101}, "num_inference_steps"),
         ({"fps": 24}, "fps"),
         ({"model": "sora-2"}, "model"),
-        ({"input_reference": {"file_id": "file-1"}}, "input_reference.image_url"),
+        ({"input_reference": {"file_id": "file-1"}}, "input_reference.file_id"),
     ],
 )
 def test_bad_and_unknown_fields_are_named(config: ServeConfig, fields: dict[str, Any], param: str) -> None:

@@ -1,0 +1,106 @@
+"""What a finished video is given out as: its MP4, a picture of its first frame, and a sheet of its frames.
+
+The pictures are made when they are first asked for, and kept beside the MP4 under its name, so that they go with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import math
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from fastapi.responses import FileResponse
+from PIL import Image
+from starlette.datastructures import Headers
+from starlette.types import Message, Receive, Scope, Send
+
+from cinesynth.data.video import inspect_video, read_frames
+from serve.errors import ApiError
+from serve.media import write_whole
+
+Variant = Literal["video", "thumbnail", "spritesheet"]
+
+MEDIA_TYPES: dict[Variant, str] = {"video": "video/mp4", "thumbnail": "image/webp", "spritesheet": "image/jpeg"}
+SHEET_FRAMES = 16
+SHEET_SIDE = 320
+"""Most pixels of a frame's longer side on a sheet."""
+
+_SUFFIXES: dict[Variant, str] = {"video": "", "thumbnail": ".thumbnail.webp", "spritesheet": ".spritesheet.jpg"}
+_NAMES: dict[Variant, str] = {"video": ".mp4", "thumbnail": ".webp", "spritesheet": ".jpg"}
+
+
+class Content(FileResponse):
+    """A file, whose refusals of byte ranges have the shape of the other errors."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refused: ApiError | None = None
+
+        async def shaped(message: Message) -> None:
+            nonlocal refused
+            if message["type"] == "http.response.start" and message["status"] in (400, 416):
+                size = dict(message["headers"]).get(b"content-range", b"").decode()
+                headers = {"Content-Range": size} if size else None
+                given = Headers(scope=scope).get("range")
+                told = f"Range {given!r}: give bytes=FIRST-LAST within the file"
+                refused = ApiError(message["status"], "invalid_range", told, "Range", headers=headers)
+            elif refused is None:
+                await send(message)
+
+        await super().__call__(scope, receive, shaped)
+        if refused is not None:
+            await refused.response()(scope, receive, send)
+
+
+class Contents:
+    """The files of finished videos; one picture is made at a time."""
+
+    def __init__(self) -> None:
+        self._making = asyncio.Lock()
+
+    async def response(self, result: Path, video_id: str, variant: Variant) -> Content:
+        """The answer that holds a variant of a finished video.
+
+        Args:
+            result: the MP4.
+            video_id: its name for the client.
+            variant: of it.
+
+        Raises ApiError 404 where the file is gone.
+        """
+        path = result.with_name(result.name + _SUFFIXES[variant])
+        if not path.is_file() and result.is_file():
+            async with self._making:
+                if not path.is_file():
+                    await asyncio.to_thread(_make, result, path, variant)
+        if not result.is_file():  # deleted meanwhile: a picture that was just made goes, too
+            if variant != "video":
+                path.unlink(missing_ok=True)
+            raise ApiError(404, "expired", f"the content of {video_id} is no longer kept")
+        return Content(path, media_type=MEDIA_TYPES[variant], filename=video_id + _NAMES[variant])
+
+
+def _make(result: Path, path: Path, variant: Variant) -> None:
+    data = io.BytesIO()
+    if variant == "thumbnail":
+        Image.fromarray(read_frames(result, [0])[0]).save(data, "WEBP", quality=85)
+    else:
+        num_frames = inspect_video(result).num_frames
+        wanted = np.linspace(0, num_frames - 1, min(SHEET_FRAMES, num_frames)).round().astype(int).tolist()
+        sprite_sheet([Image.fromarray(frame) for frame in read_frames(result, wanted)]).save(data, "JPEG", quality=85)
+    write_whole(data.getvalue(), path)
+
+
+def sprite_sheet(frames: list[Image.Image]) -> Image.Image:
+    """Frames of one size row by row, as near to a square number of them as can be, each at most `SHEET_SIDE` long."""
+    columns = math.ceil(math.sqrt(len(frames)))
+    shrunk = min(1.0, SHEET_SIDE / max(frames[0].size))
+    width, height = (max(1, round(side * shrunk)) for side in frames[0].size)
+    sheet = Image.new("RGB", (columns * width, math.ceil(len(frames) / columns) * height))
+    for n, frame in enumerate(frames):
+        sheet.paste(
+            frame.resize((width, height), Image.Resampling.LANCZOS), (n % columns * width, n // columns * height)
+        )
+    return sheet
