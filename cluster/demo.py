@@ -26,10 +26,10 @@ from cinesynth.wan.folder import model_folder
 from cluster.local import LocalHead, end_on_sigterm, free_ports
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-CLIPS = 40
+CLIPS = 32
 TUNE = (
     *("name=nano-tune", "dataset=nano-prepare", "budget.trials=2", "baseline_seeds=1", "final_seeds=0"),
-    *("objectives=[lpips, lpips_late]", "max_windows=3", "train.optimizer.steps=15"),
+    *("objectives=[lpips, lpips_late]", "max_windows=3", "train.optimizer.steps=10"),
 )
 """A search that is as small as one can be: no comparison at its end, and few windows to score on."""
 PROMPT_CLIP = 1000
