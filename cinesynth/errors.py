@@ -71,6 +71,14 @@ class RankLost(AttemptFailed):
     """A group of ranks that ended: a process died, hung, or failed once the ranks had begun to wait for each other."""
 
 
+class StorageFailed(RankLost):
+    """A group that ended because a file could not be read or written, which is no fault of its video."""
+
+
+class StateOfAnother(MediaError):
+    """A kept state that another request left, or the same one on another kind of device."""
+
+
 class WeightsUnavailable(CinesynthError):
     """Metric weights that are neither in the cache, nor fetchable, nor given by path."""
 

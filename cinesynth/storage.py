@@ -75,15 +75,15 @@ def public_uri(uri: str) -> str:
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
-def check_lasting(storage: str) -> None:
-    """Raise ConfigError for a relative folder inside a submitted job, as whatever is written there is lost.
+def check_lasting(storage: str, key: str = "storage") -> None:
+    """Raise ConfigError, naming the option, for a relative path in a submitted job: what is written there is lost.
 
     Ray unpacks a job's working directory below its session's `runtime_resources`, and removes it after the job.
     """
     relative = "://" not in storage and not Path(storage).expanduser().is_absolute()
     if relative and "runtime_resources" in Path.cwd().parts:
         raise ConfigError(
-            f"storage: {storage!r} is relative to the copy of the working directory that Ray made for this job and "
+            f"{key}: {storage!r} is relative to the copy of the working directory that Ray made for this job and "
             "removes after it; give an absolute path that every node sees, or s3://bucket/prefix"
         )
 

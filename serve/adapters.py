@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from cinesynth.errors import AdapterError, StorageError
 from cinesynth.locate import adapters_below
 from cinesynth.registry import Published, Registry
-from cinesynth.wan.card import AdapterCard, Parent, check_base
+from cinesynth.wan.card import DIFFUSERS_FILE, AdapterCard, Parent, check_base
 from serve.errors import ApiError
 from serve.request_id import request_log
 from serve.schema import MAX_ADAPTERS, ServedAdapter
@@ -50,7 +52,7 @@ class AdapterList(BaseModel):
 
 
 class Adapters:
-    """The published adapters of one base. Thread-safe; methods block while files are read.
+    """The published adapters of one base. Methods that are not async block while files are read.
 
     Args:
         registry: where they are published.
@@ -59,7 +61,7 @@ class Adapters:
 
     def __init__(self, registry: Registry, base_sha256: str) -> None:
         self.registry, self.base_sha256 = registry, base_sha256
-        self._listing = threading.Lock()
+        self._listing = asyncio.Lock()
         self._listed: tuple[float, AdapterList] | None = None
 
     def chain(self, lora: str) -> list[ServedAdapter]:
@@ -68,7 +70,7 @@ class Adapters:
         One that is asked for twice, or is below several, is applied once.
 
         Raises ApiError: 400 for a bad scale, too many, or what does not fit the base or what is applied before it; 404
-        for one that is not published.
+        for one that is not published; 503 for one whose files cannot be read.
         """
         chain: dict[str, ServedAdapter] = {}
         applied: list[Parent] = []
@@ -88,45 +90,64 @@ class Adapters:
         return list(chain.values())
 
     def check_published(self, adapters: list[ServedAdapter]) -> None:
-        """Raise ApiError 404 for one that is published no more."""
+        """Raise ApiError 404 for one that is published no more, 503 for one whose files cannot be read."""
         for adapter in adapters:
             self._entry(adapter.ref)
 
-    def listed(self) -> AdapterList:
-        """All that may be named, by name and age."""
-        with self._listing:
-            now = time.monotonic()
-            if self._listed is None or now - self._listed[0] > LISTED_S:
-                self._listed = (now, AdapterList(data=self._read()))
+    async def listed(self) -> AdapterList:
+        """All that may be named, by name and age, as read within the last `LISTED_S`. Raises ApiError 503."""
+        async with self._listing:  # one reads, in a thread; those that wait hold none
+            if self._listed is None or time.monotonic() - self._listed[0] > LISTED_S:
+                listed = AdapterList(data=await asyncio.to_thread(self._read))
+                self._listed = (time.monotonic(), listed)
             return self._listed[1]
 
     def _read(self) -> list[Adapter]:
-        found = []
-        for name in self.registry.names():
-            aliases = self.registry.aliases(name)
-            for version in self.registry.versions(name):
+        entries: list[tuple[Published, float]] = []
+        aliases: dict[str, dict[str, str]] = {}
+        with _reading("the list of adapters"):
+            versions = {name: self.registry.versions(name) for name in self.registry.names()}
+        for name in versions:
+            for version in versions[name]:
                 try:
-                    entry = self.registry.resolve(f"{name}@{version}")
-                    card = self._card(entry)
-                except (AdapterError, StorageError, ApiError) as e:
+                    with _reading(f"{name}@{version}"):
+                        if name not in aliases:
+                            aliases[name] = self.registry.aliases(name)
+                        published_at = self.registry.published_at(name, version)
+                    entries.append((self._resolved(f"{name}@{version}"), published_at))
+                except (AdapterError, ApiError) as e:
                     logger.warning("%s@%s is not listed: %s", name, version, e)
-                    continue
-                if card.base_sha256 not in ("", self.base_sha256):
-                    continue
-                parents = [AdapterBelow(id=self.registry.find(p.sha256), scale=p.scale) for p in card.parents]
-                found.append(
-                    Adapter(
-                        id=entry.ref,
-                        aliases=sorted(alias for alias, meant in aliases.items() if meant == version),
-                        created_at=int(self.registry.published_at(name, version)),
-                        parents=parents,
-                    )
+        entries.sort(key=lambda one: (one[0].name, int(one[1]), one[0].ref))
+        # Of two with the same weights the younger one, as the registry finds them.
+        by_weights = {e.files.get(DIFFUSERS_FILE): e.ref for e, _ in sorted(entries, key=lambda one: one[1])}
+        found = []
+        for entry, published_at in entries:
+            try:
+                card = self._card(entry)
+            except ApiError:  # it is in the log
+                continue
+            if card.base_sha256 not in ("", self.base_sha256):
+                continue
+            found.append(
+                Adapter(
+                    id=entry.ref,
+                    aliases=sorted(a for a, meant in aliases[entry.name].items() if meant == entry.version),
+                    created_at=int(published_at),
+                    parents=[AdapterBelow(id=by_weights.get(p.sha256), scale=p.scale) for p in card.parents],
                 )
-        return sorted(found, key=lambda adapter: (adapter.id.partition("@")[0], adapter.created_at, adapter.id))
+            )
+        return found
+
+    def _resolved(self, ref: str) -> Published:
+        with _reading(ref):
+            entry = self.registry.resolve(ref)
+            if not all(isinstance(digest, str) for digest in (entry.sha256, *entry.files.values())):
+                raise TypeError("a sha256 is no string")
+            return entry
 
     def _entry(self, ref: str) -> Published:
         try:
-            return self.registry.resolve(ref)
+            return self._resolved(ref)
         except AdapterError as e:
             logger.info("lora %r: %s", ref, e)  # the log may name the others
             message = f"no published adapter {ref!r}; give name@version or name@alias"
@@ -140,8 +161,10 @@ class Adapters:
             raise _mismatch(f"{entry.ref}: its card cannot be read; publish it again") from e
 
     def _below(self, entry: Published) -> list[tuple[Published, float]]:
+        card = self._card(entry)
         try:
-            below = adapters_below(entry.ref, self._card(entry), self.registry.find)
+            with _reading(f"what is below {entry.ref}"):
+                below = adapters_below(entry.ref, card, self.registry.find)
         except AdapterError as e:
             raise _mismatch(f"{e}, which is not published here") from e
         return [(self._entry(ref), scale) for ref, scale in below]
@@ -155,6 +178,19 @@ class Adapters:
             check_base(card, self.base_sha256, applied, Path(entry.ref))
         except AdapterError as e:
             raise _mismatch(str(e)) from e
+
+
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Tells files of the registry that are damaged, or cannot be read, as the operator's matter."""
+    try:
+        yield
+    except AdapterError:
+        raise
+    except (StorageError, OSError, LookupError, TypeError, ValueError, AttributeError) as e:
+        logger.error("%s: the registry's files cannot be read: %s: %s", what, type(e).__name__, e)
+        message = f"{what}: the registry's files cannot be read; the server's operator has to mend them"
+        raise ApiError(503, "adapter_unreadable", message, headers={"Retry-After": "30"}) from e
 
 
 def parse_lora(lora: str) -> list[tuple[str, float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response, Security
 from fastapi.responses import FileResponse
 from fastapi.security import HTTPBearer
@@ -25,6 +26,9 @@ from serve.videos import Videos
 logger = request_log(__name__)
 
 router = APIRouter()
+
+KEY_CHECKS = 8
+"""Threads that look keys up. They are of their own: whatever holds the others, keys are answered for."""
 
 _INSTEAD = {
     "/v1/videos/edits": "videos are not edited: POST /v1/videos/{id}/remix makes one again with another prompt",
@@ -53,6 +57,7 @@ def create_api(
     """
     api = FastAPI(title="cinesynth", docs_url=None, redoc_url=None)
     api.state.keys = keys
+    api.state.key_checks = CapacityLimiter(KEY_CHECKS)
     api.state.release = release
     api.state.videos = Videos(config, jobs, registry, base_sha256)
     install(api, echo_request_id)
@@ -62,9 +67,10 @@ def create_api(
     return api
 
 
-def _key(request: Request, _: Annotated[Any, Security(HTTPBearer(auto_error=False))]) -> Key:
+async def _key(request: Request, _: Annotated[Any, Security(HTTPBearer(auto_error=False))]) -> Key:
+    state, given = request.app.state, request.headers.get("authorization")
     try:
-        key = request.app.state.keys.key(request.headers.get("authorization"))
+        key = await to_thread.run_sync(state.keys.key, given, limiter=state.key_checks)
     except ConfigError as e:
         logger.error("%s", e)
         message = "the keys cannot be read; the server's operator has to mend the file"
@@ -78,14 +84,14 @@ def _key(request: Request, _: Annotated[Any, Security(HTTPBearer(auto_error=Fals
 AnyKey = Annotated[Key, Depends(_key)]
 
 
-def _videos_key(key: AnyKey) -> Key:
+async def _videos_key(key: AnyKey) -> Key:
     if "videos" not in key.scopes:
         message = f"this key has the scopes {', '.join(key.scopes)}; videos need a key with the scope videos"
         raise ApiError(403, "scope_missing", message)
     return key
 
 
-def _videos(request: Request) -> Videos:
+async def _videos(request: Request) -> Videos:
     return request.app.state.videos
 
 
@@ -131,9 +137,9 @@ async def retrieve_model(model: str, _: AnyKey, videos: Operations) -> Model:
 
 
 @router.get("/v1/adapters", responses=error_responses(401, 403, 500, 503))
-def list_adapters(_: VideosKey, videos: Operations) -> AdapterList:
+async def list_adapters(_: VideosKey, videos: Operations) -> AdapterList:
     """The adapters that `lora` may name: those of the served base."""
-    return videos.adapters.listed()
+    return await videos.adapters.listed()
 
 
 @router.post(

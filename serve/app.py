@@ -26,6 +26,7 @@ from serve.dispatch import DISPATCHER, Dispatcher, DispatcherJobs, open_store
 from serve.engine import Engine, Groups, rank_group
 from serve.errors import ApiError
 from serve.jobs import JobStore, P, T
+from serve.records import DatabaseFull
 
 APP = "cinesynth"
 DISPATCHER_TIMEOUT_S = 15.0
@@ -44,6 +45,8 @@ class ClientJobs:
     ) -> T:
         try:
             return await asyncio.wait_for(self._jobs(operation, *args, **kwargs), DISPATCHER_TIMEOUT_S)
+        except DatabaseFull:
+            raise
         except Exception as e:
             message = f"the job table does not answer ({type(e).__name__}); try again"
             raise ApiError(503, "unavailable", message, headers={"Retry-After": "5"}) from e

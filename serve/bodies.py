@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -12,19 +13,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.types import Message
 
 from cinesynth.storage import sha256_json
 from serve.config import ImageLimits, ServeConfig, UploadLimits
-from serve.errors import NO_RETRY, ApiError
+from serve.errors import NO_RETRY, ApiError, clipped
 from serve.media import ImageRefused, data_url_bytes
 from serve.schema import CreateVideo, Prompted, parse_create, parse_remix
 
 FORM_BYTES = 256_000
 """Most bytes of a request's body beside the image: the other fields and the multipart framing."""
+MAX_FIELDS = 64
+"""Of a form, and of each object in JSON; requests have a fourth as many."""
 
 _REFERENCE = {f"input_reference[{name}]": name for name in ("image_url", "file_id")}
+_IMAGE_FIELDS = "input_reference", "input_reference[image_url]"
+_IMAGE_URL = re.compile(rb'"image_url"\s*+:\s*+"([^"]*+)')
+"""A string up to its first quote, which is its end in a data URL."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +64,8 @@ async def read_create(request: Request, config: ServeConfig) -> CreateBody:
     elif kind == "application/json":
         fields, image = await _read_json(capped), None
     else:
-        raise ApiError(
-            415, "unsupported_media_type", f"content type {kind!r}: use multipart/form-data or application/json"
-        )
+        message = f"content type {clipped(kind)!r}: use multipart/form-data or application/json"
+        raise ApiError(415, "unsupported_media_type", message)
     video = parse_create(fields)
     if image is None:
         if video.input_reference is None:
@@ -78,7 +84,7 @@ async def read_remix(request: Request, video_id: str) -> RemixBody:
     """The validated fields of a remix of a video. Raises ApiError as `read_create` does."""
     kind = _content_type(request)
     if kind != "application/json":
-        raise ApiError(415, "unsupported_media_type", f"content type {kind!r}: use application/json")
+        raise ApiError(415, "unsupported_media_type", f"content type {clipped(kind)!r}: use application/json")
     fields = await _read_json(_capped(request, FORM_BYTES))
     return RemixBody(parse_remix(fields), sha256_json(["remix", video_id, fields]))
 
@@ -128,17 +134,22 @@ def _content_type(request: Request) -> str:
 
 async def _read_form(request: Request, limits: ImageLimits) -> tuple[dict[str, Any], bytes | None]:
     """The fields, and the image where it is a file."""
+    _check_charset(request)
     longest = limits.max_bytes * 4 // 3 + FORM_BYTES
-    async with request.form(max_files=1, max_fields=64, max_part_size=longest) as form:
+    async with request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=longest) as form:
         fields: dict[str, Any] = {}
+        beside = 0
         for name, value in form.multi_items():
+            told = clipped(name)
             if name in fields:
-                raise ApiError(400, "invalid_value", f"{name}: is given twice", name)
+                raise ApiError(400, "invalid_value", f"{told}: is given twice", told)
+            if isinstance(value, UploadFile) and name != "input_reference":
+                raise ApiError(400, "invalid_value", f"{told}: is not a file field", told)
+            beside += len(value) if isinstance(value, str) and name not in _IMAGE_FIELDS else 0
             fields[name] = value
+        if beside > FORM_BYTES:
+            raise _too_much_beside()
         upload = fields.pop("input_reference", None)
-        for name, value in fields.items():
-            if isinstance(value, UploadFile):
-                raise ApiError(400, "invalid_value", f"{name}: is not a file field", name)
         inner = {name: fields.pop(name) for name in _REFERENCE if name in fields}
         if inner and upload is not None:
             raise ApiError(400, "invalid_value", "input_reference: is given twice", "input_reference")
@@ -148,14 +159,47 @@ async def _read_form(request: Request, limits: ImageLimits) -> tuple[dict[str, A
         return fields, image
 
 
+def _check_charset(request: Request) -> None:
+    """Raise ApiError 415 for a form in another encoding than UTF-8.
+
+    Starlette decodes with any codec that a client names. Some of them take minutes for a few hundred kilobytes.
+    """
+    charset = parse_options_header(request.headers["content-type"])[1].get(b"charset", b"utf-8")
+    if charset.lower() not in (b"utf-8", b"utf8"):
+        message = f"charset {clipped(charset.decode('latin-1'))!r}: send the form in UTF-8"
+        raise ApiError(415, "unsupported_media_type", message)
+
+
 async def _read_json(request: Request) -> dict[str, Any]:
+    body = await request.body()
+    if len(body) <= FORM_BYTES:
+        return _parse_json(body)
+    return await asyncio.to_thread(_parse_json, body)
+
+
+def _parse_json(body: bytes) -> dict[str, Any]:
+    """The fields of a JSON object. Nothing of it but the image may be large: small values take long, and memory."""
+    if len(body) > FORM_BYTES:
+        image = _IMAGE_URL.search(body)
+        if len(body) - (len(image[1]) if image else 0) > FORM_BYTES:
+            raise _too_much_beside()
     try:
-        fields = json.loads(await request.body())
+        fields = json.loads(body, object_pairs_hook=_json_object)
     except (ValueError, RecursionError) as e:
         raise ApiError(400, "invalid_json", f"the body is not valid JSON: {e}") from e
     if not isinstance(fields, dict):
         raise ApiError(400, "invalid_json", "the body must be a JSON object")
     return fields
+
+
+def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MAX_FIELDS:
+        raise ApiError(400, "invalid_value", f"an object has {len(pairs)} fields; at most {MAX_FIELDS}")
+    return dict(pairs)
+
+
+def _too_much_beside() -> ApiError:
+    return ApiError(413, "too_large", f"the fields beside the image take more than {FORM_BYTES:,} bytes")
 
 
 def _capped(request: Request, limit: int) -> Request:

@@ -255,7 +255,7 @@ class ServeConfig(Settings):
         update = {
             "storage": storage.uri if storage.is_local else self.storage,
             "keys_file": os.fspath(self.keys_path().absolute()),
-            "database": self.database_url(),
+            "database": _absolute(self.database_url()),
             "family": self.model_family().name,
             "transformer": self.transformer or transformer_of(self.model),
         }
@@ -266,6 +266,8 @@ class ServeConfig(Settings):
     def check_inputs(self) -> None:
         """Raise CinesynthError where the service could not run with this configuration."""
         check_lasting(self.storage)
+        if self.database is not None and (file := sqlite_file(self.database)) is not None:
+            check_lasting(os.fspath(file), "database")
         self.home()
         path = self.keys_path()
         if not path.is_file():
@@ -286,3 +288,18 @@ def transformer_of(model: str) -> TransformerSettings:
     config = read_json(model_folder(model) / spec.family.experts[0] / "config.json", model)
     fields = {name: config[name] for name in TransformerSettings.model_fields if name in config}
     return TransformerSettings(**fields, context_tokens=spec.family.text_tokens + spec.image_tokens)
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file of an SQLite database; None for others, and for one in memory."""
+    parts = make_url(url)
+    of_a_file = parts.get_backend_name() == "sqlite" and parts.database not in (None, "", ":memory:")
+    return Path(str(parts.database)) if of_a_file and not str(parts.database).startswith("file:") else None
+
+
+def _absolute(url: str) -> str:
+    """An SQLite URL that means the same file from every folder."""
+    file = sqlite_file(url)
+    if file is None or file.is_absolute():
+        return url
+    return make_url(url).set(database=os.fspath(file.absolute())).render_as_string(hide_password=False)

@@ -18,6 +18,7 @@ from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
 from cinesynth.data.video import inspect_video, read_frames
+from cinesynth.errors import MediaError
 from serve.errors import ApiError
 from serve.media import write_whole
 
@@ -73,8 +74,12 @@ class Contents:
         path = result.with_name(result.name + _SUFFIXES[variant])
         if not path.is_file() and result.is_file():
             async with self._making:
-                if not path.is_file():
-                    await asyncio.to_thread(_make, result, path, variant)
+                if not path.is_file() and result.is_file():  # while this one waited, it was made, or the video deleted
+                    try:
+                        await asyncio.to_thread(_make, result, path, variant)
+                    except MediaError:
+                        if result.is_file():
+                            raise  # else it was deleted while it was read
         if not result.is_file():  # deleted meanwhile: a picture that was just made goes, too
             if variant != "video":
                 path.unlink(missing_ok=True)

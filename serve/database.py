@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from cinesynth.errors import StorageError
 from serve.migrations import migrate
 from serve.mounts import check_local
+from serve.records import DatabaseFull
 
 BUSY_S = 30
 """Seconds that a transaction waits for another one that writes to SQLite."""
@@ -78,7 +79,7 @@ def open_database(url: str) -> tuple[sa.Engine, sa.Engine]:
     """
     try:
         engine = _connect(sa.make_url(url))
-        reads = engine.execution_options(**{_READS: True})
+        reads = _connect(sa.make_url(url)).execution_options(**{_READS: True})  # connections that no writer takes up
         migrate(engine, reads)
     except (sa.exc.SQLAlchemyError, ImportError) as e:
         shown = url.rpartition("@")[2]  # without credentials
@@ -102,6 +103,11 @@ def _connect(url: sa.URL) -> sa.Engine:
         connection.execute(f"PRAGMA busy_timeout={1000 * BUSY_S}")
         _use_write_ahead_log(connection)
         connection.execute("PRAGMA synchronous=FULL")
+
+    @sa.event.listens_for(engine, "handle_error")
+    def on_error(context: sa.engine.ExceptionContext) -> None:
+        if getattr(context.original_exception, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            raise DatabaseFull("the disk of the job database is full") from context.original_exception
 
     @sa.event.listens_for(engine, "begin")
     def on_begin(connection: sa.Connection) -> None:

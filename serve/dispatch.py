@@ -83,6 +83,10 @@ class Dispatcher:
         self._calls: dict[str, asyncio.Task[None]] = {}
         self._holding: dict[str, str | None] = {}
         """Nodes of the engines that work on a call and hold a lease, or are about to."""
+        self._aside: set[str] = set()
+        """Calls whose engines have no group at the moment."""
+        self._failed = False
+        """The last tick failed, as it does while the database takes no writes: heartbeats failed too."""
         self._clocks = _clocks()
         self._wake = asyncio.Event()
         self._swept = 0.0
@@ -106,6 +110,7 @@ class Dispatcher:
         """
         if call_id not in self._calls:
             return None
+        self._aside.discard(call_id)
         self._holding[call_id] = node  # first: a call that is about to hold a lease is not withdrawn
         try:
             lease = await self.jobs(JobStore.lease_next, call_id, node, loaded)
@@ -116,19 +121,27 @@ class Dispatcher:
             self._holding.pop(call_id, None)
         return lease
 
+    async def step_aside(self, call_id: str) -> None:
+        """The engine that works on a call makes its group anew and leases nothing meanwhile: another may be called."""
+        if call_id in self._calls:
+            self._aside.add(call_id)
+            self._wake.set()
+
     async def _keep(self) -> None:
         while True:
             try:
                 await self._tick()
             except Exception:
                 logger.exception("dispatch failed; trying again")
+                self._failed = True
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), TICK_S)
             self._wake.clear()
 
     async def _tick(self) -> None:
-        if self._was_away():
+        if self._was_away() or self._failed:
             await self.jobs(JobStore.extend)
+            self._failed = False
         silent = list(await self.jobs(JobStore.silent_nodes))
         for node, own in zip(silent, await asyncio.gather(*map(self._own_fault, silent)), strict=True):
             for holder in await self.jobs(JobStore.expire, node, own, list(self._calls)):
@@ -138,11 +151,11 @@ class Dispatcher:
         wanted = demand(backlog, self.config.target_wait_s, self.config.engine.max_replicas)
         # Only calls of this replica count: Serve knows of no others, and would scale away an engine that works on the
         # lease of an earlier replica's.
-        for _ in range(wanted - len(self._calls)):
+        for _ in range(wanted - len(self._calls) + len(self._aside)):
             call_id = uuid.uuid4().hex
             self._calls[call_id] = asyncio.get_running_loop().create_task(self._call(call_id))
-        spare = [call_id for call_id in self._calls if call_id not in self._holding]
-        for call_id in spare[: max(0, len(self._calls) - wanted)]:
+        spare = [call_id for call_id in self._calls if call_id not in self._holding and call_id not in self._aside]
+        for call_id in spare[: max(0, len(self._calls) - len(self._aside) - wanted)]:
             self._calls.pop(call_id).cancel()
         await self._sweep()
 
@@ -190,6 +203,7 @@ class Dispatcher:
         finally:
             self._calls.pop(call_id, None)
             self._holding.pop(call_id, None)
+            self._aside.discard(call_id)
             self._wake.set()
 
     async def _sweep(self) -> None:

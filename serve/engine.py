@@ -26,7 +26,15 @@ from typing import Any, Concatenate, Literal, Protocol
 from PIL import Image
 
 from cinesynth.config import SamplerSettings
-from cinesynth.errors import AdapterError, GenerationError, MediaError, OutOfMemory, RankLost
+from cinesynth.errors import (
+    AdapterError,
+    GenerationError,
+    MediaError,
+    OutOfMemory,
+    RankLost,
+    StorageError,
+    StorageFailed,
+)
 from cinesynth.generate.course import Cancelled
 from cinesynth.generate.messages import Status, VideoRequest
 from cinesynth.registry import Registry
@@ -34,7 +42,7 @@ from cinesynth.storage import Storage, sha256_json
 from cinesynth.wan.folder import model_hash
 from serve.config import ServeConfig
 from serve.dispatch import DISPATCHER, DispatcherJobs
-from serve.jobs import ErrorCode, JobStore, Lease, P
+from serve.jobs import ErrorCode, JobStore, Lease, P, T
 from serve.schema import JobRequest
 
 logger = logging.getLogger(__name__)
@@ -47,13 +55,16 @@ LEAVE_S = 0.5
 """Seconds between the answer to a call and the end of a broken engine's process."""
 DEAF_S = 120.0
 """Seconds after which a thread that no longer hears of its group is given up. The group finds a rank that hangs."""
+REPORT_S = 600.0
+"""Seconds for which an outcome is told again: no video that took minutes is thrown away for a Dispatcher's restart."""
+RETRY_S = 2.0, 60.0
+"""Shortest and longest pause before a group is tried again that could not be made."""
 
 
 class VideoGroup(Protocol):
     """What an engine directs; `cinesynth.generate.group.RankGroup` is one and says what its methods raise."""
 
-    @property
-    def usable(self) -> bool: ...
+    def alive(self) -> bool: ...
     def start(self, request: VideoRequest) -> None: ...
     def cancel(self) -> None: ...
     def result(self, look: Callable[[Status], None]) -> dict[str, Any]: ...
@@ -75,6 +86,14 @@ def rank_group(config: ServeConfig, generator: Callable[..., Any] | None = None)
 
 class EngineBroken(Exception):
     """There is no group any more, or its thread is stuck. The replica must be replaced."""
+
+
+class NotBegun(RankLost):
+    """A group that was lost between two videos."""
+
+
+NO_FAULT_OF_THE_JOB = (NotBegun, StorageFailed, StorageError, OSError)
+"""What costs a job no attempt."""
 
 
 class Attempt:
@@ -119,8 +138,9 @@ class Engine:
         self._loaded: str | None = None
         self._made_by = sha256_json([model_hash(config.model), config.engine.group.merge])[:12]
         """Of all that a kept state depends on beside its job."""
+        self._group: VideoGroup | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="group")
-        self._group = self._thread.submit(self._new_group).result()
+        self._thread.submit(self._first_group).result()
 
     @property
     def dispatcher(self) -> Any:
@@ -143,11 +163,14 @@ class Engine:
             call_id: the Dispatcher's name for this call; it becomes the holder of the lease.
         """
         self.check_health()
+        if not await self._in_thread(self._alive):
+            await self._renew_group(call_id)
+            self.check_health()
         lease = await self.dispatcher.lease_next.remote(call_id, _node(), [self._loaded])
         if lease is None:
             return "empty"
         attempt = Attempt(lease)
-        working = asyncio.get_running_loop().run_in_executor(self._thread, self._make, attempt)
+        working = self._in_thread(self._make, attempt)
         try:
             if not await self._watch(attempt, working):
                 return "lost"
@@ -158,8 +181,11 @@ class Engine:
         except Cancelled:
             return "lost"
         except Exception as e:
-            return await self._fail(attempt, e)
+            return await self._fail(call_id, attempt, e)
         return await self._complete(attempt, made)
+
+    def _in_thread(self, action: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, action, *args)
 
     async def _watch(self, attempt: Attempt, working: asyncio.Future[Any]) -> bool:
         """Renew the lease until the work ends. False when the thread is stuck and was given up."""
@@ -173,15 +199,15 @@ class Engine:
                 attempt.lost.set()
         attempt.lost.set()
         self._broken = f"nothing was heard of its processes for {DEAF_S:g} s"
-        await self._give_back(attempt, "timeout", f"the engine was stuck: {self._broken}")
+        await self._give_back(attempt, "timeout", f"the engine was stuck: {self._broken}", True)
         self._leave()
         return False
 
-    async def _give_back(self, attempt: Attempt, code: ErrorCode, message: str) -> None:
-        """Queue the job again for another attempt."""
+    async def _give_back(self, attempt: Attempt, code: ErrorCode, message: str, own: bool) -> None:
+        """Queue the job again for another attempt. `own`: it counts against the job."""
         lease = attempt.lease
         try:
-            await self._report(JobStore.give_up, lease.job.id, lease.token, code, message)
+            await self._report(JobStore.give_up, lease.job.id, lease.token, code, message, own)
         except Exception:
             logger.exception("%s cannot be given back; its lease runs out", lease.job.id)
 
@@ -203,11 +229,13 @@ class Engine:
     async def _report(
         self, outcome: Callable[Concatenate[JobStore, P], bool], *args: P.args, **kwargs: P.kwargs
     ) -> bool:
-        """Tell the Dispatcher an outcome. While it does not answer, try again for as long as a lease lasts."""
-        deadline = time.monotonic() + self.config.lease_s
+        """Tell the Dispatcher an outcome. While it does not answer, or its table takes nothing, tell it again: a lease
+        lasts over that time, and telling it twice changes nothing."""
+        deadline = time.monotonic() + REPORT_S
         while True:
             try:
-                return await DispatcherJobs(self.dispatcher)(outcome, *args, **kwargs)
+                telling = DispatcherJobs(self.dispatcher)(outcome, *args, **kwargs)
+                return await asyncio.wait_for(telling, self.config.lease_s)
             except Exception as e:
                 if time.monotonic() > deadline:
                     raise
@@ -222,7 +250,7 @@ class Engine:
         (self.config.results() / attempt.file).unlink(missing_ok=True)
         return "lost"
 
-    async def _fail(self, attempt: Attempt, error: Exception) -> Outcome:
+    async def _fail(self, call_id: str, attempt: Attempt, error: Exception) -> Outcome:
         lease = attempt.lease
         code, message = explain(error)
         logger.error("%s failed (%s)", lease.job.id, code, exc_info=error)
@@ -231,19 +259,23 @@ class Engine:
             if await self._report(JobStore.fail, lease.job.id, lease.token, code, message):
                 outcome = "failed"
         else:
-            await self._give_back(attempt, code, message)
+            await self._give_back(attempt, code, message, not isinstance(error, NO_FAULT_OF_THE_JOB))
         if isinstance(error, RankLost | OutOfMemory):
-            await self._renew_group()
+            await self._renew_group(call_id)
         elif code not in FINAL:
             # Perhaps this process is at fault: another one tries, and this one takes no more.
             self._broken = message
             self._leave()
         return outcome
 
-    async def _renew_group(self) -> None:
+    async def _renew_group(self, call_id: str) -> None:
         """Make the group anew, while Serve still counts this replica as busy; without one, end the process."""
         try:
-            self._group = await asyncio.get_running_loop().run_in_executor(self._thread, self._new_group)
+            await self.dispatcher.step_aside.remote(call_id)
+        except Exception as e:
+            logger.warning("the Dispatcher was not told that this engine has no group: %s", e)
+        try:
+            await asyncio.shield(self._in_thread(self._new_group))
         except Exception as e:
             logger.exception("the group cannot be made anew")
             self._broken = f"its group is lost, and no other one can be made ({type(e).__name__})"
@@ -251,8 +283,22 @@ class Engine:
 
     # --- in the thread that waits for the group --------------------------------------------------------------
 
-    def _new_group(self) -> VideoGroup:
-        self._loaded = None
+    def _first_group(self) -> None:
+        """Make a group, however often it takes: after a few replicas that fail to start, Serve would start no more."""
+        shortest, longest = RETRY_S
+        pause = shortest
+        while True:
+            try:
+                return self._new_group()
+            except Exception:
+                logger.exception("no group can be made; trying again in %g s", pause)
+            time.sleep(pause)
+            pause = min(2 * pause, longest)
+
+    def _new_group(self) -> None:
+        former, self._group, self._loaded = self._group, None, None
+        if former is not None:
+            former.close()
         group = self._groups(self.config)
         if self.config.engine.warm_up:
             try:
@@ -260,7 +306,10 @@ class Engine:
             except BaseException:
                 group.close()
                 raise
-        return group
+        self._group = group
+
+    def _alive(self) -> bool:
+        return self._group is not None and self._group.alive()
 
     def _warm_up(self, group: VideoGroup) -> None:
         """One step of a video in the default shape: what is loaded, compiled or reserved at first is so afterwards."""
@@ -284,24 +333,23 @@ class Engine:
 
     def _make(self, attempt: Attempt) -> dict[str, Any]:
         """Have the group make and store the video. Returns as `RankGroup.result`, and raises what `explain` knows."""
-        request = self._request(attempt)
+        request, group = self._request(attempt), self._group
         if attempt.lost.is_set():
             raise Cancelled("before it began")
+        if group is None:
+            raise NotBegun("the group is lost")
         try:
-            self._group.start(request)
-        except RankLost as e:  # between two videos, which is no fault of this one's
-            logger.warning("a new group is made: %s", e)
-            self._group = self._new_group()
-            attempt.alive_at = time.monotonic()
-            self._group.start(request)
+            group.start(request)
+        except RankLost as e:
+            raise NotBegun(str(e)) from e
 
         def look(status: Status) -> None:
             attempt.heard(status)
             if attempt.lost.is_set() and not attempt.called_off:
                 attempt.called_off = True
-                self._group.cancel()
+                group.cancel()
 
-        made = self._group.result(look)
+        made = group.result(look)
         self._loaded = attempt.lease.job.adapter
         return made
 
@@ -311,9 +359,15 @@ class Engine:
         try:
             image = (self.config.inputs() / job.image).read_bytes()
         except FileNotFoundError as e:  # other errors are the folder's, and may pass
+            if not self.config.inputs().is_dir():
+                raise StorageError(f"{self.config.inputs()} is not there") from e
             raise MediaError("the first frame is no longer there; send the request again") from e
         for adapter in asked.adapters:
-            found, asked_for = self.registry.resolve(adapter.ref).sha256, adapter.sha256
+            try:
+                found, asked_for = self.registry.resolve(adapter.ref).sha256, adapter.sha256
+            except AdapterError as e:
+                logger.warning("%s", e)  # it names all that there are
+                raise AdapterError(f"adapter {adapter.ref} is not published any more") from e
             if asked_for and found != asked_for:  # jobs of older versions do not say
                 raise AdapterError(f"adapter {adapter.ref} is another one now ({found[:12]}, not {asked_for[:12]})")
         return VideoRequest(
@@ -337,6 +391,8 @@ def explain(error: Exception) -> tuple[ErrorCode, str]:
     """The error code and the message that the client sees. The details of a bug stay in the log."""
     if isinstance(error, OutOfMemory):
         return "oom", "the engine ran out of memory; ask for fewer frames or a smaller size"
+    if isinstance(error, StorageFailed):
+        return "internal", "the engine cannot reach its files; the reason is in its log"
     if isinstance(error, RankLost):
         return "rank_lost", _without_folders(str(error))
     if isinstance(error, MediaError | AdapterError | GenerationError):

@@ -14,12 +14,18 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.records import DatabaseFull
 from serve.request_id import REQUEST_ID, current_request_id, request_id_of, request_log
 
 logger = request_log(__name__)
 
 NO_RETRY = {"x-should-retry": "false"}
 """Tells OpenAI's client not to ask again by itself."""
+
+MAX_PROBLEMS = 10
+"""Of one request, that an error names."""
+MAX_NAME = 64
+"""Characters of a name of the client's that an error repeats."""
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -79,14 +85,20 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorBody, "description": HTTPStatus(status).phrase} for status in statuses}
 
 
+def clipped(name: str) -> str:
+    """A name that a client made up, no longer than it may be repeated."""
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 3]}..."
+
+
 def invalid(error: ValidationError) -> ApiError:
-    """An ApiError 400 that names every field at fault."""
+    """An ApiError 400 that names the fields at fault, the first `MAX_PROBLEMS` of them."""
     problems = []
-    for item in error.errors(include_url=False, include_context=False):
-        field = ".".join(str(part) for part in item["loc"]) or "body"
+    for item in error.errors(include_url=False, include_context=False, include_input=False)[:MAX_PROBLEMS]:
+        field = clipped(".".join(str(part) for part in item["loc"])) or "body"
         unknown = item["type"] == "extra_forbidden"
         problems.append((field, "unknown field" if unknown else item["msg"].removeprefix("Value error, ")))
-    message = "; ".join(f"{field}: {text}" for field, text in problems)
+    more = error.error_count() - len(problems)
+    message = "; ".join(f"{field}: {text}" for field, text in problems) + (f"; and {more} more" if more else "")
     return ApiError(400, "invalid_value", message, param=problems[0][0])
 
 
@@ -126,6 +138,12 @@ class Outermost:
                 await bug.response()(scope, receive, named)
 
 
+def disk_full() -> ApiError:
+    """Of files, or of the job table."""
+    message = "the server's disk is full; its operator has to make room"
+    return ApiError(507, "insufficient_storage", message, headers=NO_RETRY)
+
+
 def install(api: FastAPI, echo_request_id: bool = True) -> None:
     """Give every response of `api` its id, and every error the shape."""
 
@@ -134,6 +152,10 @@ def install(api: FastAPI, echo_request_id: bool = True) -> None:
         if error.status >= 500:
             logger.warning("%s %s: %s", request.method, request.url.path, error)
         return error.response()
+
+    async def on_full(_: Request, error: Exception) -> Response:
+        logger.error("%s", error)
+        return disk_full().response()
 
     async def on_http_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -147,6 +169,7 @@ def install(api: FastAPI, echo_request_id: bool = True) -> None:
         return ApiError(400, "invalid_value", told, param=str(error.errors()[0]["loc"][-1])).response()
 
     api.add_exception_handler(ApiError, on_api_error)
+    api.add_exception_handler(DatabaseFull, on_full)
     api.add_exception_handler(RequestValidationError, on_bad_parameter)
     api.add_exception_handler(HTTPException, on_http_error)
     api.add_middleware(Outermost, echo_request_id=echo_request_id)

@@ -19,6 +19,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import sqlalchemy as sa
@@ -36,6 +38,10 @@ T = TypeVar("T")
 
 LEASE_WINDOW = 4
 """Number of the oldest queued jobs among which one whose adapter is loaded goes first."""
+WAITED_S = 1.0
+"""Seconds of waiting for the write lock after which no lease is called late: heartbeats waited for it too."""
+THREADS = 64
+"""Operations that wait for the database at once. Writes that wait for its lock are to keep no read waiting."""
 MAX_PASSED_OVER = 8
 """Most times that a job gives way to younger ones."""
 _JOB_COLUMNS = [_jobs.c[name] for name in Job.__dataclass_fields__]
@@ -79,6 +85,7 @@ class JobStore:
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+        self._reads.dispose()
 
     # --- clients ---------------------------------------------------------------------------------------------
 
@@ -203,12 +210,13 @@ class JobStore:
         Heartbeats may overtake each other, and an attempt may begin anew: clients never see progress go back.
         """
         percent = min(max(progress, 0), 99)
-        values = {
-            "lease_expires_at": self.clock() + self.lease_s,
+        values: dict[str, Any] = {
             "progress": _at_least(_jobs.c.progress, percent),
             "attempt_progress": _at_least(_jobs.c.attempt_progress, percent),
         }
-        return self._write(job_id, token, values)
+        with self._engine.begin() as db:  # the lease lasts from when it is written, which another writer may delay
+            values["lease_expires_at"] = self.clock() + self.lease_s
+            return db.execute(sa.update(_jobs).where(*_held(job_id, token)).values(**values)).rowcount == 1
 
     def complete(
         self, job_id: str, token: int, result: str, sha256: str, timings: dict[str, float] | None = None
@@ -250,8 +258,11 @@ class JobStore:
     def extend(self) -> None:
         """Renew every lease: while the table was not served, no engine could."""
         with self._engine.begin() as db:
-            running = sa.update(_jobs).where(_jobs.c.status == "in_progress")
-            db.execute(running.values(lease_expires_at=self.clock() + self.lease_s))
+            self._extend(db)
+
+    def _extend(self, db: sa.Connection) -> None:
+        running = sa.update(_jobs).where(_jobs.c.status == "in_progress")
+        db.execute(running.values(lease_expires_at=self.clock() + self.lease_s))
 
     def silent_nodes(self) -> set[str | None]:
         """Where the leases are that ran out. None stands for those of engines that told no node."""
@@ -268,11 +279,18 @@ class JobStore:
                 against no job. Default: all are.
         """
         message = f"no sign of life from the engine for {self.lease_s:g} s"
-        return self._take_back(sa.and_(_jobs.c.node.is_not_distinct_from(node), self._ran_out()), message, own, watched)
+        asked = time.monotonic()
+        with self._engine.begin() as db:
+            if time.monotonic() - asked > WAITED_S:
+                self._extend(db)
+                return []
+            late = sa.and_(_jobs.c.node.is_not_distinct_from(node), self._ran_out())
+            return self._take_back(db, late, message, own, watched)
 
     def release(self, holder: str, message: str, own: bool = True) -> list[str]:
         """Take back the lease of a holder that is known to be gone. `own`: it counts against the job."""
-        return self._take_back(_jobs.c.holder == holder, message, own)
+        with self._engine.begin() as db:
+            return self._take_back(db, _jobs.c.holder == holder, message, own)
 
     def predicted(self, work: float) -> float:
         """Seconds that one engine is predicted to need for some work."""
@@ -330,13 +348,17 @@ class JobStore:
         return {**self._leased_no_more(), "completed_at": now, "expires_at": now + self.ttl_s}
 
     def _take_back(
-        self, condition: sa.ColumnElement[bool], message: str, own: bool, watched: Collection[str] | None = None
+        self,
+        db: sa.Connection,
+        condition: sa.ColumnElement[bool],
+        message: str,
+        own: bool,
+        watched: Collection[str] | None = None,
     ) -> list[str]:
-        with self._engine.begin() as db:
-            rows = db.execute(sa.select(*_LOSS_COLUMNS).where(_jobs.c.status == "in_progress", condition)).all()
-            for row in rows:
-                self._lose(db, row, "rank_lost", message, own and (watched is None or row.holder in watched))
-            return [row.holder for row in rows]
+        rows = db.execute(sa.select(*_LOSS_COLUMNS).where(_jobs.c.status == "in_progress", condition)).all()
+        for row in rows:
+            self._lose(db, row, "rank_lost", message, own and (watched is None or row.holder in watched))
+        return [row.holder for row in rows]
 
     def _lose(self, db: sa.Connection, row: Any, code: ErrorCode, message: str, own: bool) -> bool:
         """End a lease without an outcome: its job is queued again at its place, or fails when it had its chances."""
@@ -374,11 +396,13 @@ class LocalJobs:
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="jobs")
 
     async def __call__(
         self, operation: Callable[Concatenate[JobStore, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        return await asyncio.to_thread(operation, self._store, *args, **kwargs)
+        doing = partial(operation, self._store, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, doing)
 
 
 def _find(db: sa.Connection, owner: str, idempotency_key: str | None) -> Job | None:

@@ -5,8 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from cinesynth.errors import StorageError
+
 ErrorCode = Literal["oom", "rank_lost", "timeout", "cancelled", "invalid", "internal"]
 Status = Literal["queued", "in_progress", "completed", "failed"]
+
+
+class DatabaseFull(StorageError):
+    """The job database has no room for a write, which was not done."""
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def deploy(config: ServeConfig, groups: Groups = rank_group) -> str:
 
     from serve.app import APP, build_app, release_of
 
-    application = build_app(config, groups)
+    config.check_inputs()
     config = config.resolved()
     url = f"http://{'127.0.0.1' if config.host == '0.0.0.0' else config.host}:{config.port}"
     ray_serve.start(http_options={"host": config.host, "port": config.port, "location": "EveryNode"})
@@ -45,8 +45,11 @@ def deploy(config: ServeConfig, groups: Groups = rank_group) -> str:
     if APP not in ray_serve.status().applications and _answer(url) is not None:
         raise ConfigError(f"{url} is answered by another server already; choose another port, or stop that one")
     release = release_of(config, groups)
-    if _answer(url) == {"status": "ready", "service": config.service(), "release": release}:
+    standing = ray_serve.status().applications.get(APP)
+    same = {"status": "ready", "service": config.service(), "release": release}
+    if standing is not None and standing.status == "RUNNING" and _answer(url) == same:
         return url
+    application = build_app(config, groups)  # it may bring the database to a new version: not before the port is ours
     ray_serve.run(application, name=APP, route_prefix="/", blocking=False)
     _wait_ready(url, config.service(), release)
     return url

@@ -49,7 +49,7 @@ class Prompted(BaseModel):
 class CreateVideo(Prompted):
     """The body of POST /v1/videos, without the multipart file."""
 
-    model: str | None = None
+    model: str | None = Field(None, max_length=300)
     seconds: Finite | None = Field(None, gt=0, le=86_400, description='number or string, as in "2"')
     size: str | None = Field(None, pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$", description="WIDTHxHEIGHT")
     width: int | None = Field(None, ge=1, le=99_999, description="with height, in place of size")
@@ -126,6 +126,11 @@ class JobRequest(BaseModel):
             return first.ref
         return "chain-" + sha256_json([[a.ref, a.scale] for a in self.adapters])[:32]
 
+    def lora(self) -> str | None:
+        """The adapters as the field `lora` of a request names them; None for the base model."""
+        parts = [a.ref if a.scale == 1 else f"{a.ref}:{a.scale!r}".removesuffix(".0") for a in self.adapters]
+        return ",".join(parts) or None
+
 
 class VideoError(BaseModel):
     code: str
@@ -148,6 +153,12 @@ class Video(BaseModel):
     size: str
     remixed_from_video_id: str | None = None
     error: VideoError | None = None
+    seed: int = Field(description="also where the request gave none")
+    lora: str | None = Field(
+        None, description="as a request writes it, with all that is applied: versions, scales, and those below others"
+    )
+    num_inference_steps: int
+    guidance_scale: float
 
 
 def video(job: Job) -> Video:
@@ -166,6 +177,10 @@ def video(job: Job) -> Video:
         size=f"{request.width}x{request.height}",
         remixed_from_video_id=job.remixed_from,
         error=VideoError(code=job.error_code, message=job.error_message or "") if job.error_code else None,
+        seed=request.sampler.seed,
+        lora=request.lora(),
+        num_inference_steps=request.sampler.steps,
+        guidance_scale=request.sampler.guidance_scale,
     )
 
 

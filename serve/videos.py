@@ -19,10 +19,11 @@ from serve.auth import Key
 from serve.bodies import Uploads, image_error, read_create, read_remix
 from serve.config import ServeConfig
 from serve.content import Content, Contents, Variant
-from serve.errors import NO_RETRY, ApiError
+from serve.errors import NO_RETRY, ApiError, disk_full
 from serve.events import EventStream, Listening
 from serve.jobs import Job, Jobs, JobStore, KeyReused, NewJob, QueueFull
 from serve.media import ImageRefused, frame_png, write_whole
+from serve.records import DatabaseFull
 from serve.schema import (
     DeletedVideo,
     JobRequest,
@@ -33,9 +34,12 @@ from serve.schema import (
     served_model,
     video,
 )
+from serve.turns import Turns
 
 READY_S = 1.0
 """Seconds that an answer to whether requests can be taken holds, so that a flood of questions costs nothing."""
+DECODE_WAIT_S = 10.0
+"""Seconds that a first frame may wait until it is decoded: what its request holds, the body too, is held so long."""
 POLLS = 10
 """Times that a client is asked to look for a video while it is made."""
 POLL_MS = 500, 10_000
@@ -58,8 +62,9 @@ class Videos:
         self._contents = Contents()
         self._listening = Listening(jobs)
         self._since = int(time.time())
+        self._readiness: asyncio.Task[Exception | None] | None = None
         self._ready_until = 0.0
-        self._decoding = asyncio.Lock()  # one image at a time; those that wait keep no thread
+        self._decoding = Turns("the first frame", DECODE_WAIT_S)
 
     async def create(self, request: Request, key: Key, idempotency_key: str | None) -> Job:
         """Validate the request, then queue the video. Raises ApiError."""
@@ -75,7 +80,7 @@ class Videos:
                 job = job.model_copy(update={"adapters": adapters})
             _check_work(job, key)
             image = self._new_image()
-            async with self._decoding:
+            async with self._decoding.turn(key.owner):
                 await asyncio.to_thread(self._keep_frame, body.image, image, job)
             sha256 = body.sha256
             del body
@@ -150,14 +155,25 @@ class Videos:
         return EventStream(self._listening, await self.job(video_id, key), last)
 
     async def ready(self) -> None:
-        """Find out whether requests can be taken, at most once a second. Raises ApiError (503, 507)."""
-        now = asyncio.get_running_loop().time()
-        if now < self._ready_until:
-            return
-        await self.jobs(JobStore.backlog)
-        if shutil.disk_usage(self.config.inputs()).free < 2 * self.config.image.max_bytes:
-            raise _disk_full()
-        self._ready_until = now + READY_S
+        """Find out whether requests can be taken, once a second for all that ask. Raises ApiError (503, 507)."""
+        loop = asyncio.get_running_loop()
+        task = self._readiness
+        if task is None or (task.done() and loop.time() >= self._ready_until):
+            task = self._readiness = loop.create_task(self._find_readiness())
+        refusal = await asyncio.shield(task)  # one that goes away takes the answer from nobody
+        if refusal is not None:
+            raise refusal.with_traceback(None)  # which would grow with each that is told
+
+    async def _find_readiness(self) -> Exception | None:
+        """Why requests cannot be taken. The answer holds for `READY_S`, whatever it is."""
+        try:
+            await self.jobs(JobStore.backlog)
+            free = (await asyncio.to_thread(shutil.disk_usage, self.config.inputs())).free
+            return disk_full() if free < 2 * self.config.image.max_bytes else None
+        except Exception as e:
+            return e
+        finally:
+            self._ready_until = asyncio.get_running_loop().time() + READY_S
 
     def model(self) -> Model:
         """What is served."""
@@ -194,6 +210,9 @@ class Videos:
         )
         try:
             created = await self.jobs(JobStore.create, new)
+        except DatabaseFull:
+            image.unlink(missing_ok=True)
+            raise
         except ApiError as e:
             if e.code != "unavailable":
                 raise
@@ -273,9 +292,4 @@ def _disk() -> Iterator[None]:
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise _disk_full() from e
-
-
-def _disk_full() -> ApiError:
-    message = "the server's disk is full; its operator has to make room"
-    return ApiError(507, "insufficient_storage", message, headers=NO_RETRY)
+        raise disk_full() from e

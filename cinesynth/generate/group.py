@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import cinesynth.errors
-from cinesynth.errors import CinesynthError, OutOfMemory, RankLost
+from cinesynth.errors import CinesynthError, RankLost
 from cinesynth.generate.course import Cancelled
 from cinesynth.generate.messages import Outcome, Status, VideoRequest
 from cinesynth.generate.shape import GroupShape
@@ -81,10 +81,21 @@ class RankGroup:
         self._check()
         if self._working:
             raise RuntimeError("a video is being made; take its result first")
-        self._last, self._asked = {}, {}
-        self._answered = dict.fromkeys(range(self.shape.ranks), time.monotonic())
+        self._watch_anew()
         self._call([rank.start.remote(request) for rank in self._ranks])
         self._working = True
+
+    def _watch_anew(self) -> None:
+        self._last, self._asked = {}, {}
+        self._answered = dict.fromkeys(range(self.shape.ranks), time.monotonic())
+
+    def alive(self) -> bool:
+        """Whether, between two videos, no rank is found dead. One that is stopped is found when a video begins."""
+        if self._lost is None and not self._working:
+            self._watch_anew()
+            with contextlib.suppress(RankLost):
+                self._look()
+        return self._lost is None
 
     def progress(self) -> Status:
         """How far the video is, as rank 0 tells. Raises RankLost once a rank is found dead, stopped or hanging."""
@@ -106,6 +117,7 @@ class RankGroup:
             Cancelled: it was called off.
             CinesynthError: the request is at fault, as `Generator` says. The group takes the next one.
             OutOfMemory: the group ended, and another one would do no better.
+            StorageFailed: the group ended, over a file.
             RankLost: the group ended.
         """
         while True:
@@ -115,7 +127,7 @@ class RankGroup:
             if broken:
                 number, outcome = next((b for b in broken if b[1].error), broken[0])  # the others' may follow from it
                 lost = self._end(number, outcome.reason)
-                raise OutOfMemory(str(lost)) if outcome.error else lost
+                raise getattr(cinesynth.errors, outcome.error)(str(lost)) if outcome.error else lost
             if all(outcome is not None for outcome in outcomes):
                 self._working = False
                 return self._told(outcomes)

@@ -72,7 +72,7 @@ class Outcome:
         kind: `made`; `cancelled`; `refused`: the request is at fault, and the rank takes the next one; `broken`: the
             rank is of no use any more.
         reason: of anything but `made`.
-        error: class of the error, where it is one of `cinesynth.errors`.
+        error: class of `cinesynth.errors` that the error is raised as.
         made: of rank 0: `sha256`, `provenance`, and `seconds` by stage.
     """
 

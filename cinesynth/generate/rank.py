@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -20,7 +21,15 @@ from PIL import Image
 from cinesynth.config import SamplerSettings
 from cinesynth.data.dataset import ClipsDataset
 from cinesynth.data.video import write_video
-from cinesynth.errors import AdapterError, CinesynthError, MediaError, OutOfMemory
+from cinesynth.errors import (
+    AdapterError,
+    CinesynthError,
+    MediaError,
+    OutOfMemory,
+    StateOfAnother,
+    StorageError,
+    StorageFailed,
+)
 from cinesynth.generate.course import Cancelled, Course
 from cinesynth.generate.held_out import HeldOutVideos
 from cinesynth.generate.messages import Outcome, Place, Status, VideoRequest
@@ -119,6 +128,9 @@ class Rank:
             outcome = Outcome("made", made=self._make(request))
         except Cancelled as e:
             outcome = Outcome("cancelled", str(e))
+        except (OSError, StorageError) as e:
+            log.exception("rank %d failed", self.number)
+            outcome = Outcome("broken", f"{type(e).__name__}: {e}", StorageFailed.__name__)
         except CinesynthError as e:
             outcome = Outcome("refused", str(e), type(e).__name__)
         except BaseException as e:  # whatever it is, the other ranks may be waiting in a collective
@@ -143,8 +155,12 @@ class Rank:
         output = Storage(*request.output)
 
         def keep(state: SamplerState) -> None:
-            if request.state is not None:
+            if request.state is None:
+                return
+            try:
                 output.write_bytes(request.state, state.to_bytes())
+            except (OSError, StorageError) as e:  # the video does not depend on it
+                log.warning("the state after step %d is not kept: %s", state.step, e)
 
         course = Course(
             on_stage=self._enter,
@@ -155,7 +171,11 @@ class Rank:
             state=self._state(output, request.state),
         )
         self._enter("conditions")
-        video = self._video(generator, request, course)
+        try:
+            video = self._video(generator, request, course)
+        except StateOfAnother as e:  # before the first step, on all ranks
+            log.warning("%s", e)
+            video = self._video(generator, request, replace(course, state=None))
         self._enter("write")
         if self.number:
             return {}
@@ -197,6 +217,8 @@ class Rank:
         found, reason = None, None
         try:
             found = action()
+        except StorageError:  # no fault of the request: the group ends
+            raise
         except CinesynthError as e:
             reason = str(e)
         if reasons := self._generator.ranks.reasons(reason):

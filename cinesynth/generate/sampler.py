@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -104,39 +105,52 @@ class Generator:
 
         Raises:
             AdapterError: as `cinesynth.wan.adapter.load_adapters` does, and for a model of two experts.
-            BrokenModel: those of before could not be put back either. Nothing is to be made with this generator.
+            BrokenModel: those of before could not be put back either, or what went wrong is no fault of an adapter.
+                Nothing is to be made with this generator.
         """
         if len(self.experts) > 1:
             if adapters:
                 raise AdapterError(f"model {self.model!r} has two experts; adapters fit models with one transformer")
             return
-        reasons = self.ranks.reasons(self._try(adapters))
+        reasons = self._agree(lambda: self._try(adapters), AdapterError)
         if not reasons:
             self._loaded = adapters
             return
-        unable = self.ranks.reasons(self._try(self._loaded))
+        unable = self._agree(lambda: self._try(self._loaded), AdapterError)
         if unable:
             raise BrokenModel(f"{unable[0]}; after {reasons[0]}")
         raise AdapterError(reasons[0])
 
-    def _try(self, adapters: list[tuple[Path, float]]) -> str | None:
-        """Load adapters on this rank, unless they are on it; returns what went wrong."""
+    def _agree(self, action: Callable[[], None], refusal: type[CinesynthError]) -> list[str]:
+        """Refusals of the ranks on which an action met one. What else it meets on any rank is raised on all of them.
+
+        Raises BrokenModel for faults that say nothing of what was asked, such as an error of a GPU or of a store.
+        """
+        refused, fault = None, None
+        try:
+            action()
+        except refusal as e:
+            refused = str(e)
+        except Exception as e:
+            if is_out_of_memory(e) or self.ranks.size == 1:
+                raise
+            fault = f"{type(e).__name__}: {e}"
+        if faults := self.ranks.reasons(fault):
+            raise BrokenModel(faults[0])
+        return self.ranks.reasons(refused)
+
+    def _try(self, adapters: list[tuple[Path, float]]) -> None:
+        """Load adapters on this rank, unless they are on it."""
         (transformer,) = self.experts.values()
         base = self._hashes["base"]
-        try:
-            if self._on is not None and check_adapters(adapters, base) == self._on:
-                return None
-            self._on = None
-            if self._merging is None:
-                self._kernels.adapters_changed()
-                self._on = load_adapters(transformer, adapters, base)
-            else:
-                self._on = self._merging.load(transformer, adapters, base)
-        except Exception as e:  # the ranks have to agree on it, whatever it is
-            if is_out_of_memory(e):
-                raise
-            return str(e) if isinstance(e, AdapterError) else f"{type(e).__name__}: {e}"
-        return None
+        if self._on is not None and check_adapters(adapters, base) == self._on:
+            return
+        self._on = None
+        if self._merging is None:
+            self._kernels.adapters_changed()
+            self._on = load_adapters(transformer, adapters, base)
+        else:
+            self._on = self._merging.load(transformer, adapters, base)
 
     def generate(
         self,
@@ -162,19 +176,19 @@ class Generator:
 
         Raises as `generate_from` does.
         """
-        conditions, reason = None, None
-        if self.ranks.rank == 0:
-            try:
-                frame = crop_to(image, height, width)
-                conditions = self.conditions(frame, prompt, num_frames, sampler)
-                if start_sigma is not None:
-                    still = self.encoder.latents(np.repeat(np.asarray(frame)[None], num_frames, axis=0))
-                    conditions = replace(conditions, start_latents=still, start_sigma=start_sigma)
-            except Exception as e:
-                if self.ranks.size == 1 or is_out_of_memory(e):
-                    raise
-                reason = str(e) if isinstance(e, CinesynthError) else f"{type(e).__name__}: {e}"
-        if reasons := self.ranks.reasons(reason):
+        conditions: Conditions | None = None
+
+        def encode() -> None:
+            nonlocal conditions
+            if self.ranks.rank:
+                return
+            frame = crop_to(image, height, width)
+            conditions = self.conditions(frame, prompt, num_frames, sampler)
+            if start_sigma is not None:
+                still = self.encoder.latents(np.repeat(np.asarray(frame)[None], num_frames, axis=0))
+                conditions = replace(conditions, start_latents=still, start_sigma=start_sigma)
+
+        if reasons := self._agree(encode, CinesynthError):
             raise GenerationError(reasons[0])
         video = self.generate_from(self.ranks.broadcast(conditions), sampler, course)
         video.provenance["prompt"] = prompt
@@ -199,7 +213,7 @@ class Generator:
 
         Raises:
             ModelError: conditions that another model's encoders made.
-            MediaError: a state of another request.
+            StateOfAnother: a state of another request.
             GenerationError: latents that are not finite.
             Cancelled: the video was called off.
         """

@@ -11,7 +11,7 @@ import torch
 from diffusers import SchedulerMixin
 from safetensors.torch import load, save
 
-from cinesynth.errors import MediaError
+from cinesynth.errors import MediaError, StateOfAnother
 
 SCHEMA = 1
 _SOLVERS = {
@@ -59,10 +59,10 @@ class SamplerState:
     def restore(self, scheduler: SchedulerMixin, request: str, device: str) -> torch.Tensor:
         """Put the solver's part into a scheduler whose time steps are set; returns the latents.
 
-        Raises MediaError where the state is another request's.
+        Raises StateOfAnother where the state is another request's.
         """
         if self.request != request or self.scheduler != type(scheduler).__name__:
-            raise MediaError(
+            raise StateOfAnother(
                 f"this state is of another request ({self.request[:12]} with {self.scheduler}, not {request[:12]} with "
                 f"{type(scheduler).__name__}): start the video anew"
             )

@@ -47,25 +47,39 @@ export async function ask(path, { headers = {}, ...options } = {}) {
 
 export const read = async (path, options) => (await ask(path, options)).json();
 
+let streaming = null; // whose end frees the one stream of this tab: a browser has six connections for all its tabs
+
+/** A signal that is aborted when the tab is hidden, or shown again. */
+function turned() {
+  const turn = new AbortController();
+  document.addEventListener("visibilitychange", () => turn.abort(), { once: true, signal: turn.signal });
+  return turn;
+}
+
 /**
  * Tell of a video's state until it is final: {status, progress, position, eta_s, error}, or {lost: true} while the
- * server is not reached. Reads the stream of events; where there is none, or no place in it, it asks again and again.
+ * server is not reached. While the tab is seen, one video's stream of events is read; the others, and those that have
+ * no stream or no place in it, are asked for again and again.
  */
 export async function follow(id, tell, signal) {
   let last = "", polling = false, wait = 500;
   while (!signal.aborted) {
+    const turn = turned();
+    const either = AbortSignal.any([signal, turn.signal]);
+    const streams = !polling && !document.hidden && (streaming === null || streaming.aborted);
     try {
-      if (polling) {
+      if (!streams) {
         const response = await ask(`videos/${id}`, { signal });
         const video = await response.json();
         wait = 500;
         tell(video);
         if (FINAL.includes(video.status)) return;
-        await sleep(Number(response.headers.get("openai-poll-after-ms")) || 1000, signal);
+        await sleep(Number(response.headers.get("openai-poll-after-ms")) || 1000, either);
         continue;
       }
+      streaming = either;
       const headers = { Accept: "text/event-stream", ...(last && { "Last-Event-ID": last }) };
-      for await (const event of events(`videos/${id}/events`, headers, signal)) {
+      for await (const event of events(`videos/${id}/events`, headers, either)) {
         last = event.id || last;
         wait = 500;
         const state = JSON.parse(event.data);
@@ -74,6 +88,7 @@ export async function follow(id, tell, signal) {
       }
     } catch (error) {
       if (signal.aborted) return;
+      if (turn.signal.aborted) continue;
       if (error.status === 401) throw error;
       if (!polling && ([404, 405].includes(error.status) || error.code === "too_many_streams")) {
         polling = true;
@@ -81,6 +96,8 @@ export async function follow(id, tell, signal) {
       }
       if (error.status === 404) return tell({ status: "deleted" });
       tell({ lost: true });
+    } finally {
+      turn.abort(); // takes its listener off, and frees the stream
     }
     await sleep(wait, signal);
     wait = Math.min(wait * 2, 10_000);
@@ -119,6 +136,7 @@ async function* events(path, headers, signal) {
 }
 
 export const sleep = (ms, signal) => new Promise(resolve => {
+  if (signal?.aborted) return resolve();
   const timer = setTimeout(resolve, ms);
   signal?.addEventListener("abort", () => { clearTimeout(timer); resolve(); }, { once: true });
 });

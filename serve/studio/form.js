@@ -207,5 +207,5 @@ export class RequestForm {
 /** How adapters are written in the field `lora`: name@version:scale, by commas. */
 export const lora = adapters => adapters.map(a => Number(a.scale) === 1 ? a.id : `${a.id}:${a.scale}`).join(",");
 
-/** The same for people. */
-export const named = adapters => adapters.map(a => Number(a.scale) === 1 ? a.id : `${a.id} × ${a.scale}`).join(", ");
+/** What the field `lora` of a video says, for people. */
+export const named = lora => lora ? lora.replaceAll(",", ", ").replaceAll(":", " × ") : "base";

@@ -11,7 +11,7 @@ export class Gallery {
   cards = new Map();
   pictures = [];
 
-  /** `on`: {open(video), remix(video), remove(video), refused(error), label(id)}. */
+  /** `on`: {open(video), remix(video), remove(video), refused(error), label(video)}. */
   constructor(on) {
     this.on = on;
     $("older").addEventListener("click", () => this.older());
@@ -56,7 +56,7 @@ export class Gallery {
       $("list").insertBefore(card, next ?? null);
       this.seen.observe(card);
     }
-    const facts = [this.on.label(video.id), video.size.replace("x", " × "), `${video.seconds} s`, moment(video.created_at)];
+    const facts = [this.on.label(video), video.size.replace("x", " × "), `${video.seconds} s`, moment(video.created_at)];
     if (video.status === "failed") facts.unshift(sentence(video));
     card.querySelector(".about").textContent = facts.filter(Boolean).join(" · ");
     const thumb = card.querySelector(".thumb");

@@ -6,6 +6,7 @@ const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 export class Player {
   videos = [];
+  coming = []; // what is shown once it is loaded
   fps = 16;
   playing = false;
 
@@ -18,19 +19,32 @@ export class Player {
     });
   }
 
-  /** Take over these video elements; `fps` of all of them. They play from the beginning, unless motion is unwanted. */
+  /**
+   * Take over these video elements; `fps` of all of them. They play from the beginning, unless motion is unwanted; one
+   * that joins another goes on with it from where that is.
+   */
   async show(videos, fps) {
-    this.pause();
-    this.videos = videos;
-    this.fps = fps;
-    $("transport").hidden = !videos.length;
-    if (!videos.length) return;
+    this.coming = videos;
     await Promise.all(videos.map(loaded));
-    if (this.videos !== videos) return; // others were shown meanwhile
-    for (const video of videos) video.onclick = () => this.toggle();
+    if (this.coming !== videos) return; // others were shown meanwhile
+    const whole = videos.filter(v => !v.error);
+    if (!whole.length) return;
+    const joined = this.videos.some(v => whole.includes(v));
+    const frame = joined ? this.frame : 0, playing = joined ? this.playing : !still.matches;
+    this.pause();
+    this.videos = whole;
+    this.fps = fps;
+    $("transport").hidden = false;
+    for (const video of whole) video.onclick = () => this.toggle();
     $("scrub").max = this.frames - 1;
-    this.seek(0);
-    if (!still.matches) this.play();
+    this.seek(frame);
+    if (playing) this.play();
+  }
+
+  clear() {
+    this.pause();
+    this.coming = this.videos = [];
+    $("transport").hidden = true;
   }
 
   get frames() {

@@ -13,7 +13,7 @@ export class Stage {
     this.player = new Player();
   }
 
-  /** Show these: [{video, label, made, picture}]: `made` is what this browser knows of how it was asked for, `picture` its first frame. */
+  /** Show these: [{video, label, picture}]; `picture` is the first frame, where it is known. */
   show(shown) {
     this.clear();
     this.leaving = new AbortController();
@@ -35,7 +35,7 @@ export class Stage {
     this.leaving?.abort();
     for (const screen of this.screens) screen.close();
     this.screens = [];
-    this.player.show([], 1);
+    this.player.clear();
     $("screens").replaceChildren();
     $("stage-full").hidden = true;
     $("stage-empty").hidden = false;
@@ -59,14 +59,14 @@ export class Stage {
     $("live").textContent = text;
   }
 
-  /** What belongs to all screens: facts, actions, and the controls once all have their video. */
+  /** What belongs to all screens: facts and actions. */
   refresh() {
-    const [{ video, made = {} }] = this.screens;
-    const facts = [["size", video.size.replace("x", " × ")], ["length", `${video.seconds} s`]];
-    if (made.steps) facts.push(["steps", made.steps]);
-    if (made.guidance) facts.push(["guidance", made.guidance]);
-    if (made.seed !== undefined) facts.push(["seed", made.seed]);
-    facts.push(["asked for", moment(video.created_at)]);
+    const [{ video }] = this.screens;
+    const facts = [
+      ["size", video.size.replace("x", " × ")], ["length", `${video.seconds} s`],
+      ["steps", video.num_inference_steps], ["guidance", video.guidance_scale], ["seed", video.seed],
+      ["asked for", moment(video.created_at)],
+    ];
     if (video.expires_at) facts.push(["kept until", moment(video.expires_at)]);
     $("facts").replaceChildren(...facts.map(([name, value]) =>
       element("div", {}, element("dt", { textContent: name }), element("dd", { textContent: value }))));
@@ -78,20 +78,17 @@ export class Stage {
       cancel.onclick = () => this.on.cancel(unfinished);
       actions.push(cancel);
     }
-    if (made.seed !== undefined) {
-      const keep = element("button", { type: "button", textContent: "Use this seed again" });
-      keep.onclick = () => this.on.seed(made.seed);
-      actions.push(keep);
-    }
+    const keep = element("button", { type: "button", textContent: "Use this seed again" });
+    keep.onclick = () => this.on.seed(video.seed);
+    actions.push(keep);
     const focused = $("stage-actions").contains(document.activeElement);
     $("stage-actions").replaceChildren(...actions);
-    if (focused) (actions[0] ?? $("stage")).focus();
+    if (focused) actions[0].focus();
   }
 
-  /** A screen has its video: when all that can have one do, they play together. */
+  /** A screen has its video: it plays, in step with the other one where that has its own. */
   ready() {
-    const waiting = this.screens.some(s => !s.playable && !["failed", "deleted"].includes(s.video.status) && !s.unread);
-    if (!waiting) this.player.show(this.screens.filter(s => s.playable).map(s => s.element), this.on.fps());
+    this.player.show(this.screens.filter(s => s.playable).map(s => s.element), this.on.fps());
   }
 }
 
@@ -99,7 +96,7 @@ class Screen {
   playable = false;
 
   constructor(stage, shown) {
-    Object.assign(this, { stage, shown, video: shown.video, made: shown.made, label: shown.label });
+    Object.assign(this, { stage, shown, video: shown.video, label: shown.label });
     this.bar = element("progress", { max: 100, value: 0, "aria-label": `Progress: ${this.label}` });
     this.text = element("p", { className: "state" });
     this.actions = element("span", { className: "actions" });
@@ -149,7 +146,6 @@ class Screen {
     this.stage.on.changed(this.video);
     if (before !== state.status) this.stage.refresh();
     if (state.status === "completed") this.load();
-    if (state.status === "failed") this.stage.ready();
     if (["completed", "failed"].includes(state.status)) this.offer();
   }
 
@@ -177,7 +173,7 @@ class Screen {
       if (error.name === "AbortError") return;
       this.unread = true;
       this.text.textContent = error.message;
-      return this.stage.ready();
+      return;
     }
     this.element = element("video", { src: this.url, muted: true, playsInline: true, preload: "auto", "aria-label": `Video: ${this.label}` });
     this.screen.replaceChildren(this.element);

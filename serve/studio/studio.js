@@ -6,12 +6,12 @@ import { lora, named, RequestForm } from "./form.js";
 import { Gallery } from "./gallery.js";
 import { Stage } from "./stage.js";
 
-const MADE = "cinesynth.studio.made"; // how videos were asked for: the server does not tell it again
+const MADE = "cinesynth.studio.made"; // which videos were asked for together: the server does not know
 const SHOWN = "cinesynth.studio.shown";
 const REFRESH_MS = 5000;
 
 const form = new RequestForm();
-const gallery = new Gallery({ open, remix, remove, refused, label: id => made(id).label });
+const gallery = new Gallery({ open, remix, remove, refused, label: video => named(video.lora) });
 const stage = new Stage({
   remix, remove, refused,
   cancel: videos => erase(videos, "Cancelled."),
@@ -35,6 +35,7 @@ async function enter() {
 
 /** Ask for the key; `why`, where one was refused. What was typed into the page stays. */
 function lock(why = "") {
+  for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
   $("gate").hidden = false;
   $("work").hidden = $("forget").hidden = true;
   relent($("gate"));
@@ -83,6 +84,7 @@ $("gate").addEventListener("submit", async event => {
 $("forget").addEventListener("click", () => {
   key.forget();
   sessionStorage.removeItem(SHOWN);
+  drafts.clear();
   stage.clear();
   gallery.clear();
   lock();
@@ -114,10 +116,9 @@ $("make").addEventListener("submit", async event => {
   }
   const taken = wanted.filter(one => one.video);
   if (!taken.length) return;
-  for (const { video, label, adapters } of taken) {
-    const { num_inference_steps: steps, guidance_scale: guidance } = asked.fields;
+  for (const { video } of taken) {
     const pair = taken.map(t => t.video.id).filter(id => id !== video.id)[0];
-    remember(video.id, { seed: Number(seed), steps, guidance, label, pair, adapters });
+    if (pair) remember(video.id, { pair });
     gallery.put({ ...video });
   }
   show(taken.map(t => t.video), asked.file);
@@ -128,8 +129,8 @@ $("make").addEventListener("submit", async event => {
 /** The requests of one press of the button, each with a key of its own and all with one seed. */
 function plan(asked) {
   const seed = asked.seed ?? crypto.getRandomValues(new Uint32Array(1))[0] >>> 1;
-  const chosen = { adapters: asked.adapters, label: named(asked.adapters) || "base" };
-  const wanted = asked.both ? [{ adapters: [], label: "base" }, chosen] : [chosen];
+  const chosen = { adapters: asked.adapters };
+  const wanted = asked.both ? [{ adapters: [] }, chosen] : [chosen];
   for (const one of wanted) one.key = random();
   return { text: JSON.stringify(asked), file: asked.file, seed, wanted };
 }
@@ -164,7 +165,7 @@ const made = id => JSON.parse(localStorage.getItem(MADE) ?? "{}")[id] ?? {};
 // --- watching ------------------------------------------------------------------------------------------------
 
 function show(videos, picture) {
-  stage.show(videos.map(video => ({ video: { ...video }, label: made(video.id).label ?? "video", made: made(video.id), picture })));
+  stage.show(videos.map(video => ({ video: { ...video }, label: named(video.lora), picture })));
   gallery.mark(stage.ids);
   sessionStorage.setItem(SHOWN, JSON.stringify(stage.ids));
 }
@@ -172,7 +173,7 @@ function show(videos, picture) {
 /** Put an earlier video on the stage, beside the one that was made with it. */
 function open(video) {
   const pair = gallery.videos.get(made(video.id).pair);
-  const both = pair ? [video, pair].sort((a, b) => (made(a.id).adapters?.length ?? 0) - (made(b.id).adapters?.length ?? 0)) : [video];
+  const both = pair ? [video, pair].sort((a, b) => Boolean(a.lora) - Boolean(b.lora)) : [video]; // the base first
   show(both);
   $("stage").focus({ preventScroll: true });
   $("stage").scrollIntoView({ block: "start" });
@@ -206,32 +207,41 @@ function forget(id) {
   gallery.mark(stage.ids);
 }
 
+const drafts = new Map(); // of remixes by the video's id, until they are taken: {text, sent, key}
+
 async function remix(video) {
-  const dialog = $("remix"), inner = dialog.querySelector("form");
+  const dialog = $("remix"), inner = dialog.querySelector("form"), field = $("remix-prompt");
+  const draft = drafts.get(video.id) ?? { text: video.prompt };
   relent(inner);
-  $("remix-prompt").value = video.prompt;
-  const idempotency = { key: random(), prompt: video.prompt };
-  inner.onsubmit = async event => {
+  field.value = draft.text;
+  field.oninput = () => {
+    draft.text = field.value;
+    drafts.set(video.id, draft);
+  };
+  const submit = async event => {
     event.preventDefault();
     relent(inner);
-    const prompt = $("remix-prompt").value;
+    const prompt = field.value;
     if (!prompt.trim()) return complain(inner, "prompt", "Say what happens in the video.");
-    if (prompt !== idempotency.prompt) Object.assign(idempotency, { key: random(), prompt });
+    if (prompt !== draft.sent) Object.assign(draft, { text: prompt, sent: prompt, key: random() });
+    drafts.set(video.id, draft);
+    const mine = () => dialog.open && inner.onsubmit === submit; // it may be that of another video when the answer comes
     try {
       const body = JSON.stringify({ prompt });
-      const headers = { "Content-Type": "application/json", "Idempotency-Key": idempotency.key };
+      const headers = { "Content-Type": "application/json", "Idempotency-Key": draft.key };
       const remixed = await read(`videos/${video.id}/remix`, { method: "POST", body, headers });
-      dialog.close();
-      remember(remixed.id, { ...made(video.id), pair: undefined });
+      if (draft.text === prompt && drafts.get(video.id) === draft) drafts.delete(video.id);
       gallery.put({ ...remixed });
+      if (!mine()) return;
+      dialog.close();
       show([remixed]);
       $("stage").focus();
     } catch (error) {
-      if (error.status === 401) dialog.close();
-      if (error.status === 401 || !(error instanceof Refused)) refused(error);
+      if (error.status === 401 || !(error instanceof Refused) || !mine()) refused(error);
       else complain(inner, error.param, told(error));
     }
   };
+  inner.onsubmit = submit;
   dialog.querySelector("[data-close]").onclick = () => dialog.close();
   await answer(dialog);
 }

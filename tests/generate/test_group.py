@@ -144,6 +144,13 @@ def test_a_killed_rank_ends_the_group_and_the_video_goes_on(
     again.result(lambda status: steps.append(status.step))
     assert min(step for step in steps if step) > 5  # it did not begin anew
     assert np.array_equal(read_video(tmp_path / "cut.mp4")[0], read_video(tmp_path / "whole.mp4")[0])
+    assert again.alive()
+    os.kill(again.loaded[number]["pid"], signal.SIGKILL)
+    assert gone([again.loaded[number]["pid"]])
+    deadline = time.monotonic() + 10
+    while again.alive() and time.monotonic() < deadline:  # Ray has to notice
+        time.sleep(0.1)
+    assert not again.alive()
     again.close()
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 import cinesynth.errors
 from cinesynth.config import SamplerSettings
-from cinesynth.errors import GenerationError, OutOfMemory, RankLost
+from cinesynth.errors import GenerationError, RankLost
 from cinesynth.generate.course import UNWATCHED, Cancelled, Course
 from cinesynth.generate.messages import Outcome, Status, VideoRequest
 from cinesynth.generate.rank import Rank
@@ -117,6 +117,9 @@ class LocalGroup:
         self.usable = True
         self.called_off = threading.Event()
 
+    def alive(self) -> bool:
+        return self.usable
+
     def start(self, request: VideoRequest) -> None:
         if not self.usable:
             raise RankLost("the group has ended")
@@ -141,7 +144,7 @@ class LocalGroup:
     def _told(self, outcome: Outcome) -> dict[str, Any]:
         if outcome.kind == "broken":
             self.usable = False
-            raise OutOfMemory(outcome.reason) if outcome.error else RankLost(outcome.reason)
+            raise getattr(cinesynth.errors, outcome.error or "RankLost")(outcome.reason)
         if outcome.kind == "cancelled":
             raise Cancelled(outcome.reason)
         if outcome.kind == "refused":

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 
 from cinesynth.registry import Published, Registry
 from cinesynth.storage import Storage
 from serve.adapters import Adapters, parse_lora
+from serve.api import create_api
+from serve.auth import KeyRing
 from serve.config import ServeConfig
 from serve.errors import ApiError
-from serve.jobs import JobStore
+from serve.jobs import JobStore, LocalJobs
 from serve.schema import JobRequest, ServedAdapter, parse_create, resolve
 from tests.serve.asking import error, post
 from tests.serve.conftest import BASE_SHA256
@@ -140,3 +148,100 @@ def test_an_adapter_that_is_missing_is_a_404(client: TestClient, png: bytes, pub
     publish("style")
     for lora in ("style,nothing", "../../etc@passwd", "/etc/passwd", "runs/style"):
         error(post(client, png, prompt="x", lora=lora), 404, "adapter_not_found", "lora")
+
+
+def test_parents_are_found_in_what_is_read_for_the_list(
+    client: TestClient, publish: Publish, adapters: Adapters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    style = publish("style")
+    publish("a-motion", parents=[(style, 1.0)])
+    for n in range(3):
+        unpublished = Published("gone", "1", "00", {}, {"sha256": f"{n}7" * 32})
+        publish(f"orphan-{n}", parents=[(unpublished, 1.0)])
+    assert adapters.registry.find(style.card["sha256"]) == style.ref
+    monkeypatch.setattr(Registry, "find", lambda *_: pytest.fail("the registry was searched for one parent"))
+    below = {a["id"].partition("@")[0]: a["parents"] for a in client.get("/v1/adapters").json()["data"]}
+    assert below["a-motion"] == [{"id": style.ref, "scale": 1.0}]
+    assert [below[f"orphan-{n}"] for n in range(3)] == [[{"id": None, "scale": 1.0}]] * 3
+
+
+def test_who_waits_for_the_list_holds_no_thread(
+    config: ServeConfig, store: JobStore, key: str, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    style = publish("style")
+    registry = Registry(Storage.open(config.storage))
+    api = create_api(config, LocalJobs(store), KeyRing(config.keys_path()), registry, BASE_SHA256)
+    read, go, reads = Adapters._read, threading.Event(), []
+
+    def slow(self: Adapters) -> Any:
+        reads.append(threading.current_thread())
+        assert go.wait(30)
+        return read(self)
+
+    monkeypatch.setattr(Adapters, "_read", slow)
+
+    async def ask() -> None:
+        headers = {"Authorization": f"Bearer {key}"}
+        transport = httpx.ASGITransport(api)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as client:
+            lists = [asyncio.create_task(client.get("/v1/adapters")) for _ in range(100)]
+            while not reads:
+                await asyncio.sleep(0.01)
+            began = time.monotonic()
+            assert (await client.get("/v1/models")).status_code == 200
+            assert time.monotonic() - began < 5
+            go.set()
+            for answer in await asyncio.gather(*lists):
+                assert [a["id"] for a in answer.json()["data"]] == [style.ref]
+
+    asyncio.run(ask())
+    assert len(reads) == 1
+
+
+@pytest.mark.parametrize(
+    "damage", ["{", "[]", "{}", '{"sha256": 1, "files": {}}', '{"sha256": "00", "files": []}', None]
+)
+def test_files_of_the_registry_that_cannot_be_read_are_the_operators_matter(
+    client: TestClient, config: ServeConfig, png: bytes, publish: Publish, damage: str | None
+) -> None:
+    style, other = publish("style"), publish("other")
+    made = post(client, png, prompt="x", lora="style").json()["id"]
+    home = Path(config.storage) / "registry" / "style"
+    if damage is None:
+        (card,) = home.glob("files/*/card.json")
+        card.unlink()
+    else:
+        (home / f"versions/{style.version}.json").write_text(damage)
+    for answer in (
+        post(client, png, prompt="x", lora="style"),
+        client.post(f"/v1/videos/{made}/remix", json={"prompt": "y"}),
+    ):
+        error(answer, 503, "adapter_unreadable")
+        assert answer.headers["retry-after"] == "30"
+        assert config.storage not in answer.text
+    assert [a["id"] for a in client.get("/v1/adapters").json()["data"]] == [other.ref]
+    assert post(client, png, prompt="x", lora="other").status_code == 200
+
+
+def test_an_alias_that_cannot_be_read_is_the_operators_matter(
+    client: TestClient, config: ServeConfig, png: bytes, publish: Publish
+) -> None:
+    style = publish("style")
+    (Path(config.storage) / "registry/style/aliases/latest.json").write_text('{"v": 1}')
+    error(post(client, png, prompt="x", lora="style"), 503, "adapter_unreadable")
+    assert post(client, png, prompt="x", lora=style.ref).status_code == 200
+    assert client.get("/v1/adapters").json()["data"] == []
+
+
+def test_a_video_tells_its_adapters_as_a_request_names_them(client: TestClient, png: bytes, publish: Publish) -> None:
+    style = publish("style")
+    motion = publish("motion", parents=[(style, 0.7)])
+    shown = post(client, png, prompt="x", lora="motion:2", seed=5, guidance_scale=1.5, num_inference_steps=3).json()
+    assert shown["lora"] == f"{style.ref}:0.7,{motion.ref}:2"
+    assert (shown["seed"], shown["num_inference_steps"], shown["guidance_scale"]) == (5, 3, 1.5)
+    again = post(client, png, prompt="x", lora=shown["lora"]).json()
+    assert again["lora"] == shown["lora"], "asked for again it is the same"
+    plain = post(client, png, prompt="x").json()
+    assert plain["lora"] is None
+    assert client.get(f"/v1/videos/{plain['id']}").json()["seed"] == plain["seed"], "one was drawn"
+    assert client.get("/v1/videos").json()["data"][0] == plain

@@ -27,6 +27,7 @@ from serve.bodies import FORM_BYTES
 from serve.config import ServeConfig, UploadLimits
 from serve.errors import ApiError
 from serve.jobs import JobStore, LocalJobs
+from serve.records import DatabaseFull
 from serve.schema import parse_create, resolve
 from tests.serve.asking import data_url, error, finish, post
 from tests.serve.conftest import BASE_SHA256
@@ -340,3 +341,15 @@ def test_clients_see_a_name_and_no_folder_of_the_server(config: ServeConfig, tmp
     assert config.model_name() == "drawing"
     asked = resolve(parse_create({"prompt": "x", "model": "wan-tuned"}), folder)
     assert asked.model == "wan-tuned"
+
+
+def test_a_full_job_table_is_told_as_a_full_disk(
+    client: TestClient, config: ServeConfig, png: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: JobStore, new: object) -> None:
+        raise DatabaseFull("the disk of the job database is full")
+
+    monkeypatch.setattr(JobStore, "create", full)
+    answer = client.post("/v1/videos", data={"prompt": "x"}, files={"input_reference": ("a.png", png)})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (507, "insufficient_storage")
+    assert list(config.inputs().iterdir()) == []

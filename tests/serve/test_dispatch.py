@@ -308,3 +308,26 @@ def test_an_engine_that_was_taken_away_or_lost_its_node_costs_no_attempt(
         assert job.attempts == attempts
 
     dispatched(config, check, lambda node: node_lives)
+
+
+def test_an_engine_without_a_group_is_not_counted_until_it_leases_again(config: ServeConfig, store: JobStore) -> None:
+    wide = config.model_copy(update={"engine": config.engine.model_copy(update={"max_replicas": 2})})
+    queue(store, "a")
+
+    async def check(dispatcher: Dispatcher, engines: Engines) -> None:
+        async def tick() -> list[str]:
+            await dispatcher._tick()
+            await asyncio.sleep(0)
+            return list(engines.calls)
+
+        (call_id,) = await tick()
+        lease = await dispatcher.lease_next(call_id, "node", [None])
+        assert lease is not None
+        assert store.give_up("a", lease.token, "rank_lost", "a rank died")
+        await dispatcher.step_aside(call_id)
+        assert len(await tick()) == 2, "another engine takes the job meanwhile"
+        assert await dispatcher.lease_next(call_id, "node", [None]) is not None
+        await tick()
+        assert engines.withdrawn == [other for other in engines.calls if other != call_id]
+
+    dispatched(wide, check)

@@ -15,6 +15,7 @@ from PIL import Image
 from cinesynth.config import SamplerSettings
 from cinesynth.data.video import read_metadata, read_video
 from cinesynth.errors import AdapterError, GenerationError, MediaError, ModelError, RankLost
+from cinesynth.generate.state import SamplerState
 from cinesynth.registry import Published
 from cinesynth.storage import sha256_file
 from cinesynth.wan.card import DIFFUSERS_FILE
@@ -41,6 +42,8 @@ class Handle:
     def __init__(self, store: JobStore) -> None:
         self.lease_next = Remote(store.lease_next)
         self.run = Remote(lambda operation, *args: getattr(store, operation)(*args))
+        self.aside: list[str] = []
+        self.step_aside = Remote(self.aside.append)
 
 
 def add(
@@ -125,15 +128,23 @@ def test_the_model_is_loaded_and_warm_before_a_request_is_taken(config: ServeCon
     assert [p.name for p in config.results().iterdir()] == [get(store).result], "the first one was kept nowhere"
 
 
-def test_a_model_that_does_not_load_makes_no_replica(config: ServeConfig, store: JobStore) -> None:
+def test_a_model_that_does_not_load_is_tried_again_and_no_job_is_leased_meanwhile(
+    config: ServeConfig, store: JobStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("serve.engine.RETRY_S", (0.01, 0.02))
     add(config, store)
+    tried: list[Job] = []
 
-    def broken(config: ServeConfig) -> LocalGroup:
-        raise ModelError("model 'x': /srv/models/x/vae is damaged")
+    def sometimes(config: ServeConfig) -> LocalGroup:
+        tried.append(get(store))
+        if len(tried) < 4:  # after three replicas that did not start Serve would start no more
+            raise ModelError("model 'x': /srv/models/x/vae is damaged")
+        return LocalGroup(config)
 
-    with pytest.raises(ModelError, match="is damaged"):
-        Engine(config, broken, Handle(store))
-    assert (get(store).status, get(store).attempts) == ("queued", 0), "no lease without a model"
+    engine = Engine(config, sometimes, Handle(store))
+    assert {(job.status, job.attempts) for job in tried} == {("queued", 0)}
+    assert "trying again" in caplog.text
+    assert run(engine) == "completed"
 
 
 def test_progress_is_that_of_the_steps(config: ServeConfig, store: JobStore) -> None:
@@ -356,7 +367,54 @@ def test_what_may_be_the_coordinators_fault_ends_it(
     monkeypatch.undo()
     assert left == [engine]
     job = get(store)
-    assert (job.status, job.attempts) == ("queued", 1)
+    assert (job.status, job.attempts) == ("queued", 0), "a store's fault is not the job's"
+
+
+def test_a_storage_that_is_not_there_costs_no_job(
+    config: ServeConfig, store: JobStore, left: list[Engine], tmp_path: Path
+) -> None:
+    add(config, store)
+    engine = engine_of(config, store)
+    config.inputs().rename(tmp_path / "unmounted")
+    assert run(engine) == "lost"
+    assert (get(store).status, get(store).attempts, left) == ("queued", 0, [engine])
+
+
+def test_a_result_that_cannot_be_written_costs_the_group_but_no_attempt(config: ServeConfig, store: JobStore) -> None:
+    add(config, store)
+    groups = Groups()
+    engine = engine_of(config, store, groups)
+    config.results().rename(config.results().with_name("elsewhere"))
+    config.results().write_bytes(b"a file in the folder's place")
+    assert run(engine) == "lost"
+    assert (get(store).status, get(store).attempts, len(groups.made)) == ("queued", 0, 2)
+
+
+def test_a_state_that_cannot_be_kept_or_is_anothers_stops_no_video(config: ServeConfig, store: JobStore) -> None:
+    config = with_engine(config, keep_every=1)
+    add(config, store)
+    engine = engine_of(config, store)
+    kept = config.states() / f"video_a.{engine._made_by}.safetensors"
+    state = SamplerState("another request", 3, torch.zeros(1, 1, 1, 1, 1), "UniPCMultistepScheduler")
+    kept.write_bytes(state.to_bytes())
+    assert run(engine) == "completed"
+    config.states().rename(config.states().with_name("elsewhere"))
+    config.states().write_bytes(b"a file in the folder's place")
+    add(config, store, "video_b")
+    assert run(engine) == "completed"
+
+
+def test_a_group_that_is_made_anew_lets_another_engine_be_called(config: ServeConfig, store: JobStore) -> None:
+    add(config, store)
+    drawing = Drawing()
+
+    def fail(step: int) -> None:
+        raise RuntimeError("CUDA error")
+
+    drawing.before_step = fail
+    engine = engine_of(config, store, drawing)
+    assert run(engine) == "lost"
+    assert engine.dispatcher.aside == ["call"]
 
 
 def test_a_first_frame_that_is_gone_is_told(config: ServeConfig, store: JobStore) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import sqlalchemy as sa
 
 from cinesynth.errors import StorageError
 from serve.jobs import MAX_PASSED_OVER, Job, JobStore, KeyReused, Lease, NewJob, Page, Place, QueueFull
+from serve.records import DatabaseFull
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -43,6 +46,11 @@ def new(job_id: str, adapter: str | None = None, work: float = 1.0, owner: str =
 
 def add(jobs: JobStore, job_id: str, adapter: str | None = None, work: float = 1.0, **values: Any) -> None:
     assert isinstance(jobs.create(new(job_id, adapter, work, **values)), Job)
+
+
+def add_all(jobs: JobStore, names: Iterable[str]) -> None:
+    for name in names:
+        add(jobs, name)
 
 
 def get(jobs: JobStore, job_id: str = "a") -> Job:
@@ -535,6 +543,7 @@ def test_no_hot_query_reads_the_whole_table_or_sorts(jobs: JobStore, clock: Cloc
     """Every statement of the operations that engines and clients call, as SQLite plans it."""
     statements: list[tuple[str, Any]] = []
 
+    @sa.event.listens_for(jobs._reads, "before_cursor_execute")
     @sa.event.listens_for(jobs._engine, "before_cursor_execute")
     def note(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
         statements.append((statement, parameters))
@@ -575,3 +584,51 @@ def test_no_hot_query_reads_the_whole_table_or_sorts(jobs: JobStore, clock: Cloc
             if "status IN" in text:  # the unfinished jobs, which are few, are sorted
                 steps = [step for step in steps if step != "USE TEMP B-TREE FOR ORDER BY"]
             assert all(step.startswith("SEARCH jobs USING") for step in steps), f"{steps}: {text}"
+
+
+def test_a_full_disk_loses_nothing_that_was_there(tmp_path: Path) -> None:
+    jobs = JobStore(f"sqlite:///{tmp_path / 'jobs.db'}", queue_cap=10_000)
+    add(jobs, "a")
+    held = lease(jobs)
+    with jobs._engine.connect() as db:
+        pages = db.exec_driver_sql("PRAGMA page_count").scalar()
+
+    def bounded(connection: Any, *_: Any) -> None:
+        connection.execute(f"PRAGMA max_page_count={most}")
+
+    most = pages + 2
+    sa.event.listen(jobs._engine, "checkout", bounded)
+    with pytest.raises(DatabaseFull, match="disk of the job database is full"):
+        add_all(jobs, (f"b{i}" for i in range(1000)))
+    assert get(jobs).status == "in_progress"
+    page = jobs.page("alice", None, 1000, newest_first=True)
+    assert page is not None
+    written = [job.id for job in page.jobs]
+    assert written == [f"b{i}" for i in reversed(range(len(written) - 1))] + ["a"], "whole rows, and no other"
+    most = 1_000_000
+    add(jobs, "c")
+    assert jobs.complete("a", held.token, "a.1.mp4", "00")
+
+
+def test_a_lock_of_another_that_lasts_longer_than_a_lease_costs_no_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve.jobs.WAITED_S", 0.2)
+    path = tmp_path / "jobs.db"
+    jobs = JobStore(f"sqlite:///{path}", lease_s=0.5)
+    add(jobs, "a")
+    held = lease(jobs)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with ThreadPoolExecutor(2) as threads:
+        heartbeat = threads.submit(jobs.heartbeat, "a", held.token, 10)
+        time.sleep(1)
+        assert jobs.silent_nodes() == {"n"}
+        judged = threads.submit(jobs.expire, "n", True)
+        time.sleep(0.5)
+        other.execute("ROLLBACK")
+        assert (judged.result(), heartbeat.result()) == ([], True)
+    other.close()
+    assert (get(jobs).status, get(jobs).attempts) == ("in_progress", 0)
+    time.sleep(0.6)
+    assert jobs.expire("n", own=True) == ["engine"], "without a lock a silent engine is one"

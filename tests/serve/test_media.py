@@ -170,3 +170,30 @@ def test_decoding_ends_at_its_memory_limit() -> None:
 def test_decoding_happens_in_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("decoded in the server's own process"))
     assert frame_png(encode(halves(), "JPEG"), LIMITS, 20, 40).startswith(b"\x89PNG")
+
+
+def jpeg_of_scans(number: int) -> bytes:
+    """A progressive JPEG whose last scan stands in it again and again."""
+    data = encode(halves(), "JPEG", progressive=True)
+    scans, end = data.count(b"\xff\xda"), data.rindex(b"\xff\xd9")
+    return data[:end] + data[data.rindex(b"\xff\xda") : end] * (number - scans) + data[end:]
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_image(jpeg_of_scans(decode.MAX_SCANS), LIMITS).size == (40, 20)
+    with pytest.raises(ImageRefused, match="more than 64 scans"):
+        read_image(jpeg_of_scans(decode.MAX_SCANS + 1), LIMITS)
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("the decoder was reached"))
+    for data in (jpeg_of_scans(2000), b"\xff\xd8" + b"\xff\xfe\0\2" * 5000 + b"\xff\xd9"):
+        with pytest.raises(MediaError, match="more than"):
+            decode.frame_png(lambda: None, data, "JPEG", PictureLimits(), 20, 40, 10**9)
+
+
+def test_scans_are_those_of_the_picture_itself() -> None:
+    """Not what metadata hold, a preview or anything else, nor what follows the picture, as a film does on phones."""
+    many = b"\xff\xda" * 1000
+    data = encode(halves(), "JPEG", quality=95)
+    metadata = b"\xff\xe2" + (len(many) + 2).to_bytes(2, "big") + many
+    for whole in (data[:2] + metadata + data[2:], data + many, data[:2] + b"\xff" * 500 + data[2:]):
+        decode.check_scans(whole)
+        assert read_image(whole, LIMITS).size == (40, 20)

@@ -8,10 +8,12 @@ import sqlite3
 import time
 from collections.abc import Iterator
 
+import psutil
 import pytest
 from sqlalchemy import make_url
 
 from cinesynth.storage import sha256_file
+from serve.dispatch import sweep
 from serve.run import deploy
 from tests.conftest import Head
 from tests.serve.service import Service, processes_of, replica_pid, serving, until
@@ -106,6 +108,7 @@ def test_a_deleted_video_stops_and_the_engine_takes_the_next(service: Service, p
     assert service.finished(second).status == "completed"
     names = [path.name for path in service.config.results().iterdir()]
     assert not [name for name in names if name.startswith(first)]
+    sweep(service.store, service.config.resolved())  # of a state that was being written meanwhile
     assert not service.state_kept(first)
 
 
@@ -121,3 +124,16 @@ def test_a_database_that_another_process_locks_costs_no_video(service: Service, 
     other.close()
     done = service.finished(video)
     assert (done.status, done.attempts) == ("completed", 0)
+
+
+def test_a_stopped_rank_and_a_killed_ingress_cost_no_video(service: Service, png: bytes) -> None:
+    video = service.submit(png)
+    until(lambda: service.state_kept(video), "a kept state")
+    os.kill(service.pids()[0], signal.SIGSTOP)
+    os.kill(replica_pid("Ingress"), signal.SIGKILL)
+    until(lambda: len(service.pids()) == 2, "another group's attempt")
+    assert not psutil.pid_exists(service.pids()[0]), "a stopped process would hold its GPU"
+    until(lambda: service.client.get("/readyz").status_code == 200, "the ingress' return")
+    service.open()
+    done = service.finished(video)
+    assert (done.status, done.attempts, service.began()) == ("completed", 1, [2])

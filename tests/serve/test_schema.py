@@ -144,6 +144,10 @@ def test_the_response_has_openais_fields(config: ServeConfig) -> None:
         "size": "64x96",
         "remixed_from_video_id": None,
         "error": {"code": "oom", "message": "too big"},
+        "seed": request["sampler"]["seed"],
+        "lora": None,
+        "num_inference_steps": 4,
+        "guidance_scale": 1.0,
     }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
@@ -163,7 +164,7 @@ def test_a_video_is_made_with_and_without_an_adapter_compared_and_downloaded(
     screens = page.locator("#screens figure")
     expect(screens).to_have_count(2)
     expect(screens.nth(0)).to_contain_text(re.compile("Starting|%"))
-    expect(screens.nth(1)).to_contain_text("Number 1 in the queue, about")
+    expect(screens.nth(1)).to_contain_text("In the queue")
     expect(page.locator("#live")).not_to_be_empty()
     expect(page.get_by_role("button", name="Cancel both")).to_be_visible()
     service.working.set()
@@ -474,6 +475,180 @@ def test_a_lost_answer_makes_no_second_video_and_a_missing_stream_is_done_withou
     expect(page.locator("#list li")).to_have_count(1)
     assert asked.count(f"/v1/videos/{made}/events") == 1
     assert asked.count(f"/v1/videos/{made}") >= 1
+
+
+def make_two(page: Page, key: str, picture: Path) -> None:
+    """Ask for a video with and without an adapter."""
+    enter(page, key)
+    page.locator("#file").set_input_files(picture)
+    page.get_by_label("Prompt", exact=True).fill("a car")
+    page.get_by_label("Length").select_option("9")
+    page.get_by_role("checkbox", name="look").check()
+    page.get_by_label("with and without").check()
+    page.get_by_role("button", name="Make both").click()
+    expect(page.locator("#screens figure")).to_have_count(2)
+
+
+def test_a_tab_reads_one_stream_and_none_while_it_is_hidden(
+    open_page: Callable[..., Page], service: Service, key: str, publish: Callable[..., Published], picture: Path
+) -> None:
+    publish("look")
+    page = open_page()
+    streams: set[Any] = set()
+    asked: list[str] = []
+    most = 0
+
+    def began(request: Any) -> None:
+        nonlocal most
+        asked.append(urlsplit(request.url).path)
+        if asked[-1].endswith("/events"):
+            streams.add(request)
+            most = max(most, len(streams))
+
+    page.on("request", began)
+    for end in ("requestfinished", "requestfailed"):
+        page.on(end, lambda request: streams.discard(request))
+
+    def until(condition: Callable[[], bool]) -> None:
+        for _ in range(150):
+            if condition():
+                return
+            page.wait_for_timeout(100)
+        raise AssertionError(asked)
+
+    def turn(hidden: bool) -> None:
+        page.evaluate(
+            """hidden => {
+                Object.defineProperty(document, "hidden", {value: hidden, configurable: true});
+                document.dispatchEvent(new Event("visibilitychange"));
+            }""",
+            hidden,
+        )
+
+    service.working.clear()
+    make_two(page, key, picture)
+    ids = page.locator("#screens figure").evaluate_all("all => all.map(f => f.dataset.id)")
+    until(lambda: len(streams) == 1 and f"/v1/videos/{ids[1]}" in asked)
+    turn(hidden=True)
+    until(lambda: not streams)
+    asked.clear()
+    until(lambda: {f"/v1/videos/{i}" for i in ids} <= {*asked})
+    assert not any(path.endswith("/events") for path in asked)
+    turn(hidden=False)
+    until(lambda: len(streams) == 1)
+    service.working.set()
+    expect(page.locator("#screens video")).to_have_count(2, timeout=20_000)
+    until(lambda: not streams)
+    assert most == 1
+
+
+def test_the_first_of_two_plays_at_once_and_goes_on_when_the_second_joins(
+    open_page: Callable[..., Page], key: str, publish: Callable[..., Published], picture: Path
+) -> None:
+    publish("look")
+    page = open_page(reduced_motion="reduce")
+    contents: list[Any] = []
+    page.route(re.compile("/content$"), lambda route: contents.append(route))
+    make_two(page, key, picture)
+    for _ in range(200):
+        if len(contents) == 2:
+            break
+        page.wait_for_timeout(100)
+    (first,) = [r for r in contents if page.locator("#screens figure").first.get_attribute("data-id") in r.request.url]
+    first.continue_()
+    videos = page.locator("#screens video")
+    expect(videos).to_have_count(1)
+    expect(page.locator("#transport")).to_be_visible()
+    page.get_by_label("Frame", exact=True).fill("4")
+    expect(page.get_by_text("5 / 9")).to_be_visible()
+    contents.remove(first)
+    contents[0].continue_()
+    expect(videos).to_have_count(2)
+    page.wait_for_function("[...document.querySelectorAll('#screens video')].every(v => v.currentTime > 0.2)")
+    assert videos.evaluate_all("all => all.map(v => [v.paused, Math.floor(v.currentTime * 16)])") == [[True, 4]] * 2
+    expect(page.get_by_text("5 / 9")).to_be_visible()
+
+
+def test_a_remix_that_was_typed_is_kept_until_it_is_taken(
+    open_page: Callable[..., Page], service: Service, config: ServeConfig, key: str, picture: Path
+) -> None:
+    page = open_page()
+    enter(page, key)
+    page.locator("#file").set_input_files(picture)
+    for n, prompt in enumerate(("a car", "a ship")):
+        page.get_by_label("Prompt", exact=True).fill(prompt)
+        page.get_by_role("button", name="Make", exact=True).click()
+        expect(page.locator("#list li")).to_have_count(n + 1)
+    dialog = page.get_by_role("dialog", name="Remix")
+    field = dialog.get_by_label("New prompt")
+
+    def remix(prompt: str) -> None:
+        page.locator("#list").get_by_role("button", name=f"Remix: {prompt}", exact=True).click()
+
+    remix("a car")
+    field.fill("a car at night")
+    page.keyboard.press("Escape")
+    remix("a ship")
+    expect(field).to_have_value("a ship")
+    dialog.get_by_role("button", name="Close").click()
+    remix("a car")
+    expect(field).to_have_value("a car at night")
+    revoke_key(config.keys_path(), "alice")
+    dialog.get_by_role("button", name="Make").click()
+    expect(page.get_by_role("alert").filter(has_text="The server does not take this key.")).to_be_visible()
+    expect(dialog).to_be_hidden()
+    enter(page, create_key(config.keys_path(), "alice"))
+    remix("a car")
+    expect(field).to_have_value("a car at night")
+
+    # Answers that come when the dialog is that of another video leave it alone.
+    held: list[Any] = []
+    page.route(re.compile("/remix$"), lambda route: held.append(route))
+    with page.expect_request(re.compile("/remix$")):
+        dialog.get_by_role("button", name="Make").click()
+    page.keyboard.press("Escape")
+    remix("a ship")
+    field.fill("a ship in a storm")
+    error = {"message": "the queue is full", "code": "queue_full", "param": None}
+    held.pop().fulfill(status=429, json={"error": error})
+    expect(page.locator("#list-error")).to_have_text("the queue is full")
+    expect(dialog).to_be_visible()
+    expect(field).to_have_value("a ship in a storm")
+    page.keyboard.press("Escape")
+    remix("a car")
+    expect(field).to_have_value("a car at night")
+    with page.expect_request(re.compile("/remix$")):
+        dialog.get_by_role("button", name="Make").click()
+    page.keyboard.press("Escape")
+    remix("a ship")
+    held.pop().continue_()
+    expect(page.locator("#list li")).to_have_count(3)
+    expect(dialog).to_be_visible()
+    expect(field).to_have_value("a ship in a storm")
+    page.keyboard.press("Escape")
+    remix("a car")
+    expect(field).to_have_value("a car")
+
+
+def test_what_another_browser_made_is_told_in_full(
+    open_page: Callable[..., Page], service: Service, key: str, publish: Callable[..., Published], picture: Path
+) -> None:
+    look = publish("look")
+    sent = httpx.post(
+        f"{service.url}/v1/videos",
+        headers={"Authorization": f"Bearer {key}"},
+        files={"input_reference": picture.read_bytes()},
+        data={"prompt": "a car", "lora": "look:0.5", "seed": 77, "num_inference_steps": 3, "guidance_scale": 1.5},
+    )
+    assert sent.status_code == 200, sent.text
+    page = open_page()
+    enter(page, key)
+    page.get_by_role("button", name="Watch: a car").click()
+    expect(page.locator("#screens figcaption")).to_contain_text(f"{look.ref} × 0.5")
+    for fact in ("steps3", "guidance1.5", "seed77"):
+        expect(page.locator("#facts")).to_contain_text(fact)
+    page.get_by_role("button", name="Use this seed again").click()
+    expect(page.get_by_label("Fixed seed")).to_have_value("77")
 
 
 def test_the_files_are_typed_revalidated_and_locked_in(config: ServeConfig, client: TestClient) -> None:

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import logging
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from cinesynth.data.video import read_video, write_video
+from cinesynth.data.video import read_frames, read_video, write_video
 from cinesynth.registry import Registry
 from cinesynth.storage import Storage
 from serve.api import create_api
 from serve.auth import KeyRing, create_key
 from serve.config import ServeConfig
+from serve.content import Contents
 from serve.errors import ApiError
 from serve.jobs import JobStore, LocalJobs
+from serve.records import DatabaseFull
 from tests.serve.asking import data_url, error, finish, post
 from tests.serve.conftest import BASE_SHA256
 
@@ -280,6 +287,118 @@ def test_a_thumbnail_and_a_sheet_are_made_of_the_finished_video(
     assert (part.status_code, part.content) == (206, b"\xff\xd8")
     path.unlink()
     error(client.get(f"/v1/videos/{video_id}/content?variant=thumbnail"), 404, "expired")
+
+
+@pytest.mark.parametrize("variant", ["thumbnail", "spritesheet"])
+def test_a_video_that_is_deleted_while_its_picture_is_made_is_a_404(
+    client: TestClient,
+    config: ServeConfig,
+    store: JobStore,
+    png: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    variant: str,
+) -> None:
+    video_id = made(client, png)
+    finish(config, store)
+
+    def deleted(path: Path, wanted: list[int]) -> Any:
+        path.unlink()
+        return read_frames(path, wanted)
+
+    monkeypatch.setattr("serve.content.read_frames", deleted)
+    error(client.get(f"/v1/videos/{video_id}/content", params={"variant": variant}), 404, "expired")
+    assert list(config.results().iterdir()) == []
+
+
+def test_a_picture_that_waited_for_another_is_not_made_of_a_deleted_video(
+    config: ServeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = config.results() / "a.1.mp4"
+    write_video(result, np.zeros((5, 64, 96, 3), np.uint8))
+    monkeypatch.setattr("serve.content._make", lambda *_: pytest.fail("it was read"))
+
+    async def ask() -> None:
+        contents = Contents()
+        async with contents._making:
+            asked = asyncio.create_task(contents.response(result, "a", "thumbnail"))
+            await asyncio.sleep(0)
+            result.unlink()
+        with pytest.raises(ApiError) as refusal:
+            await asked
+        assert (refusal.value.status, refusal.value.code) == (404, "expired")
+
+    asyncio.run(ask())
+
+
+def test_a_damaged_video_is_no_deleted_one(
+    client: TestClient, config: ServeConfig, store: JobStore, png: bytes
+) -> None:
+    video_id = made(client, png)
+    finish(config, store)
+    (path,) = config.results().iterdir()
+    path.write_bytes(b"no video")
+    error(client.get(f"/v1/videos/{video_id}/content?variant=thumbnail"), 500, "internal")
+
+
+# --- readiness -----------------------------------------------------------------------------------------------
+
+
+def ask_ready(config: ServeConfig, key: str, jobs: Any, times: int) -> list[int]:
+    """The statuses of so many questions at once."""
+    config.inputs().mkdir(parents=True, exist_ok=True)
+    api = create_api(config, jobs, KeyRing(config.keys_path()), Registry(Storage.open(config.storage)), BASE_SHA256)
+
+    async def ask() -> list[int]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as client:
+            return [r.status_code for r in await asyncio.gather(*(client.get("/readyz") for _ in range(times)))]
+
+    async def twice() -> list[int]:
+        first = await ask()
+        return first + await ask()
+
+    return asyncio.run(twice())
+
+
+class Slow:
+    """A job table that takes its time, counts how often it is asked, and may refuse."""
+
+    def __init__(self, refusal: Exception | None = None) -> None:
+        self.refusal, self.asked = refusal, 0
+
+    async def __call__(self, *_: Any, **__: Any) -> None:
+        self.asked += 1
+        await asyncio.sleep(0.05)
+        if self.refusal is not None:
+            raise self.refusal
+
+
+@pytest.mark.parametrize(
+    ("refusal", "status"),
+    [(None, 200), (ApiError(503, "unavailable", "away"), 503), (DatabaseFull("full"), 507), (OSError("bug"), 500)],
+)
+def test_a_flood_of_questions_asks_the_job_table_once(
+    config: ServeConfig, key: str, monkeypatch: pytest.MonkeyPatch, refusal: Exception | None, status: int
+) -> None:
+    monkeypatch.setattr("serve.videos.READY_S", 60.0)
+    jobs = Slow(refusal)
+    assert ask_ready(config, key, jobs, 50) == [status] * 100
+    assert jobs.asked == 1
+
+
+def test_an_answer_is_found_anew_after_a_while_and_the_disk_is_asked_in_a_thread(
+    config: ServeConfig, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve.videos.READY_S", 0.0)
+    threads = []
+
+    def usage(_: Path) -> Any:
+        threads.append(threading.current_thread())
+        return SimpleNamespace(free=10**12 if len(threads) > 1 else 10)
+
+    monkeypatch.setattr("serve.videos.shutil.disk_usage", usage)
+    assert ask_ready(config, key, Slow(), 3) == [507] * 3 + [200] * 3
+    assert len(threads) == 2
+    assert threading.main_thread() not in threads
 
 
 # --- models, keys, ids, refusals -----------------------------------------------------------------------------

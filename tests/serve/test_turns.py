@@ -1,0 +1,91 @@
+"""Turns at the decoder: owners alternate, none waits for long, and who goes away leaves it free."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from fastapi.testclient import TestClient
+
+from cinesynth.registry import Registry
+from cinesynth.storage import Storage
+from serve.api import create_api
+from serve.auth import KeyRing, create_key
+from serve.config import ServeConfig
+from serve.errors import ApiError
+from serve.jobs import JobStore, LocalJobs
+from serve.turns import Turns
+from tests.serve.asking import error, post
+from tests.serve.conftest import BASE_SHA256
+
+
+def test_owners_alternate_however_many_one_of_them_sends() -> None:
+    order: list[str] = []
+
+    async def work(turns: Turns, owner: str) -> None:
+        async with turns.turn(owner):
+            order.append(owner)
+            await asyncio.sleep(0)
+
+    async def flood() -> None:
+        turns = Turns("it", 10)
+        await asyncio.gather(*(work(turns, owner) for owner in ("a", "a", "a", "a", "b", "c", "b")))
+
+    asyncio.run(flood())
+    assert order[:3] == ["a", "b", "c"]
+    assert order[3:5] == ["a", "b"]
+    assert order[5:] == ["a", "a"]
+
+
+def test_who_waits_too_long_is_refused_and_who_goes_away_leaves_the_line() -> None:
+    async def wait() -> None:
+        turns = Turns("the first frame", 0.05)
+        async with turns.turn("a"):
+            for owner in ("b", "a", "b"):
+                with pytest.raises(ApiError) as refusal:
+                    async with turns.turn(owner):
+                        pytest.fail("two at once")
+                assert (refusal.value.status, refusal.value.code) == (503, "busy")
+                assert refusal.value.headers == {"Retry-After": "5"}
+            gone = asyncio.create_task(turns.turn("c").__aenter__())
+            await asyncio.sleep(0)
+            gone.cancel()
+            del refusal, gone
+        for owner in ("a", "b", "c"):
+            async with turns.turn(owner):
+                pass
+        gc.collect()
+        assert len(turns._of) == 0, "nothing is kept of an owner who is served"
+
+    asyncio.run(wait())
+
+
+def test_a_first_frame_that_takes_long_refuses_the_others_in_time(
+    config: ServeConfig, store: JobStore, key: str, png: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoding, done = threading.Event(), threading.Event()
+
+    def slow(*_: object) -> bytes:
+        decoding.set()
+        assert done.wait(30)
+        return png
+
+    monkeypatch.setattr("serve.videos.frame_png", slow)
+    monkeypatch.setattr("serve.videos.DECODE_WAIT_S", 0.2)
+    registry = Registry(Storage.open(config.storage))
+    api = create_api(config, LocalJobs(store), KeyRing(config.keys_path()), registry, BASE_SHA256)
+    bob = create_key(config.keys_path(), "bob")
+    with TestClient(api, headers={"Authorization": f"Bearer {key}"}) as client, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(post, client, png, prompt="x")
+        assert decoding.wait(30)
+        client.headers["Authorization"] = f"Bearer {bob}"
+        refused = post(client, png, prompt="x")
+        error(refused, 503, "busy")
+        assert refused.headers["retry-after"] == "5"
+        assert client.get("/v1/videos").status_code == 200
+        done.set()
+        assert first.result(30).status_code == 200
+        assert post(client, png, prompt="x").status_code == 200
