@@ -109,7 +109,15 @@ def actors(*names: str) -> list[Any]:
 
     alive = list_actors(filters=[("state", "=", "ALIVE")], detail=True, limit=1000)
     found = [actor for actor in alive if any(name in f"{actor.class_name} {actor.name}" for name in names)]
-    return sorted(found, key=lambda actor: actor.start_time_ms)
+    return sorted(found, key=began)
+
+
+def began(actor: Any) -> float:
+    """When an actor's process started, in seconds since 1970; 0 where it has just ended."""
+    try:
+        return psutil.Process(actor.pid).create_time()
+    except psutil.NoSuchProcess:
+        return 0.0
 
 
 def overheads_ms(service: Service, rounds: int, queued: int) -> list[float]:
@@ -202,7 +210,7 @@ def cold_start(service: Service) -> dict[str, float]:
     first_step = time.time()
     engine, rank = actors("#Engine#")[-1], actors("RankProcess")[-1]
     assert job.started_at is not None
-    marks = [job.created_at, engine.start_time_ms / 1000, rank.start_time_ms / 1000, job.started_at, first_step]
+    marks = [job.created_at, began(engine), began(rank), job.started_at, first_step]
     parts = ("replica", "coordinator", "ranks_model_warm_up", "first_step")
     service.wait([video], 120)
     seconds = {
@@ -253,10 +261,10 @@ def main(argv: list[str] | None = None) -> None:
     end_on_sigterm()
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="cs-serve-") as name, LocalHead(log=Path(name) / "head") as head:
-        import ray
+        os.environ |= {name: value for name, value in head.environment.items() if name.startswith("RAY_")}
+        import ray  # reads the environment
         from ray import serve as ray_serve
 
-        os.environ.update(head.environment)
         ray.init(address=head.address, log_to_driver=False, logging_level="WARNING")
         try:
             service = Service(Path(name), max_replicas=1)

@@ -43,6 +43,10 @@ DECODE_WAIT_S = 10.0
 POLLS = 10
 """Times that a client is asked to look for a video while it is made."""
 POLL_MS = 500, 10_000
+PREDICTED_S = 2.0
+"""Seconds that a prediction holds for who asks again sooner, so that a poll costs one question to the table."""
+REMEMBERED = 1000
+"""Predictions that are kept."""
 
 
 class Videos:
@@ -62,6 +66,7 @@ class Videos:
         self._contents = Contents()
         self._listening = Listening(jobs)
         self._since = int(time.time())
+        self._poll_after: dict[str, tuple[float, int]] = {}
         self._readiness: asyncio.Task[Exception | None] | None = None
         self._ready_until = 0.0
         self._decoding = Turns("the first frame", DECODE_WAIT_S)
@@ -112,12 +117,20 @@ class Videos:
         """When to ask again for a job that has not ended, where the table says."""
         if job.status in ("completed", "failed"):
             return None
+        now = asyncio.get_running_loop().time()
+        until, after = self._poll_after.get(job.id, (0.0, 0))
+        if now < until:
+            return after
         try:
             place = await self.jobs(JobStore.place, job.id)
         except ApiError:  # no reason to call a video refused that was queued
             return None
         low, high = POLL_MS
-        return low if place is None else round(min(max(place.eta_s * 1000 / POLLS, low), high))
+        after = low if place is None else round(min(max(place.eta_s * 1000 / POLLS, low), high))
+        if len(self._poll_after) >= REMEMBERED:
+            self._poll_after.clear()
+        self._poll_after[job.id] = now + PREDICTED_S, after
+        return after
 
     async def page(self, key: Key, after: str | None, limit: int, newest_first: bool) -> VideoList:
         """Some of the owner's videos by age. Raises ApiError 404 where `after` is none of them."""
