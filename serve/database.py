@@ -79,7 +79,9 @@ def open_database(url: str) -> tuple[sa.Engine, sa.Engine]:
     """
     try:
         engine = _connect(sa.make_url(url))
-        reads = _connect(sa.make_url(url)).execution_options(**{_READS: True})  # connections that no writer takes up
+        in_memory = engine.dialect.name == "sqlite" and engine.url.database in (None, "", ":memory:")
+        # Connections that no writer takes up; a database in memory is one engine's alone.
+        reads = (engine if in_memory else _connect(engine.url)).execution_options(**{_READS: True})
         migrate(engine, reads)
     except (sa.exc.SQLAlchemyError, ImportError) as e:
         shown = url.rpartition("@")[2]  # without credentials
