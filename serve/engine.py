@@ -11,7 +11,6 @@ job goes back too, and this process ends: Serve starts another one.
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
 import os
 import re
@@ -23,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Concatenate, Literal, Protocol
 
-from PIL import Image
+import numpy as np
 
 from cinesynth.config import SamplerSettings
 from cinesynth.errors import (
@@ -37,9 +36,9 @@ from cinesynth.errors import (
 )
 from cinesynth.generate.course import Cancelled
 from cinesynth.generate.messages import Status, VideoRequest
+from cinesynth.pictures import png_bytes
 from cinesynth.registry import Registry
-from cinesynth.storage import Storage, sha256_json
-from cinesynth.wan.folder import model_hash
+from cinesynth.storage import Storage
 from serve.config import ServeConfig
 from serve.dispatch import DISPATCHER, DispatcherJobs
 from serve.jobs import ErrorCode, JobStore, Lease, P, T
@@ -136,8 +135,6 @@ class Engine:
         self._groups = groups
         self._broken: str | None = None
         self._loaded: str | None = None
-        self._made_by = sha256_json([model_hash(config.model), config.engine.group.merge])[:12]
-        """Of all that a kept state depends on beside its job."""
         self._group: VideoGroup | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="group")
         self._thread.submit(self._first_group).result()
@@ -321,7 +318,7 @@ class Engine:
                 output=Storage.open(folder).reference(),
                 file="warm-up.mp4",
                 sampler=sampler,
-                image=_black(height, width),
+                image=png_bytes(np.zeros((height, width, 3), np.uint8)),
                 prompt="warm-up",
                 num_frames=self.config.default_frames,
                 height=height,
@@ -381,7 +378,7 @@ class Engine:
             num_frames=asked.num_frames,
             height=asked.height,
             width=asked.width,
-            state=f"states/{job.id}.{self._made_by}.safetensors",
+            state=f"states/{job.id}.safetensors",
             keep_every=self.config.engine.keep_every,
             told={"model": asked.model, "job": job.id, "request": asked.model_dump(mode="json")},
         )
@@ -403,12 +400,6 @@ def explain(error: Exception) -> tuple[ErrorCode, str]:
 def _without_folders(message: str) -> str:
     """Without the server's folders, which are no client's business: /a/b/c.json becomes c.json."""
     return re.sub(r"(?<![\w.])/(?:[^\s/'\":,;()]+/)+", "", message)
-
-
-def _black(height: int, width: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (width, height)).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _node() -> str:

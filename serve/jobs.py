@@ -210,13 +210,12 @@ class JobStore:
         Heartbeats may overtake each other, and an attempt may begin anew: clients never see progress go back.
         """
         percent = min(max(progress, 0), 99)
-        values: dict[str, Any] = {
+        values = {
             "progress": _at_least(_jobs.c.progress, percent),
             "attempt_progress": _at_least(_jobs.c.attempt_progress, percent),
         }
         with self._engine.begin() as db:  # the lease lasts from when it is written, which another writer may delay
-            values["lease_expires_at"] = self.clock() + self.lease_s
-            return db.execute(sa.update(_jobs).where(*_held(job_id, token)).values(**values)).rowcount == 1
+            return _change(db, job_id, token, {**values, "lease_expires_at": self.clock() + self.lease_s})
 
     def complete(
         self, job_id: str, token: int, result: str, sha256: str, timings: dict[str, float] | None = None
@@ -326,7 +325,7 @@ class JobStore:
 
     def _write(self, job_id: str, token: int, values: dict[str, Any]) -> bool:
         with self._engine.begin() as db:
-            return db.execute(sa.update(_jobs).where(*_held(job_id, token)).values(**values)).rowcount == 1
+            return _change(db, job_id, token, values)
 
     def _ran_out(self) -> sa.ColumnElement[bool]:
         return _jobs.c.lease_expires_at < self.clock()
@@ -375,8 +374,7 @@ class JobStore:
             "%s lost lease %d on node %s (%s, %s): %s; now %s",
             *(row.id, row.token, row.node, code, "its own" if own else "not its own", message, values["status"]),
         )
-        lost = sa.update(_jobs).where(*_held(row.id, row.token)).values(**values, attempts=attempts)
-        return db.execute(lost).rowcount == 1
+        return _change(db, row.id, row.token, {**values, "attempts": attempts})
 
 
 class Jobs(Protocol):
@@ -415,6 +413,11 @@ def _find(db: sa.Connection, owner: str, idempotency_key: str | None) -> Job | N
 
 def _at_least(column: sa.Column[int], value: int) -> sa.ColumnElement[int]:
     return sa.case((column < value, value), else_=column)
+
+
+def _change(db: sa.Connection, job_id: str, token: int, values: dict[str, Any]) -> bool:
+    """Write to the row of a lease. False when the lease is lost."""
+    return db.execute(sa.update(_jobs).where(*_held(job_id, token)).values(**values)).rowcount == 1
 
 
 def _held(job_id: str, token: int) -> tuple[sa.ColumnElement[bool], ...]:

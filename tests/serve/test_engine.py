@@ -394,7 +394,7 @@ def test_a_state_that_cannot_be_kept_or_is_anothers_stops_no_video(config: Serve
     config = with_engine(config, keep_every=1)
     add(config, store)
     engine = engine_of(config, store)
-    kept = config.states() / f"video_a.{engine._made_by}.safetensors"
+    kept = config.states() / "video_a.safetensors"
     state = SamplerState("another request", 3, torch.zeros(1, 1, 1, 1, 1), "UniPCMultistepScheduler")
     kept.write_bytes(state.to_bytes())
     assert run(engine) == "completed"
