@@ -18,6 +18,7 @@ from cinesynth.wan.family import DEFAULT_FAMILY, Family, family_named
 from cinesynth.wan.flops import video_flops
 from cinesynth.wan.folder import model_folder, model_spec, read_json
 from cinesynth.wan.kernels import Attention, Kernels
+from serve.database import sqlite_file
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -290,16 +291,9 @@ def transformer_of(model: str) -> TransformerSettings:
     return TransformerSettings(**fields, context_tokens=spec.family.text_tokens + spec.image_tokens)
 
 
-def sqlite_file(url: str) -> Path | None:
-    """The file of an SQLite database; None for others, and for one in memory."""
-    parts = make_url(url)
-    of_a_file = parts.get_backend_name() == "sqlite" and parts.database not in (None, "", ":memory:")
-    return Path(str(parts.database)) if of_a_file and not str(parts.database).startswith("file:") else None
-
-
 def _absolute(url: str) -> str:
     """An SQLite URL that means the same file from every folder."""
     file = sqlite_file(url)
-    if file is None or file.is_absolute():
+    if file is None or file.is_absolute() or make_url(url).database != os.fspath(file):
         return url
     return make_url(url).set(database=os.fspath(file.absolute())).render_as_string(hide_password=False)

@@ -79,7 +79,7 @@ def open_database(url: str) -> tuple[sa.Engine, sa.Engine]:
     """
     try:
         engine = _connect(sa.make_url(url))
-        in_memory = engine.dialect.name == "sqlite" and engine.url.database in (None, "", ":memory:")
+        in_memory = engine.dialect.name == "sqlite" and sqlite_file(url) is None
         # Connections that no writer takes up; a database in memory is one engine's alone.
         reads = (engine if in_memory else _connect(engine.url)).execution_options(**{_READS: True})
         migrate(engine, reads)
@@ -89,15 +89,23 @@ def open_database(url: str) -> tuple[sa.Engine, sa.Engine]:
     return engine, reads
 
 
+def sqlite_file(url: str | sa.URL) -> Path | None:
+    """The file of an SQLite database; None for one in memory, and for other databases."""
+    parts = sa.make_url(url)
+    if parts.get_backend_name() != "sqlite":
+        return None
+    file = parts.database or ""
+    if file.startswith("file:"):  # SQLite's own form of URL
+        file = file.removeprefix("file:").partition("?")[0]
+    return None if file in ("", ":memory:") else Path(file)
+
+
 def _connect(url: sa.URL) -> sa.Engine:
     engine = sa.create_engine(url)
     if engine.dialect.name != "sqlite":
         return engine
-    file = url.database or ""
-    if file.startswith("file:"):  # SQLite's own form of URL
-        file = file.removeprefix("file:").partition("?")[0]
-    if file not in ("", ":memory:"):
-        check_local(Path(file))
+    if (file := sqlite_file(url)) is not None:
+        check_local(file)
 
     @sa.event.listens_for(engine, "connect")
     def on_connect(connection: Any, _: Any) -> None:
