@@ -33,6 +33,7 @@ def nano(ray_head: Head, tmp_path: Path) -> Iterator[Service]:
 def test_killed_ranks_coordinators_and_dispatchers_lose_no_video(service: Service, png: bytes) -> None:
     first = service.submit(png)
     until(lambda: service.pids(0) and service.pids(1) and service.state_kept(first), "the first attempt")
+    until(lambda: service.job(first).progress, "its progress, which the next heartbeat tells")
     second = service.submit(png)
 
     os.kill(service.pids(1)[0], signal.SIGKILL)
