@@ -53,7 +53,7 @@ def label(name: str) -> str:
 
 def chosen(names: Sequence[str]) -> list[Metric]:
     """The named metrics and those that accompany them, the primary ones first."""
-    found = [m for m in METRICS.values() if m.name in names or m.beside in names]
+    found = [m for m in METRICS.values() if m.name in names or set(m.beside) & set(names)]
     return sorted(found, key=lambda m: not m.primary)
 
 

@@ -90,18 +90,18 @@ def computable(settings: EvaluateSettings, num_frames: int) -> list[Metric]:
         raise DatasetError(f"frames = {settings.frames}: the shortest video has {num_frames} frames; lower it")
     num_frames = settings.frames or num_frames
     metrics = catalogue.chosen(settings.metrics)
-    short = [m for m in metrics if m.network.min_frames > num_frames and m.name in settings.metrics]
+    short = [m for m in metrics if m.network.frames_needed > num_frames and m.name in settings.metrics]
     if short:
         labels = " and ".join(m.label for m in short) + (" need" if len(short) > 1 else " needs")
-        others = [m.name for m in metrics if m.network.min_frames <= num_frames] or [
-            m.name for m in catalogue.METRICS.values() if m.primary and m.network.min_frames <= num_frames
+        others = [m.name for m in metrics if m.network.frames_needed <= num_frames] or [
+            m.name for m in catalogue.METRICS.values() if m.primary and m.network.frames_needed <= num_frames
         ]
         raise DatasetError(
-            f"{labels} at least {max(m.network.min_frames for m in short)} frames a video, these have {num_frames}; "
+            f"{labels} at least {max(m.network.frames_needed for m in short)} frames a video, these have {num_frames}; "
             f"use longer videos, or metrics=[{', '.join(others)}]"
         )
     return [
-        m for m in metrics if m.name in settings.metrics or max(m.first_frame, m.network.min_frames - 1) < num_frames
+        m for m in metrics if m.name in settings.metrics or max(m.first_frame, m.network.frames_needed - 1) < num_frames
     ]
 
 

@@ -35,6 +35,7 @@ class Batch:
         network: its name.
         items: of one shape; each is one file, or the real and the arm's.
         num_frames: frames that count of every file.
+        start: the first of them that the network sees.
         places: of the items among all of their set.
         captions: of the items, where the network reads them.
     """
@@ -44,6 +45,7 @@ class Batch:
     num_frames: int
     places: tuple[int, ...]
     captions: tuple[str, ...] = ()
+    start: int = 0
 
     def read(self) -> list[tuple[Frames, ...]]:
         """The frames that count of every file: this many videos are in memory at once, never a whole set."""
@@ -53,7 +55,7 @@ class Batch:
         frames, _ = read_video(path, self.num_frames)
         if len(frames) != self.num_frames:
             raise MediaError(f"{path} changed while it was evaluated; start again when nothing writes to it")
-        return frames
+        return frames[self.start :]
 
 
 def batches_of(
@@ -78,7 +80,12 @@ def batches_of(
     cut = [(bucket, tuple(of[i : i + size])) for bucket, of in places.items() for i in range(0, len(of), size)]
     return [
         Batch(
-            network.name, tuple(items[i] for i in of), bucket.num_frames, of, tuple(captions[i] for i in of if captions)
+            network.name,
+            tuple(items[i] for i in of),
+            bucket.num_frames if network.count is None else network.start + network.count,
+            of,
+            tuple(captions[i] for i in of if captions),
+            network.start,
         )
         for bucket, of in cut
     ]

@@ -44,7 +44,9 @@ class Network:
         preprocessing: all that happens to frames before they reach the network.
         pair: it compares a video with the real one of the same name.
         caption: it reads the caption.
-        min_frames: frames that a video needs.
+        min_frames: frames that a video needs at least; `frames_needed` counts those of `start` and `count` too.
+        start: first frame that it sees, 0-based.
+        count: frames that it sees from there on; None: all.
         min_side: pixels that the shorter side needs.
         d: dimension of the features.
         dtype: number formats, for the record.
@@ -59,9 +61,16 @@ class Network:
     pair: bool = False
     caption: bool = False
     min_frames: int = 1
+    start: int = 0
+    count: int | None = None
     min_side: int = 1
     d: int | None = None
     dtype: str = "float32 networks without TF32, float64 statistics"
+
+    @property
+    def frames_needed(self) -> int:
+        """Frames that a video has to have."""
+        return self.start + max(self.min_frames, self.count or 1)
 
 
 @dataclass(frozen=True)
@@ -118,7 +127,7 @@ class Metric:
         first_frame: the first number of a row that counts, 0-based. A row has one for each frame; one fewer, where each
             stands for a frame and the next.
         frames_note: why frames are left out.
-        beside: the metric that this one accompanies: it is computed whenever that one is.
+        beside: the metrics that this one accompanies: it is computed whenever one of them is.
         ddof: covariances are divided by N - ddof.
     """
 
@@ -133,7 +142,7 @@ class Metric:
     real: bool = False
     first_frame: int = 0
     frames_note: str = ""
-    beside: str | None = None
+    beside: tuple[str, ...] = ()
     ddof: int | None = None
 
     @property

@@ -98,7 +98,7 @@ METRICS = (
         network=NETWORK,
         measure=group_means,
         first_frame=LATE,
-        beside="lpips",
+        beside=("lpips",),
     ),
     Metric(
         name="r_lpips",

@@ -209,7 +209,7 @@ def make_record(windows: list[Window], better: float = 1.0, without: tuple[str, 
     metrics = [
         m
         for m in catalogue.chosen(["fvd", "kvd", "lpips"])
-        if m.beside is None and m.name not in {*without} - {"lpips"}
+        if not m.beside and m.name not in {*without} - {"lpips"}
     ]
     made = [m.measure(m, *((paired[0], paired[1:]) if m.network.pair else (real, arms))) for m in metrics]
     settings = EvaluateSettings()
