@@ -181,7 +181,7 @@ async def refuse(request: Request, _: AnyKey) -> Response:
 @router.get("/v1/videos/{video_id}", responses=error_responses(401, 403, 404, 500, 503))
 async def retrieve_video(video_id: str, response: Response, key: VideosKey, videos: Operations) -> Video:
     """A video's status and progress."""
-    return await _shown(await videos.job(video_id, key), response, videos)
+    return await _shown(await videos.look(video_id, key), response, videos)
 
 
 @router.delete("/v1/videos/{video_id}", responses=error_responses(401, 403, 404, 500, 503))

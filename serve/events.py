@@ -10,7 +10,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Literal
 
 import anyio
@@ -194,8 +194,9 @@ class EventStream(Response):
             group.cancel_scope.cancel()
 
         async def until_gone() -> None:
-            while (await receive())["type"] != "http.disconnect":
-                pass
+            with suppress(Exception):  # Serve's proxy tells of some that went by an error of its own
+                while (await receive())["type"] != "http.disconnect":
+                    pass
             group.cancel_scope.cancel()
 
         ended = self.job.status in ("completed", "failed")

@@ -43,10 +43,12 @@ DECODE_WAIT_S = 10.0
 POLLS = 10
 """Times that a client is asked to look for a video while it is made."""
 POLL_MS = 500, 10_000
+LOOKED_S = 0.25
+"""Seconds that what the table said of a video answers who polls for it: so often a progress is shown anew."""
 PREDICTED_S = 2.0
 """Seconds that a prediction holds for who asks again sooner, so that a poll costs one question to the table."""
 REMEMBERED = 1000
-"""Predictions that are kept."""
+"""Predictions, and looks at the table, that are kept."""
 
 
 class Videos:
@@ -67,6 +69,7 @@ class Videos:
         self._listening = Listening(jobs)
         self._since = int(time.time())
         self._poll_after: dict[str, tuple[float, int]] = {}
+        self._looks: dict[str, tuple[float, asyncio.Task[Job | None]]] = {}
         self._readiness: asyncio.Task[Exception | None] | None = None
         self._ready_until = 0.0
         self._decoding = Turns("the first frame", DECODE_WAIT_S)
@@ -108,10 +111,26 @@ class Videos:
 
     async def job(self, video_id: str, key: Key) -> Job:
         """The owner's job. Raises ApiError 404 when there is none, or it is another owner's."""
-        job = await self.jobs(JobStore.get, video_id) if _may_exist(video_id) else None
-        if job is None or job.owner != key.owner:
-            raise _not_found(video_id)
-        return job
+        return _owned(await self._row(video_id), video_id, key)
+
+    async def _row(self, video_id: str) -> Job | None:
+        return await self.jobs(JobStore.get, video_id) if _may_exist(video_id) else None
+
+    async def look(self, video_id: str, key: Key) -> Job:
+        """As `job`, up to `LOOKED_S` old: polls that come together ask the table once. Raises ApiError 404."""
+        loop = asyncio.get_running_loop()
+        until, task = self._looks.get(video_id, (0.0, None))
+        if task is None or loop.time() >= until:
+            if len(self._looks) >= REMEMBERED:
+                self._looks.clear()
+            task = loop.create_task(self._row(video_id))
+            self._looks[video_id] = loop.time() + LOOKED_S, task
+        try:
+            job = await asyncio.shield(task)  # one that goes away takes the answer from nobody
+        except Exception:
+            self._looks.pop(video_id, None)
+            raise
+        return _owned(job, video_id, key)
 
     async def poll_after_ms(self, job: Job) -> int | None:
         """When to ask again for a job that has not ended, where the table says."""
@@ -148,6 +167,7 @@ class Videos:
         job = await self.jobs(JobStore.delete, video_id, key.owner) if _may_exist(video_id) else None
         if job is None:
             raise _not_found(video_id)
+        self._looks.pop(video_id, None)
         await asyncio.to_thread(self._unlink, job)
         return DeletedVideo(id=video_id)
 
@@ -286,6 +306,12 @@ def _check_work(job: JobRequest, key: Key) -> None:
 def _may_exist(video_id: str) -> bool:
     """Whether the table need be asked at all."""
     return len(video_id) <= 64 and video_id.isascii() and video_id.isprintable()
+
+
+def _owned(job: Job | None, video_id: str, key: Key) -> Job:
+    if job is None or job.owner != key.owner:
+        raise _not_found(video_id)
+    return job
 
 
 def _not_found(video_id: str | None, param: str = "id") -> ApiError:

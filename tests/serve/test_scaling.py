@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sqlite3
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import psutil
 import pytest
 from sqlalchemy import make_url
@@ -137,3 +140,47 @@ def test_a_stopped_rank_and_a_killed_ingress_cost_no_video(service: Service, png
     service.open()
     done = service.finished(video)
     assert (done.status, done.attempts, service.began()) == ("completed", 1, [2])
+
+
+def test_a_request_whose_answer_was_lost_made_one_video(service: Service, png: bytes) -> None:
+    """The Dispatcher dies once the video is in the table: whether its answer left or not, the key finds the video."""
+    service.open()
+    made = []
+    for number in range(2):
+        before = service.store.ids()
+        headers = {"Idempotency-Key": f"lost-{number}"}
+
+        def ask(headers: dict[str, str] = headers) -> httpx.Response:
+            files = {"input_reference": ("first.png", png)}
+            return service.client.post("/v1/videos", data={"prompt": "a bar"}, files=files, headers=headers)
+
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(ask)
+            (video,) = until(lambda before=before: service.store.ids() - before, "the commit")
+            os.kill(replica_pid("Dispatcher"), signal.SIGKILL)
+            assert answer.result().status_code in (200, 503)
+        again = until(lambda ask=ask: (a := ask()).status_code == 200 and a, "an answer")
+        assert again.json()["id"] == video
+        assert service.store.ids() - before == {video}
+        made.append(video)
+    for video in made:
+        assert service.finished(video).status == "completed"
+
+
+def test_clients_that_go_away_hold_nothing(service: Service, png: bytes) -> None:
+    service.open()
+    frames = set(service.config.inputs().iterdir())
+    host, port = service.client.base_url.host, service.client.base_url.port
+    key = service.client.headers["authorization"]
+    for _ in range(2 * service.config.uploads.per_key):
+        with socket.create_connection((host, port)) as connection:
+            connection.sendall(
+                f"POST /v1/videos HTTP/1.1\r\nHost: {host}\r\nAuthorization: {key}\r\nContent-Length: 90000\r\n"
+                "Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n".encode()
+            )
+    video = service.submit(png)
+    for _ in range(3):
+        with service.client.stream("GET", f"/v1/videos/{video}/events") as events:
+            next(events.iter_lines())
+    assert service.finished(video).status == "completed"
+    assert {path.name for path in set(service.config.inputs().iterdir()) - frames} <= {service.job(video).image}

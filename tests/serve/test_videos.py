@@ -20,6 +20,7 @@ from PIL import Image
 from cinesynth.data.video import read_frames, read_video, write_video
 from cinesynth.registry import Registry
 from cinesynth.storage import Storage
+from serve import videos
 from serve.api import create_api
 from serve.auth import KeyRing, create_key
 from serve.config import ServeConfig
@@ -61,6 +62,27 @@ def test_videos_are_listed_page_by_page(client: TestClient, config: ServeConfig,
     other(client, config)
     assert client.get("/v1/videos").json()["data"] == []
     error(client.get("/v1/videos", params={"after": a}), 404, "not_found", "after")
+
+
+def test_polls_that_come_together_ask_the_table_once(
+    client: TestClient, config: ServeConfig, store: JobStore, png: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video_id = made(client, png)
+    asked: list[str] = []
+    get = JobStore.get
+    monkeypatch.setattr(JobStore, "get", lambda self, job_id: asked.append(job_id) or get(self, job_id))
+    monkeypatch.setattr(videos, "LOOKED_S", 60.0)
+    for _ in range(3):
+        assert client.get(f"/v1/videos/{video_id}").json()["status"] == "queued"
+    assert asked == [video_id]
+    other(client, config)
+    error(client.get(f"/v1/videos/{video_id}"), 404, "not_found", "id")
+    assert asked == [video_id], "what is known answers another owner, too"
+    monkeypatch.setattr(videos, "LOOKED_S", 0.0)
+    unknown = "video_" + "0" * 32
+    error(client.get(f"/v1/videos/{unknown}"), 404, "not_found", "id")
+    error(client.get(f"/v1/videos/{unknown}"), 404, "not_found", "id")
+    assert asked == [video_id, unknown, unknown]
 
 
 # --- delete --------------------------------------------------------------------------------------------------
@@ -457,8 +479,9 @@ def test_width_and_height_are_another_way_to_give_the_size(client: TestClient, p
 
 
 def test_a_client_is_told_when_to_look_again(
-    client: TestClient, config: ServeConfig, store: JobStore, png: bytes
+    client: TestClient, config: ServeConfig, store: JobStore, png: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(videos, "LOOKED_S", 0.0)
     created = post(client, png, prompt="x")
     video_id = created.json()["id"]
     assert int(created.headers["openai-poll-after-ms"]) == 6000, "a tenth of the minute that is assumed"
