@@ -3,6 +3,9 @@
 With an overlap of `o` frames, a segment begins at the frame that lies `o` before the last one of the segment before it.
 The frames that both have are blended, from the earlier to the later one. Without overlap they share one frame, which is
 the earlier segment's.
+
+A model's colours and brightness drift from the frame that it was given. So a segment is levelled before it is joined: the
+smooth part of what the shared frames differ by is added to all of it.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from cinesynth.data.video import read_metadata, read_video, write_video
@@ -22,6 +26,10 @@ from cinesynth.generate.messages import VideoRequest
 from cinesynth.pictures import Frames, png_bytes
 from cinesynth.storage import Storage, sha256_file
 from cinesynth.wan.family import Family
+
+
+SMOOTH = 0.125
+"""Standard deviation of the Gaussian that calls a difference smooth, as a share of the picture's shorter side."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +60,15 @@ def segments_of(family: Family, frames: int, most: int, overlap: int) -> list[Se
 
 
 def join(parts: Sequence[Frames], segments: Sequence[Segment], frames: int) -> Frames:
-    """One video of the segments' frames [T, H, W, 3]; what two have is blended."""
+    """One video of the segments' frames [T, H, W, 3], uint8; each is levelled, and what two have is blended."""
     whole = np.zeros((frames, *parts[0].shape[1:]), np.uint8)
     filled = 0
     for segment, part in zip(segments, parts, strict=True):
         part = part[: frames - segment.start]
-        shared = max(0, filled - segment.start)
-        for i in range(min(shared, len(part))):
+        shared = min(max(0, filled - segment.start), len(part))
+        if shared:
+            part = _levelled(part, whole[segment.start : segment.start + shared])
+        for i in range(shared):
             weight = i / (shared - 1) if shared > 1 else 0.0
             before = whole[segment.start + i].astype(np.float32)
             whole[segment.start + i] = np.rint((1 - weight) * before + weight * part[i]).astype(np.uint8)
@@ -66,6 +76,17 @@ def join(parts: Sequence[Frames], segments: Sequence[Segment], frames: int) -> F
         filled = max(filled, segment.start + len(part))
     assert filled == frames
     return whole
+
+
+def _levelled(part: Frames, before: Frames) -> Frames:
+    """A segment's frames, brought to the level of the earlier segment's at its beginning."""
+    shared = len(before)
+    difference_HWC = before.mean(axis=0, dtype=np.float32) - part[:shared].mean(axis=0, dtype=np.float32)
+    smooth = cv2.GaussianBlur(difference_HWC, (0, 0), SMOOTH * min(difference_HWC.shape[:2]))
+    levelled = np.empty_like(part)
+    for i, frame in enumerate(part):  # one by one: a segment in float32 would take gigabytes
+        levelled[i] = np.rint(np.clip(frame + smooth, 0, 255)).astype(np.uint8)
+    return levelled
 
 
 def make_shot(group: RankGroup, request: VideoRequest, segments: Sequence[Segment], fps: int) -> dict[str, Any]:

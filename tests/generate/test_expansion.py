@@ -45,12 +45,25 @@ def test_every_shot_is_covered_by_lengths_of_the_family() -> None:
 
 
 def test_shared_frames_go_from_one_segment_to_the_next() -> None:
-    segments = [Segment(0, 9), Segment(4, 9)]
-    parts = [np.full((9, 2, 2, 3), value, np.uint8) for value in (0, 200)]
-    whole = join(parts, segments, 11)
-    assert whole[:, 0, 0, 0].tolist() == [0, 0, 0, 0, 0, 50, 100, 150, 200, 200, 200]
+    fine = 40 * (np.indices((32, 32)).sum(axis=0) % 2 * 2 - 1)  # a chessboard, of which nothing is smooth
+    parts = [np.full((9, 32, 32, 3), 100, np.uint8), np.repeat((100 + fine[..., None]).astype(np.uint8), 3, 2)[None]]
+    parts[1] = np.repeat(parts[1], 9, axis=0)
+    whole = join(parts, [Segment(0, 9), Segment(4, 9)], 11)
+    assert whole[:, 16, 17, 0].tolist() == pytest.approx([100] * 5 + [110, 120, 130, 140, 140, 140], abs=1)
     one = join(parts, [Segment(0, 9), Segment(8, 9)], 17)
-    assert one[:, 0, 0, 0].tolist() == [0] * 9 + [200] * 8
+    assert one[:, 16, 17, 0].tolist() == pytest.approx([100] * 9 + [140] * 8, abs=1)
+
+
+@pytest.mark.parametrize("overlap", [0, 4])
+def test_a_segment_is_brought_to_the_level_of_the_one_before(overlap: int) -> None:
+    """What differs smoothly is no movement: a brightness that jumps, or a shade that comes over one side."""
+    shade = np.linspace(0, 30, 96)[None, None, :, None]
+    still = np.random.default_rng(0).integers(80, 160, (1, 64, 96, 3)) + np.zeros((17, 1, 1, 1), int)
+    darker = np.rint(still - 20 - shade).astype(np.uint8)
+    whole = join([still.astype(np.uint8), darker], [Segment(0, 17), Segment(16 - overlap, 17)], 33 - overlap)
+    off = np.abs(whole.astype(int) - still[:1])
+    assert off.mean() < 2
+    assert off[:, :, 16:-16].max() <= 4, "at the borders a Gaussian cannot follow a shade"
 
 
 def test_an_overlap_that_leaves_nothing_new_is_refused() -> None:
