@@ -4,8 +4,8 @@ With an overlap of `o` frames, a segment begins at the frame that lies `o` befor
 The frames that both have are blended, from the earlier to the later one. Without overlap they share one frame, which is
 the earlier segment's.
 
-A model's colours and brightness drift from the frame that it was given. So a segment is levelled before it is joined: the
-smooth part of what the shared frames differ by is added to all of it.
+A model's colours and brightness drift from the frame that it was given. So a segment is levelled before it is joined:
+the smooth part of what the shared frames differ by is added to all of it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from cinesynth.generate.messages import VideoRequest
 from cinesynth.pictures import Frames, png_bytes
 from cinesynth.storage import Storage, sha256_file
 from cinesynth.wan.family import Family
-
 
 SMOOTH = 0.125
 """Standard deviation of the Gaussian that calls a difference smooth, as a share of the picture's shorter side."""
