@@ -26,6 +26,9 @@ A video is uint8 RGB frames [T, H, W, 3]."""
 SHOWN = "uint8 RGB as shown: upright, in square pixels (Lanczos), in the matrix and range stated or assumed"
 """How every video is read, as a network's `preprocessing` is to say it."""
 
+FRAME_0_GIVEN = "frame 0 is given to an image-to-video model"
+"""The `frames_note` of metrics of pairs that leave frame 0 out."""
+
 
 def _no_weights(settings: EvaluateSettings) -> dict[str, str]:
     return {}

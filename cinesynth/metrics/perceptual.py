@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,18 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinesynth.metrics.means import group_means
-from cinesynth.metrics.metric import SHOWN, Item, Metric, Network
+from cinesynth.metrics.metric import FRAME_0_GIVEN, SHOWN, Item, Metric, Network
 from cinesynth.metrics.networks import LPIPS_MIN_SIDE
 from cinesynth.metrics.weights import WEIGHTS
 from cinesynth.storage import sha256_file
 
 if TYPE_CHECKING:
     from cinesynth.config import EvaluateSettings
+    from cinesynth.metrics.networks.lpips import Net
 
 LATE = 8  # by then the given first frame no longer helps
 
 
-def head_sha256(net: str = "alex") -> str:
+def head_sha256(net: Net) -> str:
     """Sha256 of the linear heads that the installed `lpips` package carries."""
     spec = find_spec("lpips")
     assert spec is not None
@@ -35,15 +37,15 @@ def head_sha256(net: str = "alex") -> str:
     return sha256_file(Path(spec.origin).parent / "weights" / "v0.1" / f"{net}.pth")
 
 
-def _weights(settings: EvaluateSettings) -> dict[str, str]:
-    name = f"lpips-{settings.lpips_net}"
-    return {name: WEIGHTS[name].sha256, f"{name}-heads": head_sha256(settings.lpips_net)}
+def _weights(net: Net, settings: EvaluateSettings) -> dict[str, str]:
+    name = f"lpips-{net}"
+    return {name: WEIGHTS[name].sha256, f"{name}-heads": head_sha256(net)}
 
 
-def _load(settings: EvaluateSettings) -> Any:
+def _load(net: Net, settings: EvaluateSettings) -> Any:
     from cinesynth.metrics.networks.lpips import load_lpips
 
-    return load_lpips(settings.lpips_net, settings.weights)
+    return load_lpips(net, settings.weights)
 
 
 def _run(model: Any, pairs: Sequence[Item]) -> NDArray[np.floating]:
@@ -53,25 +55,28 @@ def _run(model: Any, pairs: Sequence[Item]) -> NDArray[np.floating]:
 
 
 def _robust_weights(settings: EvaluateSettings) -> dict[str, str]:
-    name = f"lpips-{settings.lpips_net}"
-    return {"r-lpips": sha256_file(str(settings.r_lpips_weights)), name: WEIGHTS[name].sha256}
+    return {"r-lpips": sha256_file(str(settings.r_lpips_weights)), "lpips-alex": WEIGHTS["lpips-alex"].sha256}
 
 
 def _load_robust(settings: EvaluateSettings) -> Any:
     from cinesynth.metrics.networks.lpips import load_published
 
-    return load_published(str(settings.r_lpips_weights), settings.lpips_net, settings.weights)
+    return load_published(str(settings.r_lpips_weights), "alex", settings.weights)
 
 
 NETWORK = Network(
     name="lpips",
     label="LPIPS",
     run=_run,
-    load=_load,
-    weights=_weights,
+    load=partial(_load, "alex"),
+    weights=partial(_weights, "alex"),
     preprocessing={"input": f"{SHOWN}; all pixels, no resize", "range": "x / 127.5 - 1"},
     pair=True,
     min_side=LPIPS_MIN_SIDE,
+)
+
+VGG = replace(
+    NETWORK, name="lpips_vgg", label="LPIPS (VGG-16)", load=partial(_load, "vgg"), weights=partial(_weights, "vgg")
 )
 
 ROBUST = replace(NETWORK, name="r_lpips", label="R-LPIPS", load=_load_robust, weights=_robust_weights)
@@ -88,7 +93,7 @@ METRICS = (
         measure=group_means,
         primary=True,
         first_frame=1,
-        frames_note="frame 0 is given to an image-to-video model",
+        frames_note=FRAME_0_GIVEN,
     ),
     Metric(
         name="lpips_late",
@@ -101,13 +106,23 @@ METRICS = (
         beside=("lpips",),
     ),
     Metric(
+        name="lpips_vgg",
+        label="LPIPS (VGG-16)",
+        version=1,
+        description=_DESCRIPTION.replace("v0.1", "v0.1 (VGG-16)"),
+        network=VGG,
+        measure=group_means,
+        first_frame=1,
+        frames_note=FRAME_0_GIVEN,
+    ),
+    Metric(
         name="r_lpips",
         label="R-LPIPS",
         version=1,
-        description="LPIPS with the adversarially trained weights of `r_lpips_weights`, to the paired real frame",
+        description="LPIPS (AlexNet) with the adversarially trained weights of `r_lpips_weights`, to the paired real frame",
         network=ROBUST,
         measure=group_means,
         first_frame=1,
-        frames_note="frame 0 is given to an image-to-video model",
+        frames_note=FRAME_0_GIVEN,
     ),
 )
