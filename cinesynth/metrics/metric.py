@@ -161,7 +161,10 @@ class Metric:
     def frames(self, fewest: int, most: int) -> str:
         """Which of a video's frames count, in words; the shortest video has `fewest`, the longest `most`."""
         last = str(most - 1) if fewest == most else f"the last ({fewest - 1} to {most - 1})"
-        return f"{self.first_frame} to {last}" + (f"; {self.frames_note}" if self.frames_note else "")
+        if self.network.count is not None:
+            last = str(self.network.start + self.network.count - 1)
+        first = self.network.start + self.first_frame
+        return f"{first} to {last}" + (f"; {self.frames_note}" if self.frames_note else "")
 
 
 def interval_fields(make: Callable[[], Interval]) -> dict[str, Any]:
