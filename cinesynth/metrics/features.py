@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -122,8 +123,21 @@ class Networks:
     ) -> NDArray[np.float64]:
         """One row for each item: features [B, d], or numbers for each frame [B, T]; float32 without TF32."""
         given = [(*item, caption) for item, caption in zip(items, captions, strict=True)] if captions else items
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        with torch.inference_mode(), _whole_float32():
             return np.asarray(self._networks[network].run(self._models[network], given), np.float64)
+
+
+@contextmanager
+def _whole_float32() -> Iterator[None]:
+    """No TF32, in convolutions as in products of matrices, whatever this process has set for its own work."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "ieee"
+    try:
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        matmul.fp32_precision = before
 
 
 class Executor(Protocol):
