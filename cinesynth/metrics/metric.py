@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from cinesynth.config import EvaluateSettings
 
 Item = tuple[Any, ...]
-"""What a network sees at once: (video,), or (real video, video) for pairs, then the caption where it asks for one.
-A video is uint8 RGB frames [T, H, W, 3]."""
+"""What a network sees at once: (video,), or (real video, video) for pairs, then the video's frames per second and the
+caption where it asks for them. A video is uint8 RGB frames [T, H, W, 3]."""
 
 SHOWN = "uint8 RGB as shown: upright, in square pixels (Lanczos), in the matrix and range stated or assumed"
 """How every video is read, as a network's `preprocessing` is to say it."""
@@ -46,6 +46,7 @@ class Network:
         weights: name of each file of weights to its sha256, without torch.
         preprocessing: all that happens to frames before they reach the network.
         pair: it compares a video with the real one of the same name.
+        fps: it reads the video's frames per second, above 0.
         caption: it reads the caption.
         min_frames: frames that a video needs at least; `frames_needed` counts those of `start` and `count` too.
         start: first frame that it sees, 0-based.
@@ -62,6 +63,7 @@ class Network:
     weights: Callable[[EvaluateSettings], dict[str, str]] = _no_weights
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     pair: bool = False
+    fps: bool = False
     caption: bool = False
     min_frames: int = 1
     start: int = 0
