@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _FILES = (
     "distribution",
     "perceptual",
+    "pixel",
 )
 
 
