@@ -26,7 +26,7 @@ def _psnr(_: Any, pairs: Sequence[Item]) -> NDArray[np.floating]:
 
 
 def psnr(a: Frames, b: Frames) -> float:
-    """10 log10(255^2 / mean squared difference) of two uint8 pictures over all pixels and channels, in dB, at most 100."""
+    """10 log10(255^2 / mean squared difference over pixels and channels) of two uint8 pictures: dB, at most 100."""
     error = float(np.mean((a.astype(np.float64) - b) ** 2))
     return MOST_DB if not error else min(MOST_DB, 10 * np.log10(255**2 / error))
 

@@ -49,6 +49,14 @@ def test_an_unknown_metric_is_refused_with_the_names_that_exist():
         catalogue.read_metrics(["distribution", "distribution"])
 
 
+@pytest.mark.parametrize("name", ["lpro", "LPRO", "vid_comp", "vid-comp", "Vid-Comp"])
+def test_a_name_without_a_published_definition_is_refused_and_others_are_named(name):
+    sentence = rf"metrics\.1 = '{name}': no published definition was found; use tof, tlp or tssim$"
+    with pytest.raises(ConfigError, match=sentence):
+        parse_config(EvaluateSettings, {"metrics": ["lpips", name]})
+    assert {"tof", "tlp", "tssim"} <= set(catalogue.METRICS)
+
+
 @pytest.mark.parametrize("cls", [EvaluateSettings, EvaluateConfig])
 def test_a_configuration_of_the_vgg_network_is_refused_and_the_metric_named(cls):
     values = {} if cls is EvaluateSettings else {"name": "ev", "real": "r", "arms": {"base": "b"}}

@@ -59,9 +59,7 @@ def test_a_network_that_reads_the_frame_rate_gets_that_of_the_video_before_its_c
     still = np.zeros((5, 8, 8, 3), np.uint8)
     for pair in (False, True):
         network = Network("n", "n", run, pair=pair, fps=True, caption=True, start=1, count=3)
-        files = [
-            write_video(tmp_path / f"{fps}.mkv", still, fps, "ffv1") for fps in (12, 30)
-        ]
+        files = [write_video(tmp_path / f"{fps}.mkv", still, fps, "ffv1") for fps in (12, 30)]
         items = [tuple(files)] if pair else [(file,) for file in files]
         buckets = [Bucket(8, 8, 5)] * len(items)
         (batch,) = batches_of(network, items, buckets, 4, [f"caption {i}" for i in range(len(items))])
