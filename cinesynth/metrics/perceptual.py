@@ -1,7 +1,7 @@
 """LPIPS v0.1 (Zhang et al., arXiv 1801.03924): perceptual distance of a video to the real one of the same name.
 
 R-LPIPS (Ghazanfari et al., arXiv 2307.15157) is the same network with adversarially trained weights, which a user
-gives.
+gives. ST-LPIPS (Ghildyal and Liu, arXiv 2207.13686) is another network, tolerant to shifts by a pixel.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cinesynth.metrics.means import group_means
 from cinesynth.metrics.metric import FRAME_0_GIVEN, SHOWN, Item, Metric, Network
-from cinesynth.metrics.networks import LPIPS_MIN_SIDE
+from cinesynth.metrics.networks import LPIPS_MIN_SIDE, ST_LPIPS_WEIGHTS
 from cinesynth.metrics.weights import WEIGHTS
 from cinesynth.storage import sha256_file
 
@@ -64,6 +64,16 @@ def _load_robust(settings: EvaluateSettings) -> Any:
     return load_published(str(settings.r_lpips_weights), "alex", settings.weights)
 
 
+def _shift_tolerant_weights(settings: EvaluateSettings) -> dict[str, str]:
+    return {ST_LPIPS_WEIGHTS: WEIGHTS[ST_LPIPS_WEIGHTS].sha256}
+
+
+def _load_shift_tolerant(settings: EvaluateSettings) -> Any:
+    from cinesynth.metrics.networks.stlpips import load_st_lpips
+
+    return load_st_lpips(settings.weights)
+
+
 NETWORK = Network(
     name="lpips",
     label="LPIPS",
@@ -80,6 +90,10 @@ VGG = replace(
 )
 
 ROBUST = replace(NETWORK, name="r_lpips", label="R-LPIPS", load=_load_robust, weights=_robust_weights)
+
+SHIFT_TOLERANT = replace(
+    NETWORK, name="st_lpips", label="ST-LPIPS", load=_load_shift_tolerant, weights=_shift_tolerant_weights
+)
 
 _DESCRIPTION = "LPIPS v0.1 to the paired real frame: mean over frames, a group's windows, groups"
 
@@ -121,6 +135,16 @@ METRICS = (
         version=1,
         description="LPIPS (AlexNet) with adversarially trained weights (`r_lpips_weights`), to the paired real frame",
         network=ROBUST,
+        measure=group_means,
+        first_frame=1,
+        frames_note=FRAME_0_GIVEN,
+    ),
+    Metric(
+        name="st_lpips",
+        label="ST-LPIPS",
+        version=1,
+        description="ST-LPIPS (AlexNet) to the paired real frame",
+        network=SHIFT_TOLERANT,
         measure=group_means,
         first_frame=1,
         frames_note=FRAME_0_GIVEN,
