@@ -38,7 +38,7 @@ def flow(before: Grey, after: Grey) -> NDArray[np.float32]:
     """Where each pixel goes, in pixels: [H, W, 2], x then y. OpenCV takes fewer levels of small pictures."""
     import cv2
 
-    return cv2.calcOpticalFlowFarneback(before, after, None, **PARAMETERS)
+    return cv2.calcOpticalFlowFarneback(before, after, None, **PARAMETERS)  # type: ignore[call-overload]
 
 
 def lengths(vectors_HW2: NDArray[np.floating]) -> NDArray[np.float64]:
