@@ -7,6 +7,7 @@ storage and Ray address).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -19,6 +20,7 @@ from cinesynth.settings import (
     NAME_PATTERN,
     Decay,
     Finite,
+    Retired,
     Settings,
     Side,
     WindowFrames,
@@ -416,10 +418,12 @@ MetricName = Annotated[str, AfterValidator(_known_metric)]
 class EvaluateSettings(Settings):
     """Which metrics, and how the videos are brought to the networks."""
 
+    retired: ClassVar[Mapping[str, Retired]] = {
+        "lpips_net": Retired("alex", "the metric lpips is AlexNet's; ask for the metric lpips_vgg to have VGG-16's")
+    }
     metrics: list[MetricName] = Field(
         ["fvd", "kvd", "lpips"], min_length=1, description="names in the catalogue of metrics (docs/metrics.md)"
     )
-    lpips_net: Literal["alex", "vgg"] = Field("alex", description="network of LPIPS: AlexNet or VGG-16")
     frames: int | None = Field(None, ge=1, description="first frames of every video; default: all, equally many")
     r_lpips_weights: str | None = runtime(
         None,

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from cinesynth.config_text import model_in, read_values
@@ -68,10 +69,36 @@ Gpus = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_whole_above_
 Decay = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
 
+@dataclass(frozen=True)
+class Retired:
+    """A field that this version has no more.
+
+    Attributes:
+        kept: the value that stands for what this version does; a recorded configuration may hold it.
+        instead: what to do with any other value.
+    """
+
+    kept: Any
+    instead: str
+
+
 class Settings(BaseModel):
     """Base of all configuration: unknown keys are errors, values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, validate_default=True)
+
+    retired: ClassVar[Mapping[str, Retired]] = {}
+    """Name to field that was here before."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_retired(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        for name, field in cls.retired.items():
+            if name in values and values[name] != field.kept:
+                raise ValueError(f"{name} = {values[name]!r}: this key is no more; {field.instead}")
+        return {name: value for name, value in values.items() if name not in cls.retired}
 
     def identity(self) -> dict[str, Any]:
         """The fields that change the result, as plain JSON values."""
@@ -167,7 +194,8 @@ def differences(recorded: Mapping[str, Any], given: Settings, prefix: str = "") 
 
     Args:
         recorded: an identity as it was recorded, maybe by another version. A field that it lacks counts as its
-            default, so the default of an identity field never changes. A field that is runtime by now is passed over.
+            default, so the default of an identity field never changes. A field that is runtime by now, or is retired
+            and has the value that stands for what is done now, is passed over.
         given: the settings to compare.
         prefix: of the keys.
     """
@@ -175,6 +203,7 @@ def differences(recorded: Mapping[str, Any], given: Settings, prefix: str = "") 
     lines = [
         f"{prefix}{name}: recorded {recorded[name]!r}, which this version of cinesynth does not have"
         for name in sorted(recorded.keys() - fields.keys())
+        if name not in given.retired or recorded[name] != given.retired[name].kept
     ]
     for name, field in fields.items():
         if not given.counts(name):

@@ -163,6 +163,14 @@ def test_an_old_run_without_a_status_is_complete(old: EvaluateConfig) -> None:
     assert complete_result(run.folder) == result
 
 
+def test_an_old_run_of_lpips_by_another_network_than_alexnet_is_another_run(
+    old: EvaluateConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "runs" / "old" / "run.json").write_text(OLD_RUN.replace('"alex"', '"vgg"'))
+    with pytest.raises(IdentityError, match=r"identity\.lpips_net: recorded 'vgg', which this version"):
+        Run.open(old, OLD_INPUTS)
+
+
 def test_an_old_run_that_lacks_an_input_runs_again_in_place_and_a_changed_input_is_refused(
     old: EvaluateConfig,
 ) -> None:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _FILES = (
     "distribution",
     "perceptual",
+    "pixel",
+    "temporal",
+    "motion",
 )
 
 
@@ -36,11 +39,16 @@ def read_metrics(files: Sequence[str]) -> dict[str, Metric]:
 
 METRICS = read_metrics(_FILES)
 
+_UNDEFINED = ("lpro", "vidcomp")
+"""Names in papers, without `-` and `_`, of which no published definition was found."""
+
 
 def find(name: str) -> Metric:
     """The metric of that name. Raises ConfigError, with the names that exist, when there is none."""
     if name in METRICS:
         return METRICS[name]
+    if name.lower().replace("-", "").replace("_", "") in _UNDEFINED:
+        raise ConfigError("no published definition was found; use tof, tlp or tssim")
     close = difflib.get_close_matches(name, METRICS, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     raise ConfigError(f"is not a metric; {hint}known are {', '.join(METRICS)}")

@@ -20,7 +20,7 @@ from cinesynth.metrics.features import (
     device_name,
     pick_device,
 )
-from cinesynth.pictures import Frames
+from cinesynth.metrics.metric import Item
 from cinesynth.session import check_room, ray_session
 
 _QUEUED = 2  # batches per actor: one that runs and one that waits, so decoding overlaps
@@ -110,5 +110,5 @@ class MetricWorker:
     def device(self) -> str:
         return device_name(self._networks.device)
 
-    def run(self, network: str, items: list[tuple[Frames, ...]], captions: Sequence[str]) -> NDArray[np.float64]:
+    def run(self, network: str, items: list[Item], captions: Sequence[str]) -> NDArray[np.float64]:
         return self._networks.run(network, items, captions)

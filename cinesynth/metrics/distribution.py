@@ -1,9 +1,14 @@
-"""FVD and KVD: distances between two sets of videos by the logits of I3D (Kinetics-400)."""
+"""FVD and KVD: distances between two sets of videos by the logits of I3D (Kinetics-400).
+
+Each is there over all frames, over the first 16, and over the 128 after the first: the lengths of StyleGAN-V's
+`fvd2048_16f` and `fvd2048_128f` (universome/stylegan-v). Only KVD over all frames carries the verdict.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +17,7 @@ from numpy.typing import NDArray
 
 from cinesynth.metrics import frechet, mmd
 from cinesynth.metrics.frechet import frechet_distance
-from cinesynth.metrics.metric import SHOWN, Item, Metric, Network, Results, Sample, interval_fields
+from cinesynth.metrics.metric import FRAME_0_GIVEN, SHOWN, Item, Metric, Network, Results, Sample, interval_fields
 from cinesynth.metrics.mmd import KernelSums
 from cinesynth.metrics.networks import I3D_FEATURES, I3D_MIN_FRAMES, I3D_WEIGHTS
 from cinesynth.metrics.record import Comparison, Floor, Value
@@ -57,14 +62,30 @@ NETWORK = Network(
 )
 
 
+def _of_frames(name: str, start: int, count: int, which: str) -> Network:
+    """I3D that sees `count` frames from `start` on."""
+    return replace(
+        NETWORK,
+        name=name,
+        label=f"I3D ({count} frames)",
+        preprocessing={"frames": which, **NETWORK.preprocessing},
+        start=start,
+        count=count,
+    )
+
+
+NETWORK_16F = _of_frames("i3d_16f", 0, 16, "the first 16")
+NETWORK_128F = _of_frames("i3d_128f", 1, 128, f"128 from frame 1 on: {FRAME_0_GIVEN}")
+
+
 def kvd(metric: Metric, real: Sample, arms: Sequence[Sample]) -> Results:
     """KVD of every arm, and its paired difference to the first against the same real set, with jackknife intervals."""
+    if reason := _unavailable(real, arms):
+        return _no_values(metric, real, arms, reason)
     groups = {sample.name: len(set(sample.row_groups)) for sample in (real, *arms)}
     if lacking := [name for name, count in groups.items() if count < 2]:
         reason = f"{metric.label} compares videos of different groups, and there is one group in {', '.join(lacking)}"
-        return Results(
-            [Value(metric=metric.name, arm=a.name, value=None, reason=reason, **_n(real, a)) for a in arms], []
-        )
+        return _no_values(metric, real, arms, reason)
     kernels = [KernelSums(real.matrix, arm.matrix, real.row_groups, arm.row_groups) for arm in arms]
     totals = [kernel.value() for kernel in kernels]
 
@@ -90,6 +111,8 @@ def kvd(metric: Metric, real: Sample, arms: Sequence[Sample]) -> Results:
 
 def fvd(metric: Metric, real: Sample, arms: Sequence[Sample]) -> Results:
     """FVD of every arm beside the floor between two halves of the real set; never an interval."""
+    if reason := _unavailable(real, arms):
+        return _no_values(metric, real, arms, reason)
     distances = [frechet_distance(real.matrix, arm.matrix) for arm in arms]
     values = []
     for arm, distance in zip(arms, distances, strict=True):
@@ -144,6 +167,15 @@ def _fvd_warnings(metric: Metric, real: Sample, arms: Sequence[Sample]) -> list[
     return found
 
 
+def _unavailable(real: Sample, arms: Sequence[Sample]) -> str | None:
+    """Why a set has no rows: what is missing then (its network's weights) is missing for all sets."""
+    return next((sample.unavailable for sample in (real, *arms) if sample.unavailable), None)
+
+
+def _no_values(metric: Metric, real: Sample, arms: Sequence[Sample], reason: str) -> Results:
+    return Results([Value(metric=metric.name, arm=a.name, value=None, reason=reason, **_n(real, a)) for a in arms], [])
+
+
 def _n(real: Sample, arm: Sample) -> dict[str, int]:
     return {"n_real": len(real.rows), "n": len(arm.rows), "groups": len(set(arm.row_groups))}
 
@@ -153,28 +185,46 @@ def _compared(metric: Metric, arm: Sample, baseline: Sample, difference: float, 
     return Comparison.of(metric.name, arm.name, baseline.name, difference, n=n, groups=groups, **fields)
 
 
+KVD = Metric(
+    name="kvd",
+    label="KVD",
+    version=2,
+    description=(
+        f"unbiased MMD^2 of I3D (Kinetics-400) logits, kernel (x.y / d + {mmd.COEF0:g})^{mmd.DEGREE}, "
+        "over pairs of videos of different groups"
+    ),
+    network=NETWORK,
+    measure=kvd,
+    primary=True,
+    real=True,
+)
+
+FVD = Metric(
+    name="fvd",
+    label="FVD",
+    version=1,
+    description="squared Frechet distance of Gaussians fitted to I3D (Kinetics-400) logits",
+    network=NETWORK,
+    measure=fvd,
+    real=True,
+    ddof=frechet.DDOF,
+)
+
+
+def _secondary(metric: Metric, suffix: str, network: Network) -> Metric:
+    """A metric over the frames that another network sees."""
+    return replace(
+        metric,
+        name=f"{metric.name}_{suffix}",
+        label=f"{metric.label}-{network.count}",
+        network=network,
+        primary=False,
+    )
+
+
 METRICS = (
-    Metric(
-        name="kvd",
-        label="KVD",
-        version=2,
-        description=(
-            f"unbiased MMD^2 of I3D (Kinetics-400) logits, kernel (x.y / d + {mmd.COEF0:g})^{mmd.DEGREE}, "
-            "over pairs of videos of different groups"
-        ),
-        network=NETWORK,
-        measure=kvd,
-        primary=True,
-        real=True,
-    ),
-    Metric(
-        name="fvd",
-        label="FVD",
-        version=1,
-        description="squared Frechet distance of Gaussians fitted to I3D (Kinetics-400) logits",
-        network=NETWORK,
-        measure=fvd,
-        real=True,
-        ddof=frechet.DDOF,
-    ),
+    KVD,
+    FVD,
+    *(_secondary(metric, "16f", NETWORK_16F) for metric in (KVD, FVD)),
+    *(_secondary(metric, "128f", NETWORK_128F) for metric in (KVD, FVD)),
 )

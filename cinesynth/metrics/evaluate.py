@@ -166,6 +166,8 @@ def _unfit(network: Network, real: VideoSet, videos: VideoSet, keys: Sequence[st
     """Why a network cannot run on these videos of a set."""
     if not keys:
         return f"{network.label} compares pairs, and no video name occurs in both folders"
+    if network.fps and 0 in videos.fps:
+        return f"{network.label} needs the frame rate, and a video of {videos.name} states none"
     for key in keys:
         height, width = videos.sizes[key]
         if network.pair and real.sizes[key] != (height, width):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from cinesynth.config import EvaluateSettings
 from cinesynth.data.video import read_video
 from cinesynth.errors import ConfigError, MediaError
-from cinesynth.metrics.metric import Metric, Network
+from cinesynth.metrics.metric import Item, Metric, Network
 from cinesynth.metrics.videos import Bucket
 from cinesynth.pictures import Frames
 
@@ -35,9 +36,10 @@ class Batch:
         network: its name.
         items: of one shape; each is one file, or the real and the arm's.
         num_frames: frames that count of every file.
-        start: the first of them that the network sees.
         places: of the items among all of their set.
         captions: of the items, where the network reads them.
+        start: the first of the frames that the network sees.
+        fps: the network reads the frame rate: that of an item's last file is put behind its frames.
     """
 
     network: str
@@ -46,16 +48,21 @@ class Batch:
     places: tuple[int, ...]
     captions: tuple[str, ...] = ()
     start: int = 0
+    fps: bool = False
 
-    def read(self) -> list[tuple[Frames, ...]]:
+    def read(self) -> list[Item]:
         """The frames that count of every file: this many videos are in memory at once, never a whole set."""
-        return [tuple(self._frames(path) for path in item) for item in self.items]
+        return [self._item(paths) for paths in self.items]
 
-    def _frames(self, path: Path) -> Frames:
-        frames, _ = read_video(path, self.num_frames)
+    def _item(self, paths: tuple[Path, ...]) -> Item:
+        videos, rates = zip(*(self._video(path) for path in paths), strict=True)
+        return (*videos, rates[-1]) if self.fps else videos
+
+    def _video(self, path: Path) -> tuple[Frames, float]:
+        frames, rate = read_video(path, self.num_frames)
         if len(frames) != self.num_frames:
             raise MediaError(f"{path} changed while it was evaluated; start again when nothing writes to it")
-        return frames[self.start :]
+        return frames[self.start :], rate
 
 
 def batches_of(
@@ -86,6 +93,7 @@ def batches_of(
             of,
             tuple(captions[i] for i in of if captions),
             network.start,
+            network.fps,
         )
         for bucket, of in cut
     ]
@@ -117,13 +125,24 @@ class Networks:
                 model.to(self.device)
         return self
 
-    def run(
-        self, network: str, items: Sequence[tuple[Frames, ...]], captions: Sequence[str] = ()
-    ) -> NDArray[np.float64]:
+    def run(self, network: str, items: Sequence[Item], captions: Sequence[str] = ()) -> NDArray[np.float64]:
         """One row for each item: features [B, d], or numbers for each frame [B, T]; float32 without TF32."""
         given = [(*item, caption) for item, caption in zip(items, captions, strict=True)] if captions else items
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        with torch.inference_mode(), _whole_float32():
             return np.asarray(self._networks[network].run(self._models[network], given), np.float64)
+
+
+@contextmanager
+def _whole_float32() -> Iterator[None]:
+    """No TF32, in convolutions as in products of matrices, whatever this process has set for its own work."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "ieee"
+    try:
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        matmul.fp32_precision = before
 
 
 class Executor(Protocol):

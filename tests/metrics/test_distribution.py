@@ -2,10 +2,17 @@
 
 import numpy as np
 import pytest
+import torch
 
+from cinesynth.config import EvaluateSettings
+from cinesynth.data.video import write_video
+from cinesynth.errors import DatasetError
 from cinesynth.metrics import catalogue
+from cinesynth.metrics.evaluate import compare, computable
 from cinesynth.metrics.frechet import frechet_distance
 from cinesynth.metrics.metric import Sample
+from cinesynth.metrics.mmd import KernelSums
+from cinesynth.metrics.networks import i3d
 from cinesynth.metrics.statistics import halves
 
 KVD, FVD = catalogue.METRICS["kvd"], catalogue.METRICS["fvd"]
@@ -82,8 +89,65 @@ def test_an_arm_of_other_names_takes_as_many_and_one_of_too_few_takes_none():
     assert few.arm is None
 
 
+@pytest.mark.parametrize("metric", [KVD, FVD])
+def test_without_the_networks_rows_there_are_no_values_and_the_reason_is_given(metric):
+    sets = [Sample(name, {}, GROUPS, "no weights: of the network") for name in ("real", "base", "adapter")]
+    found = _measure(metric, *sets)
+    assert [(v.arm, v.value, v.reason) for v in found.values] == [
+        ("base", None, "no weights: of the network"),
+        ("adapter", None, "no weights: of the network"),
+    ]
+    assert not found.comparisons
+
+
 def test_two_large_groups_have_no_floor():
     groups = {key: "a" if i < 12 else "b" for i, key in enumerate(IDS)}
     value = _measure(FVD, _sample("real", 0, IDS, groups), _sample("fake", 1, IDS, groups)).values[0]
     assert value.floor is None
     assert "no floor: two halves need at least 2 groups each, one has 1" in value.reason
+
+
+def _frame_means(_, videos):
+    """Stands for I3D: 400 numbers of a video that depend on each of its frames."""
+    return np.stack([np.resize(frames.mean(axis=(2, 3)).astype(float), 400) for frames in videos])
+
+
+def _write_noise(folder, seed, frames):
+    rng = np.random.default_rng(seed)
+    videos = rng.integers(0, 256, (3, frames, 8, 8, 3), dtype=np.uint8)
+    for i, video in enumerate(videos):
+        write_video(folder / f"w{i}.mkv", video, codec="ffv1")
+    return videos
+
+
+@pytest.mark.parametrize(("suffix", "counted"), [("16f", slice(0, 16)), ("128f", slice(1, 129))])
+def test_fvd_and_kvd_of_a_range_of_frames_see_these_frames(tmp_path, monkeypatch, suffix, counted):
+    monkeypatch.setattr(i3d, "logits", _frame_means)
+    monkeypatch.setattr(i3d, "load_i3d", lambda folder: torch.nn.Identity())
+    real, fake = (_write_noise(tmp_path / name, seed, 132) for name, seed in (("real", 0), ("fake", 1)))
+    names = [f"kvd_{suffix}", f"fvd_{suffix}"]
+    record = compare(tmp_path / "real", {"fake": tmp_path / "fake"}, settings=EvaluateSettings(metrics=names))
+    a, b = (_frame_means(None, videos[:, counted]) for videos in (real, fake))
+    ids = ["w0", "w1", "w2"]
+    assert record.value(names[0], "fake").value == pytest.approx(KernelSums(a, b, ids, ids).value(), rel=1e-9)
+    assert record.value(names[1], "fake").value == pytest.approx(frechet_distance(a, b), rel=1e-9)
+    for name in names:
+        definition = record.definitions[name]
+        assert definition.frames == f"{counted.start} to {counted.stop - 1}"
+        assert definition.primary is False
+    assert set(record.definitions) == set(names), "nothing accompanies them"
+
+
+def test_videos_that_are_too_short_for_a_range_are_refused():
+    settings = EvaluateSettings(metrics=["kvd", "fvd_16f", "fvd_128f"])
+    with pytest.raises(DatasetError, match=r"FVD-128 needs at least 129 frames a video, these have 128; .*\[kvd, fvd_"):
+        computable(settings, 128)
+    with pytest.raises(DatasetError, match="FVD-16 and FVD-128 need at least 129 frames a video, these have 15"):
+        computable(settings, 15)
+    assert [m.name for m in computable(settings, 129)] == ["kvd", "fvd_16f", "fvd_128f"]
+
+
+def test_only_kvd_over_all_frames_is_primary():
+    family = [m for m in catalogue.METRICS.values() if m.name.startswith(("kvd", "fvd"))]
+    assert [m.name for m in family] == ["kvd", "fvd", "kvd_16f", "fvd_16f", "kvd_128f", "fvd_128f"]
+    assert [m.name for m in family if m.primary] == ["kvd"]

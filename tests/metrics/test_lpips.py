@@ -24,8 +24,19 @@ def test_alex_gives_the_golden_value(alex):
     assert frame_distances(alex, *_black_and_white()) == pytest.approx(0.81395, abs=1e-4)
 
 
-def test_vgg_gives_the_golden_value():
-    assert frame_distances(load_lpips("vgg"), *_black_and_white()) == pytest.approx(0.45384, abs=1e-4)
+def test_the_metric_lpips_vgg_gives_the_golden_value_of_vgg_and_is_secondary():
+    metric = catalogue.find("lpips_vgg")
+    found = metric.network.run(metric.network.load(EvaluateSettings()), [_black_and_white(frames=2)])
+    assert found[0] == pytest.approx([0.45384, 0.45384], abs=1e-4)
+    assert (metric.primary, metric.first_frame, metric.needs) == (False, 1, ["pair"])
+    assert {name.partition("-heads")[0] for name in metric.network.weights(EvaluateSettings())} == {"lpips-vgg"}
+
+
+@pytest.mark.parametrize("name", ["lpips", "r_lpips"])
+def test_lpips_and_r_lpips_are_of_alexnet(name, tmp_path):
+    (tmp_path / "w.pth").write_bytes(b"x")
+    settings = EvaluateSettings(metrics=[name], r_lpips_weights=str(tmp_path / "w.pth"))
+    assert "lpips-alex" in catalogue.find(name).network.weights(settings)
 
 
 def test_zero_for_equal_frames_symmetric_and_rising_with_noise(alex):

@@ -6,3 +6,4 @@ I3D_MIN_FRAMES = 10
 """With fewer, I3D's temporal pooling has nothing left."""
 LPIPS_MIN_SIDE = 32
 """Pixels; smaller pictures do not reach the last layer of the trunks."""
+ST_LPIPS_WEIGHTS = "st-lpips-alex"

@@ -1,0 +1,77 @@
+"""How networks are run: in which number format, and with which frames and rates."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cinesynth.config import EvaluateSettings
+from cinesynth.data.video import write_video
+from cinesynth.metrics import videos
+from cinesynth.metrics.evaluate import _unfit
+from cinesynth.metrics.features import Networks, batches_of
+from cinesynth.metrics.means import group_means
+from cinesynth.metrics.metric import Metric, Network
+from cinesynth.metrics.videos import Bucket
+
+
+def _metric(network: Network) -> Metric:
+    return Metric(network.name, network.label, 1, "for a test", network, group_means)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_networks_run_without_tf32_and_what_the_process_had_set_is_restored(fails: bool) -> None:
+    seen = []
+
+    def run(_: Any, items: Any) -> Any:
+        seen.append((torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.allow_tf32))
+        if fails:
+            raise ValueError("in the network")
+        return np.zeros((len(items), 1))
+
+    networks = Networks([_metric(Network("n", "n", run))], EvaluateSettings())
+    torch.set_float32_matmul_precision("high")  # as a training loop may
+    try:
+        if fails:
+            with pytest.raises(ValueError, match="in the network"):
+                networks.run("n", [(np.zeros((1, 8, 8, 3), np.uint8),)])
+        else:
+            networks.run("n", [(np.zeros((1, 8, 8, 3), np.uint8),)])
+        assert seen == [("ieee", False)]
+        assert torch.get_float32_matmul_precision() == "high"
+        assert torch.backends.cudnn.allow_tf32 is True
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_a_network_that_reads_the_frame_rate_gets_that_of_the_video_before_its_caption(tmp_path: Path) -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    def run(_: Any, items: Any) -> Any:
+        seen.extend(items)
+        return np.zeros((len(items), 1))
+
+    still = np.zeros((5, 8, 8, 3), np.uint8)
+    for pair in (False, True):
+        network = Network("n", "n", run, pair=pair, fps=True, caption=True, start=1, count=3)
+        files = [write_video(tmp_path / f"{fps}.mkv", still, fps, "ffv1") for fps in (12, 30)]
+        items = [tuple(files)] if pair else [(file,) for file in files]
+        buckets = [Bucket(8, 8, 5)] * len(items)
+        (batch,) = batches_of(network, items, buckets, 4, [f"caption {i}" for i in range(len(items))])
+        Networks([_metric(network)], EvaluateSettings()).run("n", batch.read(), batch.captions)
+    shown = [tuple(part.shape[0] if isinstance(part, np.ndarray) else part for part in item) for item in seen]
+    assert shown == [(3, 12.0, "caption 0"), (3, 30.0, "caption 1"), (3, 3, 30.0, "caption 0")]
+
+
+def test_a_network_that_reads_the_frame_rate_is_unavailable_where_a_video_states_none(tmp_path: Path) -> None:
+    write_video(tmp_path / "real" / "w.mkv", np.zeros((3, 8, 8, 3), np.uint8), codec="ffv1")
+    real = videos.open_sets({"real": tmp_path / "real"}, None)[0]
+    network = Network("n", "speed", lambda _, items: np.zeros((len(items), 1)), fps=True)
+    unstated = replace(real, name="fake", fps=frozenset({0.0, 16.0}))
+    assert _unfit(network, real, unstated, ["w"]) == "speed needs the frame rate, and a video of fake states none"
+    assert _unfit(network, real, real, ["w"]) is None
