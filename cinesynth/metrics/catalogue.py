@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _FILES = (
     "distribution",
     "perceptual",
+    "inception",
+    "clip_similarity",
 )
 
 
