@@ -1,4 +1,8 @@
-"""Similarities by CLIP ViT-B/32 (OpenAI): of frames and the caption, and of successive frames."""
+"""CLIP ViT-B/32 (OpenAI): similarity of frames and the caption, and of successive frames; and the distance CLIP-FID.
+
+CLIP-FID (Kynkaanniemi et al., arXiv 2203.06026) is the Frechet distance of sets of frames by CLIP's embeddings, which
+are not normalised, as GaParmar/clean-fid @e88c4d6 computes it.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinesynth.metrics import weights
+from cinesynth.metrics.distribution import fvd
 from cinesynth.metrics.means import group_means
 from cinesynth.metrics.metric import SHOWN, Item, Metric, Network
-from cinesynth.metrics.networks import CLIP_MODEL, CLIP_WEIGHTS
+from cinesynth.metrics.networks import CLIP_FEATURES, CLIP_MODEL, CLIP_WEIGHTS
 
 if TYPE_CHECKING:
     from cinesynth.config import EvaluateSettings
@@ -35,6 +40,12 @@ def _run_frames(model: Any, items: Sequence[Item]) -> NDArray[np.floating]:
     from cinesynth.metrics.networks.clip import frame_similarities
 
     return frame_similarities(model, [video for (video,) in items])
+
+
+def _run_features(model: Any, items: Sequence[Item]) -> NDArray[np.floating]:
+    from cinesynth.metrics.networks.clip import frame_features
+
+    return frame_features(model, [video for (video,) in items])
 
 
 def _weights(settings: EvaluateSettings) -> dict[str, str]:
@@ -64,6 +75,14 @@ TEXT = replace(
     caption=True,
     min_frames=1,
 )
+FEATURES = replace(
+    FRAMES,
+    name="clip_features",
+    label="CLIP features",
+    run=_run_features,
+    min_frames=1,
+    d=CLIP_FEATURES,
+)
 
 METRICS = (
     Metric(
@@ -84,10 +103,20 @@ METRICS = (
         version=1,
         description=(
             "cosine of CLIP ViT-B/32 embeddings of successive frames: mean over frames, a group's windows, groups; "
-            "a still video has 1, so read it beside a measure of motion"
+            "a still video has 1, so better is closer to the real videos' own"
         ),
         network=FRAMES,
         measure=group_means,
-        direction="higher",
+        direction="match",
+    ),
+    Metric(
+        name="clip_fid",
+        label="CLIP-FID",
+        version=1,
+        description="squared Frechet distance of Gaussians fitted to CLIP ViT-B/32 image embeddings of all frames",
+        network=FEATURES,
+        measure=fvd,
+        real=True,
+        ddof=1,  # clean-fid's covariances
     ),
 )

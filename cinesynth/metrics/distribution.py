@@ -147,10 +147,11 @@ def _fvd_warnings(metric: Metric, real: Sample, arms: Sequence[Sample]) -> list[
     counts = {sample.name: len(sample.row_groups) for sample in (real, *arms)}
     shown = ", ".join(f"{name} {n}" for name, n in counts.items())
     d, unit = real.matrix.shape[1], _unit(real) or " videos"
-    kernel = metric.label.replace("F", "K", 1)  # each Frechet distance has a kernel distance beside it
+    kernel = {"FVD": "KVD", "FID": "KID"}.get(metric.label[:3])
+    advice = f"; compare {kernel} instead" if kernel else ""
     found = []
     if min(counts.values()) < d:
-        found.append(f"{metric.label} below {d}{unit} a set is mostly bias ({shown}); compare {kernel} instead")
+        found.append(f"{metric.label} below {d}{unit} a set is mostly bias ({shown}){advice}")
     if len(set(counts.values())) > 1:
         found.append(f"sets of unequal size ({shown}): {metric.label} values of different n do not compare")
     return found

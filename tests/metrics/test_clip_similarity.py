@@ -17,6 +17,7 @@ from cinesynth.data.video import write_video
 from cinesynth.errors import WeightsUnavailable
 from cinesynth.metrics import weights
 from cinesynth.metrics.evaluate import compare
+from cinesynth.metrics.frechet import frechet_distance
 from cinesynth.metrics.networks import CLIP_MODEL, CLIP_WEIGHTS, clip
 from tests.small_clip import small_clip
 
@@ -40,13 +41,13 @@ def _video(seed: int) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (3, 40, 48, 3), dtype=np.uint8)
 
 
-def test_both_similarities_are_the_cosines_of_open_clips_embeddings(folder: Path) -> None:
+def test_similarities_and_distance_are_those_of_open_clips_embeddings(folder: Path) -> None:
     import open_clip
 
     for name, first in (("real", 0), ("base", 2)):
         for i in range(2):
             write_video(folder / name / f"w{i}.mkv", _video(first + i), codec="ffv1")
-    settings = EvaluateSettings(metrics=["clip_sim_text", "clip_sim_frames"], weights=str(folder))
+    settings = EvaluateSettings(metrics=["clip_sim_text", "clip_sim_frames", "clip_fid"], weights=str(folder))
     record = compare(folder / "real", {"base": folder / "base"}, settings=settings, captions=CAPTIONS)
 
     model, _, prepare = open_clip.create_model_and_transforms("small", pretrained=str(folder / "small.pt"))
@@ -64,6 +65,14 @@ def test_both_similarities_are_the_cosines_of_open_clips_embeddings(folder: Path
     assert record.value("clip_sim_frames", "base").real != pytest.approx(by_frames, abs=1e-6)
     swapped = np.mean([float(cosine(images[i], texts[1 - i][None]).mean()) for i in range(2)])
     assert abs(swapped - by_text) > 1e-5
+    features = [
+        np.concatenate(
+            [model.encode_image(torch.stack([prepare(Image.fromarray(f)) for f in _video(s)])).detach() for s in seeds]
+        )
+        for seeds in ((0, 1), (2, 3))
+    ]
+    assert record.value("clip_fid", "base").value == pytest.approx(frechet_distance(*features, ddof=1), rel=1e-4)
+    assert "N = 6 frames is below d = 16" in record.value("clip_fid", "base").reason
     assert record.definitions["clip_sim_text"].needs == ["caption"]
     assert record.definitions["clip_sim_frames"].weights == {CLIP_WEIGHTS: weights.WEIGHTS[CLIP_WEIGHTS].sha256}
 

@@ -9,5 +9,6 @@ LPIPS_MIN_SIDE = 32
 INCEPTION_WEIGHTS = "inception-2015"
 INCEPTION_FEATURES = 2048
 CLIP_WEIGHTS = "clip-vit-b-32"
+CLIP_FEATURES = 512
 CLIP_MODEL = "ViT-B-32-quickgelu"
 """Of open_clip: OpenAI trained with the quick approximation of GELU."""

@@ -58,14 +58,18 @@ class Clip(nn.Module):
         return cls(model, Path(file).expanduser())
 
     @torch.inference_mode()
-    def images(self, frames_THWC: Sequence[Frames] | Frames) -> Tensor:
-        """Embeddings of unit length [T, d] of pictures, uint8 RGB [H, W, 3] each, of any size."""
+    def features(self, frames_THWC: Sequence[Frames] | Frames) -> Tensor:
+        """Embeddings [T, d] of pictures, uint8 RGB [H, W, 3] each, of any size; of any length."""
         device = next(self.parameters()).device
         parts = []
         for start in range(0, len(frames_THWC), _FRAMES_AT_ONCE):
             pictures = [self._prepare(Image.fromarray(f)) for f in frames_THWC[start : start + _FRAMES_AT_ONCE]]
             parts.append(self._model.encode_image(torch.stack(pictures).to(device)).float())
-        return normalize(torch.cat(parts), dim=-1)
+        return torch.cat(parts)
+
+    def images(self, frames_THWC: Sequence[Frames] | Frames) -> Tensor:
+        """The same, of unit length."""
+        return normalize(self.features(frames_THWC), dim=-1)
 
     @torch.inference_mode()
     def texts(self, captions: Sequence[str]) -> Tensor:
@@ -93,6 +97,11 @@ def load_clip(folder: str | None = None) -> Clip:
         WeightsUnavailable: see `weights.locate`.
     """
     return Clip(CLIP_MODEL, weights.locate(CLIP_WEIGHTS, folder))
+
+
+def frame_features(model: Clip, videos: Sequence[Frames]) -> NDArray[np.float64]:
+    """Embeddings [B, T, 512] of every frame of videos of one length, not normalised."""
+    return torch.stack([model.features(video) for video in videos]).double().cpu().numpy()
 
 
 def text_similarities(model: Clip, videos: Sequence[Frames], captions: Sequence[str]) -> NDArray[np.float64]:
