@@ -14,6 +14,7 @@ import sys
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cinesynth.errors import WeightsUnavailable
 
@@ -100,7 +101,7 @@ class HubFile:
                 log.info("fetching metric weights: %s of %s from the hub (once)", self.path, self.repo)
                 cached = hf_hub_download(self.repo, self.path, revision=self.revision)
         except Exception as e:  # of the HTTP client, the hub's library and the file system
-            raise WeightsUnavailable(f"the hub does not give {self.path} of {self.repo}: {_one_line(e)}") from e
+            raise WeightsUnavailable(f"{self.repo} on the hub: {_one_line(e)}") from e
         path = folder / Path(self.path).name
         try:
             os.link(os.path.realpath(cached), path)
@@ -138,7 +139,7 @@ class Url:
                 for chunk in answer.iter_bytes(_CHUNK):
                     f.write(chunk)
         except (httpx.HTTPError, OSError) as e:
-            raise WeightsUnavailable(f"{self.url} cannot be fetched: {_one_line(e)}") from e
+            raise WeightsUnavailable(f"{urlsplit(self.url).netloc}: {_one_line(e)}") from e
         return path
 
 

@@ -173,8 +173,7 @@ def fetch(name: str, folder: Path) -> Path:
     if not weights.sources:
         return _in_folder(name, weights, folder)
     raise WeightsUnavailable(
-        f"weights {name}: {'; '.join(failed)}; check the network, or put {weights.file} (sha256 {weights.sha256}) "
-        "into a folder and name that folder with `weights`"
+        f"weights {name}: {'; '.join(failed)}; put {weights.file} into a folder and name that folder with `weights`"
     )
 
 

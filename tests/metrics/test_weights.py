@@ -193,7 +193,7 @@ def test_the_next_source_is_tried_and_the_failure_names_all(tmp_path, monkeypatc
         weights.locate("tiny")
     said = str(caught.value)
     assert "404" in said
-    assert "127.0.0.1:9/tiny.ckpt cannot be fetched: ConnectError" in said
+    assert "127.0.0.1:9: ConnectError" in said
     assert "name that folder with `weights`" in said
     assert "\n" not in said
     monkeypatch.setitem(weights.WEIGHTS, "tiny", _file(_SERVED, gone, weights.Url(f"{host}/tiny.ckpt")))
@@ -230,9 +230,7 @@ def test_a_file_of_the_hub_is_fetched_once_and_then_found_without_it(tmp_path, h
     assert Path(path).read_bytes() == _SERVED
     again, lacking = _from_hub(tmp_path, "two", "a.safetensors", "b.safetensors", HF_ENDPOINT=host, HF_HUB_OFFLINE="1")
     assert again == str(tmp_path / "two" / "weights" / "a.safetensors")
-    assert lacking.startswith(
-        "weights b.safetensors: the hub does not give folder/b.safetensors of maker/model: Offline"
-    )
+    assert lacking.startswith("weights b.safetensors: maker/model on the hub: OfflineModeIsEnabled")
 
 
 def test_the_command_line_goes_on_past_what_cannot_be_had(tmp_path, monkeypatch, capsys, host):
