@@ -29,7 +29,7 @@ def outline(config: EvaluateConfig) -> Outline:
 
 
 def overrides_of(argv: list[str]) -> list[str]:
-    """The command line with `--real`, `--fake`, `--groups`, `--name` and `--storage` turned into overrides.
+    """The command line with `--real`, `--fake`, `--require`, `--groups`, `--name` and `--storage` made into overrides.
 
     `--fake` is a folder or NAME=FOLDER, and is given once for each arm. Without `--name`, the run is named after its
     arguments and files.
@@ -39,7 +39,9 @@ def overrides_of(argv: list[str]) -> list[str]:
     parser.add_argument("--fake", action="append", default=[])
     for option in ("groups", "name", "storage"):
         parser.add_argument(f"--{option}")
+    parser.add_argument("--require", action="store_true")
     given, rest = parser.parse_known_args(argv)
+    rest += ["require=true"] * given.require
     pairs = {key: getattr(given, key) for key in ("real", "groups", "name", "storage") if getattr(given, key)}
     pairs |= {f"arms.{name}": folder for name, folder in _arms(given.fake)}
     if given.real and not given.name and not any(item.startswith("name=") for item in rest):

@@ -23,7 +23,7 @@ from cinesynth.generate.shape import GroupShape, check_group
 from cinesynth.generate.windows import GROUPS, copy_real, held_out_windows, settle_windows
 from cinesynth.lease import Lease, held
 from cinesynth.locate import adapter_chain, locate_adapter, locate_dataset
-from cinesynth.metrics.networks.clip import ClipImages
+from cinesynth.metrics.networks.clip import Clip
 from cinesynth.pictures import check_picture
 from cinesynth.report.generation import write_generation_report
 from cinesynth.runs import Run, records_its_end
@@ -88,7 +88,7 @@ def check_generation(config: GenerateConfig) -> Checked:
                 spec.check_size(*size, f"shots.{i}")
             if shot.keyframe is not None and (clip := shot.keyframe.clip) is not None:
                 try:
-                    ClipImages.load(clip.model, clip.weights)
+                    Clip.load(clip.model, clip.weights)
                 except WeightsUnavailable as e:
                     raise WeightsUnavailable(f"shots.{i}.keyframe.{e}") from e
                 inputs[f"clip_{i}"] = sha256_file(Path(clip.weights).expanduser())

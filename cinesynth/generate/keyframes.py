@@ -22,7 +22,7 @@ from cinesynth.data.video import read_video
 from cinesynth.generate.group import RankGroup
 from cinesynth.generate.held_out import window_seed
 from cinesynth.generate.messages import VideoRequest
-from cinesynth.metrics.networks.clip import ClipImages
+from cinesynth.metrics.networks.clip import Clip
 from cinesynth.metrics.networks.lpips import frame_distances, load_lpips
 from cinesynth.pictures import Frames, crop_to, png_bytes, read_picture
 from cinesynth.storage import Storage
@@ -85,6 +85,6 @@ def _candidate(
 def _measure(settings: KeyframeSettings) -> tuple[str, Callable[[Frames, Frames], float]]:
     """What candidates are compared by: its name, and the distance of two pictures."""
     if settings.clip is not None:
-        return "clip", ClipImages.load(settings.clip.model, settings.clip.weights).distance
+        return "clip", Clip.load(settings.clip.model, settings.clip.weights).distance
     lpips = load_lpips()
     return "lpips", lambda one, other: float(frame_distances(lpips, one[None], other[None])[0])

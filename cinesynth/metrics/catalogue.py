@@ -23,6 +23,8 @@ _FILES = (
     "pixel",
     "temporal",
     "motion",
+    "inception",
+    "clip_similarity",
 )
 
 

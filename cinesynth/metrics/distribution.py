@@ -27,7 +27,7 @@ from cinesynth.metrics.weights import WEIGHTS
 if TYPE_CHECKING:
     from cinesynth.config import EvaluateSettings
 
-NO_FVD_INTERVAL = "no valid interval: FVD is biased by about 1/n"
+NO_FVD_INTERVAL = "no valid interval: a Frechet distance is biased by about 1/n"
 
 
 def _load(settings: EvaluateSettings) -> Any:
@@ -110,15 +110,16 @@ def kvd(metric: Metric, real: Sample, arms: Sequence[Sample]) -> Results:
 
 
 def fvd(metric: Metric, real: Sample, arms: Sequence[Sample]) -> Results:
-    """FVD of every arm beside the floor between two halves of the real set; never an interval."""
+    """FVD of every arm beside the floor between two halves of the real set; never an interval. Of a network that gives
+    a row for each frame: FID."""
     if reason := _unavailable(real, arms):
         return _no_values(metric, real, arms, reason)
-    distances = [frechet_distance(real.matrix, arm.matrix) for arm in arms]
+    distances = [frechet_distance(real.matrix, arm.matrix, _ddof(metric)) for arm in arms]
     values = []
     for arm, distance in zip(arms, distances, strict=True):
-        floor, no_floor = _floor(real, arm)
-        n = min(len(real.rows), len(arm.rows))
-        small = f"N = {n} is below d = {I3D_FEATURES}: mostly bias" if n < I3D_FEATURES else ""
+        floor, no_floor = _floor(metric, real, arm)
+        n, d = min(len(real.row_groups), len(arm.row_groups)), real.matrix.shape[1]
+        small = f"N = {n}{_unit(real)} is below d = {d}: mostly bias" if n < d else ""
         reason = "; ".join(part for part in (NO_FVD_INTERVAL, small, no_floor) if part)
         values.append(
             Value(metric=metric.name, arm=arm.name, value=distance, reason=reason, floor=floor, **_n(real, arm))
@@ -131,7 +132,16 @@ def fvd(metric: Metric, real: Sample, arms: Sequence[Sample]) -> Results:
     return Results(values, comparisons, _fvd_warnings(metric, real, arms))
 
 
-def _floor(real: Sample, arm: Sample) -> tuple[Floor | None, str]:
+def _ddof(metric: Metric) -> int:
+    return frechet.DDOF if metric.ddof is None else metric.ddof
+
+
+def _unit(sample: Sample) -> str:
+    """What its rows are of, where it is not videos."""
+    return " frames" if any(row.ndim > 1 for row in sample.rows.values()) else ""
+
+
+def _floor(metric: Metric, real: Sample, arm: Sample) -> tuple[Floor | None, str]:
     """FVD between two halves of the real set, and between the first of them and as many videos of the arm."""
     try:
         first, second = halves({key: real.groups[key] for key in real.rows})
@@ -139,8 +149,8 @@ def _floor(real: Sample, arm: Sample) -> tuple[Floor | None, str]:
         return None, f"no floor: {e}"
     rows = _take(real, first)
     matched = _matched(arm, second, {real.groups[key] for key in first})
-    at_n = frechet_distance(rows, _take(arm, matched)) if len(matched) == len(first) else None
-    return Floor(value=frechet_distance(rows, _take(real, second)), n=len(first), arm=at_n), ""
+    at_n = frechet_distance(rows, _take(arm, matched), _ddof(metric)) if len(matched) == len(first) else None
+    return Floor(value=frechet_distance(rows, _take(real, second), _ddof(metric)), n=len(first), arm=at_n), ""
 
 
 def _matched(arm: Sample, wanted: Sequence[str], taken: set[str]) -> list[str]:
@@ -153,15 +163,18 @@ def _matched(arm: Sample, wanted: Sequence[str], taken: set[str]) -> list[str]:
 
 
 def _take(sample: Sample, ids: Sequence[str]) -> NDArray[np.float64]:
-    return np.stack([sample.rows[key] for key in ids])
+    return np.concatenate([np.atleast_2d(sample.rows[key]) for key in ids])
 
 
 def _fvd_warnings(metric: Metric, real: Sample, arms: Sequence[Sample]) -> list[str]:
-    counts = {sample.name: len(sample.rows) for sample in (real, *arms)}
+    counts = {sample.name: len(sample.row_groups) for sample in (real, *arms)}
     shown = ", ".join(f"{name} {n}" for name, n in counts.items())
+    d, unit = real.matrix.shape[1], _unit(real) or " videos"
+    kernel = {"FVD": "KVD", "FID": "KID"}.get(metric.label[:3])
+    advice = f"; compare {kernel} instead" if kernel else ""
     found = []
-    if min(counts.values()) < I3D_FEATURES:
-        found.append(f"{metric.label} below {I3D_FEATURES} videos a set is mostly bias ({shown}); compare KVD instead")
+    if min(counts.values()) < d:
+        found.append(f"{metric.label} below {d}{unit} a set is mostly bias ({shown}){advice}")
     if len(set(counts.values())) > 1:
         found.append(f"sets of unequal size ({shown}): {metric.label} values of different n do not compare")
     return found

@@ -41,7 +41,8 @@ class Network:
     Attributes:
         name: key of the network.
         label: its name as people write it.
-        run: (what `load` gave, items) to one row an item, [B, ...] float64: features [d], or a number for each frame.
+        run: (what `load` gave, items) to one row an item, [B, ...] float64: features [d] of the video, features
+            [T, d] of each frame, or a number for each frame.
         load: the torch module on the CPU, in evaluation mode; None where `run` needs none.
         weights: name of each file of weights to its sha256, without torch.
         preprocessing: all that happens to frames before they reach the network.
@@ -84,7 +85,8 @@ class Sample:
 
     Attributes:
         name: `real`, or the arm's name.
-        rows: id of the video to its row; empty for the real set of a network that compares pairs.
+        rows: id of the video to its row, or to a row for each frame [T, d]; empty for the real set of a network that
+            compares pairs.
         groups: id of every video of the set to its group.
         unavailable: why there are no rows.
     """
@@ -96,13 +98,13 @@ class Sample:
 
     @property
     def matrix(self) -> NDArray[np.float64]:
-        """The rows as [N, d], in the order of `rows`."""
-        return np.stack(list(self.rows.values()))
+        """The rows as [N, d], in the order of `rows`; a video with a row for each frame gives as many."""
+        return np.concatenate([np.atleast_2d(row) for row in self.rows.values()])
 
     @property
     def row_groups(self) -> list[str]:
-        """Group of each row."""
-        return [self.groups[key] for key in self.rows]
+        """Group of each row of `matrix`."""
+        return [self.groups[key] for key, row in self.rows.items() for _ in np.atleast_2d(row)]
 
 
 @dataclass(frozen=True)

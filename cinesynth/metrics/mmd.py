@@ -22,6 +22,7 @@ from cinesynth.metrics.statistics import NoInterval
 
 DEGREE = 3
 COEF0 = 1.0
+_ROWS_AT_ONCE = 2048  # of the kernel: between frames, not videos, all of it would not fit into memory
 
 
 def polynomial_kernel(
@@ -65,9 +66,9 @@ class KernelSums:
         real, fake = (np.array([self._place[name] for name in groups]) for groups in (real_groups, fake_groups))
         size = len(self._place) + 1  # the last group is empty: names that neither sample holds
         self._parts = [
-            _Pairs(polynomial_kernel(real_ND, real_ND), real, real, size),
-            _Pairs(polynomial_kernel(fake_MD, fake_MD), fake, fake, size),
-            _Pairs(polynomial_kernel(real_ND, fake_MD), real, fake, size),
+            _Pairs(real_ND, real_ND, real, real, size),
+            _Pairs(fake_MD, fake_MD, fake, fake, size),
+            _Pairs(real_ND, fake_MD, real, fake, size),
         ]
 
     def value(self) -> float:
@@ -92,15 +93,25 @@ class _Pairs:
     """Sums of the kernel and numbers of pairs, both [G, G] by the groups of the two rows; 0 for one group with itself.
 
     Args:
-        kernel_NM: the kernel of all pairs of rows.
+        x_ND: rows of the first sample.
+        y_MD: rows of the second.
         place_N: place of the group of each row of the first sample, below `size`.
         place_M: the same of the second sample.
         size: number of groups, G.
     """
 
-    def __init__(self, kernel_NM: NDArray[np.float64], place_N: NDArray[Any], place_M: NDArray[Any], size: int) -> None:
+    def __init__(
+        self,
+        x_ND: NDArray[np.floating],
+        y_MD: NDArray[np.floating],
+        place_N: NDArray[Any],
+        place_M: NDArray[Any],
+        size: int,
+    ) -> None:
         rows_GM, sums_GG = np.zeros((size, len(place_M))), np.zeros((size, size))
-        np.add.at(rows_GM, place_N, kernel_NM)
+        for start in range(0, len(x_ND), _ROWS_AT_ONCE):
+            part = slice(start, start + _ROWS_AT_ONCE)
+            np.add.at(rows_GM, place_N[part], polynomial_kernel(x_ND[part], y_MD))
         np.add.at(sums_GG.T, place_M, rows_GM.T)
         n_G, m_G = (np.bincount(place, minlength=size).astype(np.float64) for place in (place_N, place_M))
         self._tables = [sums_GG, np.outer(n_G, m_G)]

@@ -15,7 +15,7 @@ from cinesynth.generate import keyframes
 from cinesynth.generate.driver import check_generation
 from cinesynth.generate.outline import outline_generation
 from cinesynth.locate import locate_dataset
-from cinesynth.metrics.networks.clip import ClipImages
+from cinesynth.metrics.networks.clip import Clip
 from cinesynth.settings import parse_config
 from cinesynth.storage import Storage, sha256_file
 from cinesynth.wan.card import DIFFUSERS_FILE, PEFT_FILE, AdapterCard
@@ -125,6 +125,6 @@ def test_clip_weights_of_a_keyframe_are_read_before_anything_starts(tmp_path: Pa
     assert called == "clip"
     assert distance(picture, picture) < 1e-5 < distance(picture, 255 - picture)
     weights.write_bytes(b"damaged")
-    ClipImages.load.cache_clear()
+    Clip.load.cache_clear()
     with pytest.raises(WeightsUnavailable, match=r"shots\.0\.keyframe\.clip\.weights .* does not hold"):
         check_generation(config(tmp_path, image, shot={"keyframe": keyframe}))

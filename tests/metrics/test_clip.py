@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cinesynth.errors import WeightsUnavailable
-from cinesynth.metrics.networks.clip import ClipImages
+from cinesynth.metrics.networks.clip import Clip
 from tests.small_clip import small_clip
 
 
@@ -24,7 +24,7 @@ def test_distance_is_one_less_the_cosine_of_image_embeddings(weights: Path) -> N
 
     rng = np.random.default_rng(0)
     one, other = (rng.integers(0, 256, (48, 64, 3), dtype=np.uint8) for _ in range(2))
-    clip = ClipImages("small", weights)
+    clip = Clip("small", weights)
     assert clip.distance(one, one) == pytest.approx(0, abs=1e-6)
     model, _, prepare = open_clip.create_model_and_transforms("small")
     model.load_state_dict(torch.load(weights, weights_only=True))
@@ -37,9 +37,9 @@ def test_distance_is_one_less_the_cosine_of_image_embeddings(weights: Path) -> N
 
 def test_what_is_no_model_or_holds_no_weights_of_it_is_refused(weights: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsUnavailable, match=r"clip\.model 'ViT-Z' is not one of open_clip's"):
-        ClipImages("ViT-Z", weights)
+        Clip("ViT-Z", weights)
     (tmp_path / "broken.pt").write_bytes(b"no weights")
     with pytest.raises(WeightsUnavailable, match=r"broken\.pt does not hold the weights of small"):
-        ClipImages("small", tmp_path / "broken.pt")
+        Clip("small", tmp_path / "broken.pt")
     with pytest.raises(WeightsUnavailable, match=r"gone\.pt does not hold"):
-        ClipImages("small", tmp_path / "gone.pt")
+        Clip("small", tmp_path / "gone.pt")
