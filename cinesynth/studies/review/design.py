@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from cinesynth.errors import ConfigError
 from cinesynth.studies.review.config import Format, Question, ReviewConfig
 from cinesynth.studies.review.order import Shown, places_of_checks, sequences
+from cinesynth.wan.family import DEFAULT_FAMILY
 
 SCHEMA = 1
 CHOICES: dict[Format, tuple[str, ...]] = {"pairs": ("A", "B", "tie"), "scales": ("1", "2", "3", "4", "5")}
@@ -34,11 +35,14 @@ class _Record(BaseModel):
 
 
 class Window(_Record):
-    """A window that is judged. Windows of one group (scene) are not independent."""
+    """A window that is judged. Windows of one group (scene) are not independent. Sides are in pixels."""
 
     id: str
     group: str
     caption: str = ""
+    width: int = 0
+    height: int = 0
+    fps: float = DEFAULT_FAMILY.fps
 
 
 class Clip(_Record):

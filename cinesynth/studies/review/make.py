@@ -10,7 +10,7 @@ import logging
 import os
 import random
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -57,8 +57,7 @@ def make_review(config: ReviewConfig) -> ReviewFolder:
     inputs["windows"] = sha256_json([window.model_dump() for window in windows])
     if folder.exists(DESIGN):
         return _checked(ReviewFolder.open(config.storage, config.name), config, inputs)
-    check_alike(used)
-    design = make_design(config, windows, secrets.token_hex(16), cinesynth.__version__, inputs)
+    design = make_design(config, measured(windows, used), secrets.token_hex(16), cinesynth.__version__, inputs)
     for n, (name, clip) in enumerate(sorted(design.clips.items())):  # in the order of their names
         _write_clip(clip, used, Path(folder.path, "videos", f"{name}.mp4"), config.seed)
         if n % 20 == 19:
@@ -117,21 +116,24 @@ def _write_clip(clip: Clip, files: Files, path: Path, seed: int) -> None:
     os.utime(path, (0, 0))
 
 
-def check_alike(files: Files) -> None:
-    """Decode every video once. Raise MediaError where one differs from the first source's of its window."""
-    first, *others = files.values()
-    for window, path in first.items():
-        told = _told(path)
-        for other in (of[window] for of in others):
-            if (found := _told(other)) != told:
-                raise MediaError(
-                    f"{other} ({found}) differs from {path} ({told}), and would be known by it; make them alike"
-                )
+def measured(windows: Sequence[Window], files: Files) -> list[Window]:
+    """The windows with the size and rate of their videos, each of which is decoded once.
+
+    Raises MediaError where one differs from the first source's of its window in size, length or rate.
+    """
+    return [_measured(window, [of[window.id] for of in files.values()]) for window in windows]
 
 
-def _told(path: Path) -> str:
-    facts = inspect_video(path)
-    return f"{facts.width}x{facts.height}, {facts.num_frames} frames, {facts.fps:.3g} fps"
+def _measured(window: Window, paths: Sequence[Path]) -> Window:
+    facts = [inspect_video(path) for path in paths]
+    told = [f"{f.width}x{f.height}, {f.num_frames} frames, {f.fps:.3g} fps" for f in facts]
+    for path, other in zip(paths, told, strict=True):
+        if other != told[0]:
+            raise MediaError(
+                f"{path} ({other}) differs from {paths[0]} ({told[0]}), and would be known by it; make them alike"
+            )
+    size = {"width": facts[0].width, "height": facts[0].height, "fps": facts[0].fps or DEFAULT_FAMILY.fps}
+    return window.model_copy(update=size)
 
 
 def _checked(review: ReviewFolder, config: ReviewConfig, inputs: Mapping[str, str]) -> ReviewFolder:
