@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from cinesynth.outline import sized
 from cinesynth.report.page import number, signed, write_page
@@ -53,23 +53,35 @@ def verdict(design: Design, part: Part) -> str:
         estimates = [p.rate for p in part.preferences] + [r.difference for r in part.ratings if r.difference]
         few = bool(estimates) and all(e.low is None or e.too_narrow for e in estimates)
         why = "there are fewer than 8 raters and 8 groups of windows" if few else "the intervals hold no difference"
-        return f"No difference is shown in {', '.join(asked)}: {why}."
+        return f"No difference is shown in {listed(asked)}: {why}."
     sentence = "; ".join(clauses)
     return f"{sentence[0].upper()}{sentence[1:]}."
 
 
 def _preference_clauses(part: Part) -> Iterator[str]:
+    """One clause for each arm that is preferred over another one, with all questions in which it is."""
+    found: dict[tuple[str, str], list[str]] = {}
     for p in part.preferences:
         if p.rate.excludes(0.5):
-            better, worse = (p.arm, p.over) if p.rate.value > 0.5 else (p.over, p.arm)
-            rate = percent(max(p.rate.value, 1 - p.rate.value))
-            yield f"in {p.question}, {better} is preferred over {worse} ({rate} of {sized(p.n, 'comparison')})"
+            pair = (p.arm, p.over) if p.rate.value > 0.5 else (p.over, p.arm)
+            found.setdefault(pair, []).append(f"{p.question} ({percent(max(p.rate.value, 1 - p.rate.value))})")
+    for (better, worse), questions in found.items():
+        yield f"{better} is preferred over {worse} in {listed(questions)}"
 
 
 def _rating_clauses(design: Design, part: Part) -> Iterator[str]:
+    """One clause for each arm that is rated otherwise than the baseline."""
+    found: dict[str, list[str]] = {}
     for r in part.ratings:
         if r.difference is not None and r.difference.excludes(0):
-            yield f"in {r.question}, {r.arm} is rated {signed(r.difference.value, 2)} against {design.arms[0]}"
+            found.setdefault(r.arm, []).append(f"{r.question} ({signed(r.difference.value, 2)})")
+    for arm, questions in found.items():
+        yield f"{arm} is rated otherwise than {design.arms[0]} in {listed(questions)}"
+
+
+def listed(parts: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def percent(value: float) -> str:

@@ -39,7 +39,7 @@ async function enter() {
   at = open;
   if (open > 0 || Object.keys(drafts()).length) return show();
   view("intro");
-  $("intro-title").focus();
+  $("begin").focus();
   clips.of(item()).catch(() => {});
 }
 
@@ -51,9 +51,9 @@ function tell() {
     ? `You see ${n} pairs of short videos, without sound. For each question say which one is better, A or B; if you see no difference, it is a tie.`
     : `You see ${n} short videos, without sound. For each question give 1 to 5.`;
   const keys = [[pairs ? "A B" : "1 to 5", "answer the marked question"], ...(pairs ? [["T", "tie"]] : []),
-    ["Enter", "save and go on"], ["Backspace", "back"], ["R", "from the start"], ["P", "play or pause"]];
+    ["Enter", "save and go on"], ["Backspace", "back"], ["R", "again from the start"], ["P", "play or pause"]];
   for (const place of document.querySelectorAll(".keys")) {
-    place.replaceChildren(...keys.flatMap(([name, does]) => [element("kbd", { textContent: name }), ` ${does}   `]));
+    place.replaceChildren(...keys.map(([name, does]) => element("span", {}, element("kbd", { textContent: name }), ` ${does}`)));
   }
 }
 

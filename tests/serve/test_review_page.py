@@ -102,7 +102,7 @@ def at(page: Page, place: int, of: int = 5) -> None:
 def playing(page: Page, videos: int = 2) -> None:
     expect(page.locator("#screens video")).to_have_count(videos)
     page.wait_for_function(
-        "[...document.querySelectorAll('#screens video')].every(v => !v.paused && v.currentTime > 0)"
+        "() => [...document.querySelectorAll('#screens video')].every(v => !v.paused && v.currentTime > 0)"
     )
 
 
@@ -213,9 +213,8 @@ def test_an_answer_that_was_lost_on_its_way_is_sent_again_and_double_clicks_coun
     assert list(review.answers(0)) == [review.design.sequences[0][0]]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_is_usable_on_a_phone(open_page: Callable[..., Page], review: ReviewFolder, ann: str, scheme: str) -> None:
-    page = open_page(390, 844, color_scheme=scheme, has_touch=True, is_mobile=True)
+def test_it_is_usable_on_a_phone_in_the_dark(open_page: Callable[..., Page], review: ReviewFolder, ann: str) -> None:
+    page = open_page(390, 844, color_scheme="dark", has_touch=True, is_mobile=True)
     enter(page, ann)
     page.get_by_role("button", name="Begin").tap()
     at(page, 1)

@@ -26,9 +26,9 @@ class Question(Settings):
 
 
 QUESTIONS = {
-    "style": ("Style", "Costume, light, colour and framing: which one looks more like a film?"),
+    "style": ("Style", "Costume, light, colour and framing look like a film's."),
     "stability": ("Temporal stability", "Faces, objects and background keep their shape from frame to frame."),
-    "motion": ("Motion", "People, things and the camera move as they would."),
+    "motion": ("Motion", "People, things and the camera move as in life, and enough."),
     "artefacts": (
         "Freedom from artefacts",
         "No flicker, smearing, blocks, extra limbs or other faults of the picture.",
@@ -60,8 +60,11 @@ class ReviewConfig(Settings):
     groups: str | None = runtime(
         None, description="CSV with columns video, group (and caption, which is shown); default: each its own group"
     )
-    questions: list[Question] = Field(
-        default_factory=standard_questions, min_length=1, max_length=12, description="asked of each item"
+    questions: list[Question] | None = Field(
+        None,
+        min_length=1,
+        max_length=12,
+        description="asked of each item; default: style, temporal stability, motion, freedom from artefacts",
     )
     windows: int | None = Field(24, ge=2, description="most windows, one of each group before a second; null: all")
     times: int = Field(
@@ -81,12 +84,16 @@ class ReviewConfig(Settings):
         if self.times > self.conditions():
             what = "pairs of arms" if self.format == "pairs" else "arms"
             raise ValueError(f"times {self.times} exceeds the {self.conditions()} {what} that there are")
-        names = [question.name for question in self.questions]
+        names = [question.name for question in self.asked()]
         if len(set(names)) < len(names):
             raise ValueError("questions: two have one name")
-        if self.checks and not any(question.check for question in self.questions):
+        if self.checks and not any(question.check for question in self.asked()):
             raise ValueError("checks need a question with check: true; mark one, or set checks=0")
         return self
+
+    def asked(self) -> list[Question]:
+        """The questions of each item."""
+        return standard_questions() if self.questions is None else self.questions
 
     def conditions(self) -> int:
         """Pairs of arms, or arms on scales."""

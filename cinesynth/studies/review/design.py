@@ -144,7 +144,7 @@ def make_design(
         title=config.title,
         instructions=config.instructions,
         format=config.format,
-        questions=tuple(config.questions),
+        questions=tuple(config.asked()),
         arms=tuple(config.arms),
         windows={window.id: window for window in windows},
         clips=names.clips,
@@ -198,7 +198,7 @@ def _checks(config: ReviewConfig, windows: Sequence[Window], names: _Names) -> l
     """
     draw = random.Random(f"checks {config.seed}")
     order = draw.sample(range(len(windows)), len(windows))
-    checked = [question.name for question in config.questions if question.check]
+    checked = [question.name for question in config.asked() if question.check]
     source = damage_source(config)
     found = []
     for n in range(config.checks):
@@ -209,7 +209,7 @@ def _checks(config: ReviewConfig, windows: Sequence[Window], names: _Names) -> l
             low = names.item([damaged], dict.fromkeys(checked, ("1", "2")))
             found.append((low, low))
         elif n % 2:
-            tie = {question.name: ("tie",) for question in config.questions}
+            tie = {question.name: ("tie",) for question in config.asked()}
             found.append((names.item([whole, again], tie), names.item([again, whole], tie)))
         else:
             left, right = dict.fromkeys(checked, ("A",)), dict.fromkeys(checked, ("B",))

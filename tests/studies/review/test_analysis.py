@@ -141,7 +141,7 @@ def test_the_commands_design_analyse_and_export(tmp_path: Path, capsys: pytest.C
     assert "9 raters, 36 items, 144 answers; 1 raters failed the checks" in told
     assert "style: adapter over base 100% [70%, 100%], 36 answers" in told
     page = review.folder.read_text("report.html")
-    assert "In style, adapter is preferred over base (100 % of 36 comparisons)" in page
+    assert "Adapter is preferred over base in style (100 %), stability (100 %), motion (100 %) and artefacts" in page
     for part in ("Without the 1 rater who failed", "All raters", "Wilson, over 9 raters", "rater 10", "6 of 6"):
         assert part in page, part
     assert not re.search(r"(src|href)=\"https?://", page)
