@@ -17,6 +17,7 @@ from cinesynth.config import (
 )
 from cinesynth.settings import Settings
 from cinesynth.settings_help import markdown
+from cinesynth.studies.review.config import ReviewConfig
 from serve.config import ServeConfig
 
 PAGE = Path(__file__).with_name("configuration.md")
@@ -41,6 +42,7 @@ JOBS: dict[str, type[Settings]] = {
     "jobs.evaluate": EvaluateConfig,
     "jobs.publish": PublishConfig,
     "jobs.pipeline": PipelineConfig,
+    "cinesynth.studies.review": ReviewConfig,
     "serve.run": ServeConfig,
 }
 SERVICE = """\

@@ -13,13 +13,22 @@ from cinesynth.errors import ConfigError
 from cinesynth.registry import Registry
 from serve import pages
 from serve.adapters import AdapterList
-from serve.auth import Key, KeyRing
+from serve.auth import Key, KeyRing, Scope
 from serve.config import ServeConfig
 from serve.content import Variant
-from serve.describe import content_responses, create_body, described, event_responses, remix_body
+from serve.describe import (
+    answer_body,
+    clip_responses,
+    content_responses,
+    create_body,
+    described,
+    event_responses,
+    remix_body,
+)
 from serve.errors import ApiError, error_responses, install
 from serve.jobs import Job, Jobs
 from serve.request_id import request_log
+from serve.reviews import KeptAnswer, Review, Reviews
 from serve.schema import DeletedVideo, Model, ModelList, Video, VideoList, video
 from serve.videos import Videos
 
@@ -60,6 +69,7 @@ def create_api(
     api.state.key_checks = CapacityLimiter(KEY_CHECKS)
     api.state.release = release
     api.state.videos = Videos(config, jobs, registry, base_sha256)
+    api.state.reviews = Reviews(config)
     install(api, echo_request_id)
     api.include_router(router)
     api.include_router(pages.router)
@@ -85,8 +95,16 @@ AnyKey = Annotated[Key, Depends(_key)]
 
 
 async def _videos_key(key: AnyKey) -> Key:
-    if "videos" not in key.scopes:
-        message = f"this key has the scopes {', '.join(key.scopes)}; videos need a key with the scope videos"
+    return _with_scope(key, "videos", "videos need")
+
+
+async def _review_key(key: AnyKey) -> Key:
+    return _with_scope(key, "review", "a review needs")
+
+
+def _with_scope(key: Key, scope: Scope, needs: str) -> Key:
+    if scope not in key.scopes:
+        message = f"this key has the scopes {', '.join(key.scopes)}; {needs} a key with the scope {scope}"
         raise ApiError(403, "scope_missing", message)
     return key
 
@@ -95,8 +113,14 @@ async def _videos(request: Request) -> Videos:
     return request.app.state.videos
 
 
+async def _reviews(request: Request) -> Reviews:
+    return request.app.state.reviews
+
+
 VideosKey = Annotated[Key, Depends(_videos_key)]
+ReviewKey = Annotated[Key, Depends(_review_key)]
 Operations = Annotated[Videos, Depends(_videos)]
+ReviewOperations = Annotated[Reviews, Depends(_reviews)]
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -233,6 +257,34 @@ async def video_events(
 ) -> Response:
     """A video's course: an event whenever its status, progress or place in the queue changes, until it has ended."""
     return await videos.events(video_id, key, last_event_id)
+
+
+@router.get("/v1/review", responses=error_responses(401, 403, 404, 409, 500, 503, 507))
+async def retrieve_review(key: ReviewKey, reviews: ReviewOperations) -> Review:
+    """The open review as this key's rater sees it: questions, and the items in their order with what was answered. The
+    first request takes a place in the review."""
+    return await reviews.shown(key)
+
+
+@router.put(
+    "/v1/review/answers/{item}",
+    openapi_extra={"requestBody": answer_body()},
+    responses=error_responses(400, 401, 403, 404, 408, 409, 413, 415, 429, 500, 503, 507),
+)
+async def answer_item(item: str, request: Request, key: ReviewKey, reviews: ReviewOperations) -> KeptAnswer:
+    """Keep the rater's answer to an item. The same one again changes nothing, another one replaces it."""
+    return await reviews.answer(item, request, key)
+
+
+@router.head("/v1/review/videos/{clip}", response_class=FileResponse, include_in_schema=False)
+@router.get(
+    "/v1/review/videos/{clip}",
+    response_class=FileResponse,
+    responses={**clip_responses(), **error_responses(400, 401, 403, 404, 409, 416, 500, 503, 507)},
+)
+async def review_video(clip: str, key: ReviewKey, reviews: ReviewOperations) -> FileResponse:
+    """The MP4 of one of the rater's items, by its opaque name; byte ranges work."""
+    return await reviews.video(clip, key)
 
 
 async def _shown(job: Job, response: Response, videos: Videos) -> Video:

@@ -82,11 +82,16 @@ async def read_create(request: Request, config: ServeConfig) -> CreateBody:
 
 async def read_remix(request: Request, video_id: str) -> RemixBody:
     """The validated fields of a remix of a video. Raises ApiError as `read_create` does."""
+    fields = await read_object(request)
+    return RemixBody(parse_remix(fields), sha256_json(["remix", video_id, fields]))
+
+
+async def read_object(request: Request) -> dict[str, Any]:
+    """The fields of a body that is a small JSON object. Raises ApiError (400, 413, 415)."""
     kind = _content_type(request)
     if kind != "application/json":
         raise ApiError(415, "unsupported_media_type", f"content type {clipped(kind)!r}: use application/json")
-    fields = await _read_json(_capped(request, FORM_BYTES))
-    return RemixBody(parse_remix(fields), sha256_json(["remix", video_id, fields]))
+    return await _read_json(_capped(request, FORM_BYTES))
 
 
 def image_error(error: ImageRefused) -> ApiError:

@@ -12,8 +12,9 @@ from sqlalchemy import URL, make_url
 from cinesynth.errors import ConfigError
 from cinesynth.generate.shape import GroupShape, check_group
 from cinesynth.pool import Pool
-from cinesynth.settings import Finite, Settings, Side, WindowFrames
+from cinesynth.settings import NAME_PATTERN, Finite, Settings, Side, WindowFrames
 from cinesynth.storage import Storage, check_lasting, sha256_json
+from cinesynth.studies.review.folder import ReviewFolder
 from cinesynth.wan.family import DEFAULT_FAMILY, Family, family_named
 from cinesynth.wan.flops import video_flops
 from cinesynth.wan.folder import model_folder, model_spec, read_json
@@ -156,6 +157,9 @@ class ServeConfig(Settings):
     uploads: UploadLimits = UploadLimits()
     ingress: IngressSettings = IngressSettings()
     engine: EngineSettings = EngineSettings()
+    reviews: str | None = Field(
+        None, pattern=NAME_PATTERN, description="name below <storage>/reviews of the review that /review shows; or none"
+    )
     keys_file: str | None = Field(None, description="made by python -m serve.keys; default: <storage>/serve/keys.json")
     database: str | None = Field(None, description="SQLAlchemy URL; default: SQLite at <storage>/serve/jobs.db")
 
@@ -276,6 +280,8 @@ class ServeConfig(Settings):
                 f"keys_file: {str(path)!r} does not exist; make a key with "
                 f"`python -m serve.keys create --file {path} --name NAME`"
             )
+        if self.reviews is not None:
+            ReviewFolder.open(self.storage, self.reviews)
         spec = model_spec(self.model)
         check_group(self.engine.group.ranks, spec.heads, "engine.group.ranks")
         for height, width in self.sizes:

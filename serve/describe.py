@@ -8,6 +8,7 @@ from typing import Any
 from serve.content import MEDIA_TYPES
 from serve.events import VideoState
 from serve.request_id import REQUEST_ID
+from serve.reviews import ReviewAnswer
 from serve.schema import CreateVideo, Prompted
 
 _HEADERS = {
@@ -49,9 +50,23 @@ def remix_body() -> dict[str, Any]:
     return {"required": True, "content": {"application/json": {"schema": Prompted.model_json_schema()}}}
 
 
+def answer_body() -> dict[str, Any]:
+    """The body of PUT /v1/review/answers/{item}."""
+    return {"required": True, "content": {"application/json": {"schema": ReviewAnswer.model_json_schema()}}}
+
+
+def clip_responses() -> dict[int | str, dict[str, Any]]:
+    """A video of a review, whole or in part."""
+    return _file_responses(MEDIA_TYPES["video"])
+
+
 def content_responses() -> dict[int | str, dict[str, Any]]:
     """A file, whole or in part."""
-    file = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in MEDIA_TYPES.values()}
+    return _file_responses(*MEDIA_TYPES.values())
+
+
+def _file_responses(*kinds: str) -> dict[int | str, dict[str, Any]]:
+    file = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in kinds}
     headers = _headers("Accept-Ranges", "Content-Disposition")
     return {
         200: {"content": file, "description": "the whole file", "headers": headers},

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
 
@@ -142,6 +145,17 @@ def disk_full() -> ApiError:
     """Of files, or of the job table."""
     message = "the server's disk is full; its operator has to make room"
     return ApiError(507, "insufficient_storage", message, headers=NO_RETRY)
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Tells a full disk as such."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise disk_full() from e
 
 
 def install(api: FastAPI, echo_request_id: bool = True) -> None:

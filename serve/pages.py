@@ -1,17 +1,20 @@
-"""The page `/studio`: files that talk to the API of the same server, and to nobody else."""
+"""The pages `/studio` and `/review`: files that talk to the API of the same server, and to nobody else."""
 
 from __future__ import annotations
 
 import hashlib
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from serve.errors import ApiError
 
-FOLDER = Path(__file__).parent / "studio"
+Page = Literal["studio", "review"]
+
+FOLDERS: dict[Page, Path] = {"studio": Path(__file__).parent / "studio", "review": Path(__file__).parent / "review"}
 
 PAGE = "index.html"
 
@@ -37,8 +40,8 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "trusted-types 'none'",
     )
 )
-"""No script or style but those of the folder, no other server, no frame around it, and no text that becomes markup.
-Pictures and videos come from `blob:`, as the page fetches them with the key."""
+"""No script or style but those of the folders, no other server, no frame around it, and no text that becomes markup.
+Pictures and videos come from `blob:`, as a page fetches them with the key."""
 
 HEADERS = {
     "Cache-Control": "no-cache",  # kept, and asked for again by its ETag: another version is never mixed in
@@ -55,20 +58,33 @@ router = APIRouter(include_in_schema=False)
 
 @router.api_route("/studio", methods=["GET", "HEAD"])
 async def studio(request: Request) -> Response:
-    """The page."""
-    return _file(request, PAGE)
+    """The page where videos are made."""
+    return _file(request, "studio", PAGE)
 
 
 @router.api_route("/studio/{name}", methods=["GET", "HEAD"])
 async def studio_file(request: Request, name: str) -> Response:
-    """A file of the page. Raises ApiError 404."""
-    return _file(request, name)
+    """A file of that page. Raises ApiError 404."""
+    return _file(request, "studio", name)
 
 
-def _file(request: Request, name: str) -> Response:
-    found = _files().get(name)
+@router.api_route("/review", methods=["GET", "HEAD"])
+async def review(request: Request) -> Response:
+    """The page where raters compare videos. Raises ApiError 404 while no review is open."""
+    request.app.state.reviews.check_open()
+    return _file(request, "review", PAGE)
+
+
+@router.api_route("/review/{name}", methods=["GET", "HEAD"])
+async def review_file(request: Request, name: str) -> Response:
+    """A file of that page. Raises ApiError 404."""
+    return _file(request, "review", name)
+
+
+def _file(request: Request, page: Page, name: str) -> Response:
+    found = _files(page).get(name)
     if found is None:
-        raise ApiError(404, "not_found", f"/studio has no file {name!r}")
+        raise ApiError(404, "not_found", f"/{page} has no file {name!r}")
     content, etag = found
     headers = {**HEADERS, "ETag": etag}
     known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
@@ -78,7 +94,7 @@ def _file(request: Request, name: str) -> Response:
 
 
 @cache
-def _files() -> dict[str, tuple[bytes, str]]:
+def _files(page: Page) -> dict[str, tuple[bytes, str]]:
     """Each file's bytes and ETag by its name. Read once: they belong to the version of the code."""
-    contents = {path.name: path.read_bytes() for path in FOLDER.iterdir() if path.suffix in TYPES}
+    contents = {path.name: path.read_bytes() for path in FOLDERS[page].iterdir() if path.suffix in TYPES}
     return {name: (content, f'"{hashlib.sha256(content).hexdigest()[:32]}"') for name, content in contents.items()}

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from fastapi import Request
@@ -19,7 +16,7 @@ from serve.auth import Key
 from serve.bodies import Uploads, image_error, read_create, read_remix
 from serve.config import ServeConfig
 from serve.content import Content, Contents, Variant
-from serve.errors import NO_RETRY, ApiError, disk_full
+from serve.errors import NO_RETRY, ApiError, disk_errors, disk_full
 from serve.events import EventStream, Listening
 from serve.jobs import Job, Jobs, JobStore, KeyReused, NewJob, QueueFull
 from serve.media import ImageRefused, frame_png, write_whole
@@ -180,7 +177,7 @@ class Videos:
         if job.status != "completed" or job.result is None:
             message = f"{video_id} is {job.status} ({job.progress} %); ask again when completed"
             raise ApiError(409, "not_ready", message, headers=NO_RETRY)
-        with _disk():
+        with disk_errors():
             return await self._contents.response(self.config.results() / job.result, video_id, variant)
 
     async def events(self, video_id: str, key: Key, last: str | None) -> EventStream:
@@ -273,14 +270,14 @@ class Videos:
     def _keep_frame(self, data: bytes, path: Path, job: JobRequest) -> None:
         """Keep the first frame in the video's size, as the generator would crop it: a photograph takes megabytes."""
         try:
-            with _disk():
+            with disk_errors():
                 write_whole(frame_png(data, self.config.image, job.height, job.width), path)
         except ImageRefused as e:
             raise image_error(e) from e
 
     def _copy_frame(self, source: Path, path: Path, video_id: str) -> None:
         try:
-            with _disk():
+            with disk_errors():
                 write_whole(source.read_bytes(), path)
         except FileNotFoundError as e:
             message = f"the first frame of {video_id} is no longer kept; send it again in a request of its own"
@@ -321,14 +318,3 @@ def _not_found(video_id: str | None, param: str = "id") -> ApiError:
 def _key_reused(job_id: str) -> ApiError:
     message = f"this Idempotency-Key was sent with another body, which made {job_id}; choose another key"
     return ApiError(409, "idempotency_key_reused", message, "Idempotency-Key", headers=NO_RETRY)
-
-
-@contextmanager
-def _disk() -> Iterator[None]:
-    """Tells a full disk as such."""
-    try:
-        yield
-    except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise disk_full() from e

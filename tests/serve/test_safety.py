@@ -46,7 +46,8 @@ def test_every_route_but_health_needs_a_key(client: TestClient) -> None:
     del client.headers["Authorization"]
     for path, methods in client.get("/openapi.json").json()["paths"].items():
         for method in methods:
-            status = client.request(method, path.format(video_id="video_x", model="m")).status_code
+            named = path.format(video_id="video_x", model="m", item="i", clip="c")
+            status = client.request(method, named).status_code
             assert status == (401 if path.startswith("/v1/") else 200), (method, path)
 
 

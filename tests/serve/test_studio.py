@@ -656,12 +656,12 @@ def test_the_files_are_typed_revalidated_and_locked_in(config: ServeConfig, clie
     assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert not re.search(r"<script(?![^>]*src)|<style|\sstyle=|\son\w+=|https?://", page.text), "inline or foreign"
     names = re.findall(r'(?:src|href)="studio/([^"]+)"', page.text)
-    modules = {path.name for path in pages.FOLDER.glob("*.js")}
-    assert {"studio.css", "studio.js"} <= {*names} <= {path.name for path in pages.FOLDER.iterdir()}
+    modules = {path.name for path in pages.FOLDERS["studio"].glob("*.js")}
+    assert {"studio.css", "studio.js"} <= {*names} <= {path.name for path in pages.FOLDERS["studio"].iterdir()}
     kinds = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
     for name in {*names, *modules}:
         file = client.get(f"/studio/{name}")
-        assert (file.status_code, file.content) == (200, (pages.FOLDER / name).read_bytes())
+        assert (file.status_code, file.content) == (200, (pages.FOLDERS["studio"] / name).read_bytes())
         assert file.headers["content-type"] == kinds[Path(name).suffix]
         assert "http" not in re.sub(r"http://www.w3.org/\S+", "", file.text)
     for answer in (page, file, client.head("/studio")):

@@ -1,0 +1,1 @@
+"""The expert review: people compare or rate videos, without knowing which arm made which."""

@@ -1,0 +1,78 @@
+"""Balanced orders: which condition a rater sees of a window, where in the sequence, and on which side.
+
+A Latin square gives each window every condition in turn over the raters. Williams' square (Australian Journal of
+Scientific Research A 2, 1949) orders the windows: over n raters (2n for odd n) each window stands once (twice) at each
+place, and follows each other one once (twice), so that neither fatigue nor what was seen just before favours one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter
+from collections.abc import Hashable
+from typing import NamedTuple
+
+
+def williams_row(row: int, n: int) -> list[int]:
+    """A row of Williams' square of n treatments 0..n-1; rows repeat after n, for odd n after 2n.
+
+    Any n rows in a row hold each treatment once at each place.
+    """
+    first = [0]
+    low, high = 1, n - 1
+    while len(first) < n:
+        first.append(low if len(first) % 2 else high)
+        low, high = (low + 1, high) if len(first) % 2 == 0 else (low, high - 1)
+    shifted = [(place + row) % n for place in first]
+    mirrored = n % 2 == 1 and row // n % 2 == 1
+    return shifted[::-1] if mirrored else shifted
+
+
+class Shown(NamedTuple):
+    """One item of a rater's sequence: a window, a condition (index), and whether its arms change sides."""
+
+    window: int
+    condition: int
+    swapped: bool
+
+
+def sequences(raters: int, windows: int, conditions: int, times: int, seed: int) -> list[list[Shown]]:
+    """What each rater sees, in order.
+
+    Each rater sees each window `times` times, in as many passes over all windows, each time in another condition.
+    Sides are balanced for every window and condition to within one over the raters, however many of them take part in
+    order; what is free after that is balanced within the rater, and then drawn.
+
+    Args:
+        raters: sequences.
+        windows, conditions: how many there are; they are named by index.
+        times: at most `conditions`.
+        seed: of the names of rows and columns, and of sides that are free.
+    """
+    draw = random.Random(seed)
+    place_of_window = draw.sample(range(windows), windows)
+    window_at = {place: window for window, place in enumerate(place_of_window)}
+    condition_at = draw.sample(range(conditions), conditions)
+    of_window: Counter[Hashable] = Counter()
+    found = []
+    for rater in range(raters):
+        of_rater: Counter[Hashable] = Counter()
+        sequence = []
+        for turn in range(times):
+            for place in williams_row(rater * times + turn, windows):
+                window = window_at[place]
+                condition = condition_at[(place + rater * times + turn) % conditions]
+                leaning = of_window[window, condition] or of_rater[condition]
+                swapped = leaning > 0 or (leaning == 0 and draw.random() < 0.5)
+                for counter, key in ((of_window, (window, condition)), (of_rater, condition)):
+                    counter[key] += -1 if swapped else 1
+                sequence.append(Shown(window, condition, swapped))
+        found.append(sequence)
+    return found
+
+
+def places_of_checks(length: int, checks: int, draw: random.Random) -> list[int]:
+    """Places before which checks stand in a sequence: one in each equal part of it, never at its beginning."""
+    edges = [1 + round(part * (length - 1) / checks) for part in range(checks + 1)] if checks else []
+    return [draw.randint(low, max(low, high - 1)) for low, high in itertools.pairwise(edges)]
