@@ -416,8 +416,10 @@ MetricName = Annotated[str, AfterValidator(_known_metric)]
 class EvaluateSettings(Settings):
     """Which metrics, and how the videos are brought to the networks."""
 
-    metrics: list[MetricName] = Field(
-        ["fvd", "kvd", "lpips"], min_length=1, description="names in the catalogue of metrics (docs/metrics.md)"
+    metrics: list[MetricName] = runtime(
+        ["fvd", "kvd", "lpips"],
+        min_length=1,
+        description="names in the catalogue of metrics (docs/metrics.md); more of them may be added to a run",
     )
     lpips_net: Literal["alex", "vgg"] = Field("alex", description="network of LPIPS: AlexNet or VGG-16")
     frames: int | None = Field(None, ge=1, description="first frames of every video; default: all, equally many")
@@ -426,6 +428,9 @@ class EvaluateSettings(Settings):
         description="file with the published state dict of R-LPIPS; the metric r_lpips needs it; its content counts",
     )
     weights: str | None = runtime(None, description="folder with the weight files; default: the cache, filled by pip")
+    require: bool = runtime(
+        False, description="fail where a metric's weights are absent, in place of calling it unavailable"
+    )
     batch_size: int = runtime(4, ge=1, description="videos that a network takes at once")
     workers: int = runtime(1, ge=1, description="Ray actors, where a Ray cluster is used")
     cpus_per_worker: Finite = runtime(1.0, gt=0, description="CPUs of each worker")
@@ -460,7 +465,8 @@ class EvaluateConfig(JobConfig, EvaluateSettings):
         min_length=1, description="arm name to folder of videos; differences are to the first"
     )
     groups: str | None = runtime(
-        None, description="CSV with columns video, group; default: the dataset's, or every video its own group"
+        None,
+        description="CSV with columns video, group (also caption, domain); default: the dataset's, or each its own",
     )
 
     @model_validator(mode="after")

@@ -43,6 +43,7 @@ class Network:
         weights: name of each file of weights to its sha256, without torch.
         preprocessing: all that happens to frames before they reach the network.
         pair: it compares a video with the real one of the same name.
+        fps: it reads the video's frames per second, above 0.
         caption: it reads the caption.
         min_frames: frames that a video needs at least; `frames_needed` counts those of `start` and `count` too.
         start: first frame that it sees, 0-based.
@@ -50,6 +51,7 @@ class Network:
         min_side: pixels that the shorter side needs.
         d: dimension of the features.
         dtype: number formats, for the record.
+        version: raised whenever a change of its code changes its rows: kept rows of another version do not count.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Network:
     weights: Callable[[EvaluateSettings], dict[str, str]] = _no_weights
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     pair: bool = False
+    fps: bool = False
     caption: bool = False
     min_frames: int = 1
     start: int = 0
@@ -66,6 +69,7 @@ class Network:
     min_side: int = 1
     d: int | None = None
     dtype: str = "float32 networks without TF32, float64 statistics"
+    version: int = 1
 
     @property
     def frames_needed(self) -> int:
