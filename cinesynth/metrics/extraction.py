@@ -114,7 +114,7 @@ def find_rows(
         WeightsUnavailable: weights that are absent, where `settings.require` is set.
         StorageError: a kept row of other weights under this one's name.
     """
-    found = {network.name: _wanted(network, sets, captions, settings, kept) for network in networks}
+    found = {network.name: wanted_rows(network, sets, captions, settings, kept) for network in networks}
     for of in found.values():
         wanted = len(of.missing)
         of.read()
@@ -165,7 +165,7 @@ def network_record(network: Network, settings: EvaluateSettings) -> dict[str, An
     }
 
 
-def _wanted(
+def wanted_rows(
     network: Network,
     sets: Sequence[VideoSet],
     captions: Mapping[str, str],
