@@ -1,7 +1,7 @@
 """What an evaluation takes beside its networks: `python -m benchmarks.metrics [--rounds 5] [--workers 2]`.
 
 - Extraction against the larger of its parts: decoding alone, and the networks alone on frames that are there, in turn
-  on the same batches. The networks have one thread, as a worker with one CPU has. Ideal is 1: a thread decodes meanwhile.
+  on the same batches. Networks have one thread, as a worker of one CPU has. Ideal is 1: a thread decodes meanwhile.
 - The check of all videos, anew and from what is kept; and a whole evaluation, anew and from what is kept.
 - Ray workers, decoding included: seconds of the same batches with one and with several.
 - The trace of the Frechet distance against `scipy.linalg.sqrtm`, N = 2 d samples, and the whole distance from features.
