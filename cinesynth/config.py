@@ -427,9 +427,11 @@ class EvaluateSettings(Settings):
         None,
         description="file with the published state dict of R-LPIPS; the metric r_lpips needs it; its content counts",
     )
-    weights: str | None = runtime(None, description="folder with the weight files; default: the cache, filled by pip")
+    weights: str | None = runtime(
+        None, description="folder with the weight files (docs/metrics.md); default: the cache, which fills itself"
+    )
     require: bool = runtime(
-        False, description="fail where a metric's weights are absent, in place of calling it unavailable"
+        False, description="weights that cannot be had fail the job; else their metrics have no value, and the reason"
     )
     batch_size: int = runtime(4, ge=1, description="videos that a network takes at once")
     workers: int = runtime(1, ge=1, description="Ray actors, where a Ray cluster is used")

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgError, eigvalsh
+from scipy.linalg import LinAlgError, cholesky, eigvalsh
+from scipy.linalg.blas import dtrmm
 
 _WELL_CONDITIONED = 1e-10
 """Smallest eigenvalue of S_r S_f, as a share of the largest, that rounding (1e-16 of the largest) leaves whole."""
@@ -54,12 +55,14 @@ def frechet_distance(real_ND: NDArray[np.floating], fake_ND: NDArray[np.floating
 def root_trace(real_DD: NDArray[np.float64], fake_DD: NDArray[np.float64]) -> float | None:
     """Trace of the root of the product of two covariances; None where it is too near to singular to be exact.
 
-    The eigenvalues of S_r S_f are those of the symmetric L^T S_f L, where L L^T = S_r (LAPACK's sygvd).
+    The eigenvalues of S_r S_f are those of the symmetric L^T S_f L, where L L^T = S_r.
     """
     try:
-        eigenvalues = eigvalsh(fake_DD, real_DD, type=3, driver="gvd", check_finite=False)
+        factor = cholesky(real_DD, lower=True, check_finite=False)
     except LinAlgError:
         return None
+    product = dtrmm(1.0, factor, dtrmm(1.0, factor, fake_DD, lower=1, trans_a=1), side=1, lower=1)
+    eigenvalues = eigvalsh(product, driver="evd", check_finite=False, overwrite_a=True)
     if eigenvalues[0] < _WELL_CONDITIONED * eigenvalues[-1]:
         return None
     return float(np.sqrt(eigenvalues).sum())
