@@ -421,8 +421,10 @@ class EvaluateSettings(Settings):
     retired: ClassVar[Mapping[str, Retired]] = {
         "lpips_net": Retired("alex", "the metric lpips is AlexNet's; ask for the metric lpips_vgg to have VGG-16's")
     }
-    metrics: list[MetricName] = Field(
-        ["fvd", "kvd", "lpips"], min_length=1, description="names in the catalogue of metrics (docs/metrics.md)"
+    metrics: list[MetricName] = runtime(
+        ["fvd", "kvd", "lpips"],
+        min_length=1,
+        description="names in the catalogue of metrics (docs/metrics.md); more of them may be added to a run",
     )
     frames: int | None = Field(None, ge=1, description="first frames of every video; default: all, equally many")
     r_lpips_weights: str | None = runtime(
@@ -469,7 +471,8 @@ class EvaluateConfig(JobConfig, EvaluateSettings):
         min_length=1, description="arm name to folder of videos; differences are to the first"
     )
     groups: str | None = runtime(
-        None, description="CSV with columns video, group; default: the dataset's, or every video its own group"
+        None,
+        description="CSV with columns video, group (also caption, domain); default: the dataset's, or each its own",
     )
 
     @model_validator(mode="after")

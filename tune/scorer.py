@@ -1,4 +1,4 @@
-"""Scoring of trials: an actor of the study's driver that keeps model, networks and the real windows' features."""
+"""Scoring of trials: an actor of the study's driver that keeps the model. What networks find is kept in the storage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cinesynth.generate.held_out import HeldOutVideos, chosen_windows
 from cinesynth.generate.sampler import Generator
 from cinesynth.locate import adapter_chain, locate_adapter
 from cinesynth.metrics.evaluate import compare, computable
-from cinesynth.metrics.metric import Sample
+from cinesynth.metrics.kept import KeptWork
 from cinesynth.metrics.record import MetricsRecord
 from cinesynth.pictures import Frames
 from cinesynth.settings import parse_config
@@ -29,7 +29,7 @@ def scoring(config: TuneConfig, windows: list[WindowRow]) -> EvaluateSettings:
     Raises DatasetError where they are too short for an objective.
     """
     frames = min(window.num_frames for window in windows)
-    given = {"r_lpips_weights": config.r_lpips_weights, "use_gpu": config.train.use_gpu}
+    given = {"r_lpips_weights": config.r_lpips_weights, "use_gpu": config.train.use_gpu, "require": True}
     asked = EvaluateSettings(metrics=list(config.objectives), **given)
     computable(asked, frames)
     both = [name for name in ("fvd", "kvd") if name not in config.objectives]
@@ -57,7 +57,7 @@ class Scorer:
         self._scratch = tempfile.TemporaryDirectory(prefix="cinesynth-scores-")
         self._real = Path(self._scratch.name) / "real"
         self._val.write_real(self._real)
-        self._real_samples: dict[str, Sample] = {}
+        self._kept = KeptWork(self.storage)
 
     def __repr__(self) -> str:
         return f"Scorer({self.config.name})"
@@ -74,9 +74,7 @@ class Scorer:
             folder = Path(scratch) / "made"
             self._val.write_made(made, folder)
             settings = scoring(self.config, self._val.windows)
-            record = compare(
-                self._real, {"trial": folder}, self._val.groups(), settings, real_samples=self._real_samples
-            )
+            record = compare(self._real, {"trial": folder}, self._val.groups(), settings, kept=self._kept)
         return {
             "figures": {value.metric: value.value for value in record.values if value.value is not None},
             "windows": len(made),
@@ -102,7 +100,8 @@ class Scorer:
                 for arm, made in runs.items():
                     test.write_made(self._make(test, *made[place]), root / arm, suffix)
             settings = scoring(self.config, test.windows)
-            record: MetricsRecord = compare(root / "real", {arm: root / arm for arm in runs}, groups, settings)
+            arms = {arm: root / arm for arm in runs}
+            record: MetricsRecord = compare(root / "real", arms, groups, settings, kept=self._kept)
         return dict(record.to_json())
 
     def _videos(self, split: Split) -> HeldOutVideos:

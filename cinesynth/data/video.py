@@ -183,6 +183,11 @@ def _check_aspect(path: str | os.PathLike[str], stored: tuple[int, int], square:
         raise MediaError(f"{path} asks to be shown as {asked}, and holds {there} pixels; its header is damaged")
 
 
+def decoder() -> str:
+    """Who decodes, with the versions that may change pixels, for records."""
+    return f"PyAV {av.__version__}, libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}, rgb24"
+
+
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The metadata that `write_video` stored; empty if there is none."""
     with av.open(str(path)) as container:

@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 from cinesynth.config import EvaluateConfig, EvaluateSettings
 from cinesynth.metrics.features import (
     Batch,
+    Call,
+    Decoded,
     Executor,
     LocalExecutor,
     Networks,
     device_name,
     pick_device,
+    read_ahead,
 )
-from cinesynth.metrics.metric import Item
 from cinesynth.session import check_room, ray_session
 
 _QUEUED = 2  # batches per actor: one that runs and one that waits, so decoding overlaps
@@ -69,25 +71,23 @@ class RayExecutor:
         self._actors: list[Any] = [actor.remote(*arguments) for _ in range(settings.workers)]
         self.device = str(ray.get(self._actors[0].device.remote()))
 
-    def run(self, batches: Sequence[Batch]) -> Iterator[NDArray[np.float64]]:
-        """The output of every batch, in order; at most two per actor are in flight."""
-        ray = self._ray
+    def run(self, batches: Sequence[Batch]) -> Iterator[tuple[int, list[NDArray[np.float64]]]]:
+        """Place of a batch and the output of its calls, as they finish; at most two an actor are in flight."""
         running: dict[Any, tuple[int, Any]] = {}
-        finished: dict[int, NDArray[np.float64]] = {}
         idle = [actor for _ in range(_QUEUED) for actor in self._actors]
-        given = 0
-        for wanted in range(len(batches)):
-            while wanted not in finished:
-                while idle and given < len(batches):
-                    actor = idle.pop(0)
-                    batch = batches[given]
-                    running[actor.run.remote(batch.network, batch.read(), batch.captions)] = (given, actor)
-                    given += 1
-                (ready, *_), _ = ray.wait(list(running))
-                index, actor = running.pop(ready)
-                finished[index] = ray.get(ready)
-                idle.append(actor)
-            yield finished.pop(wanted)
+        for place, decoded in read_ahead(batches):
+            if not idle:
+                yield self._finished(running, idle)
+            actor = idle.pop(0)
+            running[actor.run.remote(batches[place].calls, decoded)] = (place, actor)
+        while running:
+            yield self._finished(running, idle)
+
+    def _finished(self, running: dict[Any, tuple[int, Any]], idle: list[Any]) -> tuple[int, list[NDArray[np.float64]]]:
+        (ready, *_), _ = self._ray.wait(list(running))
+        place, actor = running.pop(ready)
+        idle.append(actor)
+        return place, self._ray.get(ready)
 
     def close(self) -> None:
         """Give the actors' resources back."""
@@ -99,9 +99,11 @@ class MetricWorker:
     """An actor that runs the networks; the dashboard names it by its `repr`."""
 
     def __init__(self, networks: Networks, use_gpu: bool, cpus: float) -> None:
+        import cv2
         import torch
 
         torch.set_num_threads(max(1, int(cpus)))
+        cv2.setNumThreads(max(1, int(cpus)))
         self._networks = networks.to(pick_device(use_gpu))
 
     def __repr__(self) -> str:
@@ -110,5 +112,5 @@ class MetricWorker:
     def device(self) -> str:
         return device_name(self._networks.device)
 
-    def run(self, network: str, items: list[Item], captions: Sequence[str]) -> NDArray[np.float64]:
-        return self._networks.run(network, items, captions)
+    def run(self, calls: Sequence[Call], decoded: list[Decoded]) -> list[NDArray[np.float64]]:
+        return self._networks.run_all(calls, decoded)

@@ -6,24 +6,27 @@ import logging
 import platform
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import torch
 
 import cinesynth
 from cinesynth.config import EvaluateConfig, EvaluateSettings
-from cinesynth.errors import ConfigError, DatasetError
+from cinesynth.data.video import decoder
+from cinesynth.errors import ConfigError, DatasetError, IdentityError, MetricError, WeightsUnavailable
 from cinesynth.metrics import catalogue, videos
-from cinesynth.metrics.features import Batch, Executor, LocalExecutor, Networks, batches_of, extract
-from cinesynth.metrics.metric import Metric, Network, Results, Sample
-from cinesynth.metrics.record import Definition, MetricsRecord
+from cinesynth.metrics.extraction import find_rows
+from cinesynth.metrics.features import NO_WEIGHTS, Executor, LocalExecutor
+from cinesynth.metrics.kept import KeptWork
+from cinesynth.metrics.metric import Metric, Results, Sample
+from cinesynth.metrics.record import Definition, MetricsRecord, Value
 from cinesynth.metrics.split import real_windows
 from cinesynth.metrics.statistics import NoInterval, require_groups
 from cinesynth.metrics.videos import VideoSet
+from cinesynth.metrics.windows import window_rows, write_windows
 from cinesynth.runs import Run, records_its_end
 from cinesynth.storage import Storage, sha256_json
 
@@ -37,7 +40,7 @@ def compare(
     settings: EvaluateSettings | None = None,
     executor: type[Executor] = LocalExecutor,
     captions: Mapping[str, str] | None = None,
-    real_samples: dict[str, Sample] | None = None,
+    kept: KeptWork | None = None,
 ) -> MetricsRecord:
     """Metrics of each arm against the real videos, and the paired differences to the first arm.
 
@@ -48,30 +51,51 @@ def compare(
         settings: what to compute; default: FVD, KVD and LPIPS (AlexNet) on all frames.
         executor: who runs the networks.
         captions: video name to caption, for metrics that read it.
-        real_samples: network to what it found of the real set: taken where it is there, else put there. For callers
-            that compare with the same real set again.
+        kept: kept work of earlier evaluations, which is not done again; what is new is kept there. Default: none.
 
     Raises:
         DatasetError, MediaError: no videos, unequal lengths, unreadable files, or fewer frames than a metric needs.
         ConfigError: videos without a group or caption, or a GPU that is not there.
-        WeightsUnavailable: see `weights.locate`.
+        MetricError: a number that counts and is not finite.
+        WeightsUnavailable: weights are absent and `settings.require` is set; else the metric says so in the record.
+        StorageError: a kept row of other weights (see `KeptRows.read`).
     """
+    return measure(real, arms, groups, settings, executor, captions, kept).record
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The record, and the samples that it was made of: of each metric, the real one first."""
+
+    record: MetricsRecord
+    samples: Mapping[str, list[Sample]]
+
+
+def measure(
+    real: Path,
+    arms: Mapping[str, Path],
+    groups: Mapping[str, str] | None = None,
+    settings: EvaluateSettings | None = None,
+    executor: type[Executor] = LocalExecutor,
+    captions: Mapping[str, str] | None = None,
+    kept: KeptWork | None = None,
+) -> Measured:
+    """As `compare`, with the samples."""
     settings = settings or EvaluateSettings()
-    sets = videos.open_sets({"real": real, **arms}, settings.frames)
+    sets = videos.open_sets({"real": real, **arms}, settings.frames, kept)
     group_of = videos.assign_groups(sets, groups)
     metrics = computable(settings, sets[0].num_frames)
-    inputs = _Inputs(settings, group_of, captions or {})
-    inputs.check_captions(sets, metrics)
+    _check_captions(sets, metrics, captions or {})
+    networks = {m.network.name: m.network for m in metrics}
+    rows = find_rows(networks.values(), sets, captions or {}, settings, executor, kept)
+    found = {name: of.samples(sets, group_of) for name, of in rows.items()}
+    samples = {m.name: found[m.network.name] for m in metrics}
+    results = [_results(m, sets, samples[m.name]) for m in metrics]
     lengths = (sets[0].num_frames, sets[0].most_frames)
-    runner = executor(Networks(metrics, settings), settings)
-    try:
-        results = _measure(sets, metrics, inputs, runner, {} if real_samples is None else real_samples)
-    finally:
-        runner.close()
-    return MetricsRecord(
+    record = MetricsRecord(
         code_version=cinesynth.__version__,
         arms=list(arms),
-        definitions={m.name: definition_of(m, settings, lengths, runner.device) for m in metrics},
+        definitions={m.name: definition_of(m, settings, lengths, rows[m.network.name].device) for m in metrics},
         values=[value for r in results for value in r.values],
         comparisons=[comparison for r in results for comparison in r.comparisons],
         warnings=[w for r in results for w in r.warnings]
@@ -79,6 +103,7 @@ def compare(
         + videos.notes(sets, any(m.network.pair for m in metrics)),
         environment=_environment(),
     )
+    return Measured(record, samples)
 
 
 def computable(settings: EvaluateSettings, num_frames: int) -> list[Metric]:
@@ -105,78 +130,45 @@ def computable(settings: EvaluateSettings, num_frames: int) -> list[Metric]:
     ]
 
 
-@dataclass(frozen=True)
-class _Inputs:
-    """What the videos of all sets are run with."""
-
-    settings: EvaluateSettings
-    group_of: Mapping[str, str]
-    caption_of: Mapping[str, str]
-
-    def check_captions(self, sets: Sequence[VideoSet], metrics: Sequence[Metric]) -> None:
-        """Raise ConfigError where a metric reads captions and a video has none."""
-        reading = [m.name for m in metrics if m.network.caption]
-        missing = sorted({key for s in sets for key in s.files if not self.caption_of.get(key)})
-        if reading and missing:
-            raise ConfigError(f"groups: {reading[0]} reads captions, and {missing[0]} has none; add a column caption")
-
-    def batches(self, network: Network, items: Mapping[str, tuple[Path, ...]], videos: VideoSet) -> list[Batch]:
-        """Batches of items by id of the video in its set."""
-        captions = [self.caption_of[key] for key in items] if network.caption else []
-        buckets = [videos.buckets[key] for key in items]
-        return batches_of(network, list(items.values()), buckets, self.settings.batch_size, captions)
+def _check_captions(sets: Sequence[VideoSet], metrics: Sequence[Metric], captions: Mapping[str, str]) -> None:
+    """Raise ConfigError where a metric reads captions and a video has none."""
+    reading = [m.name for m in metrics if m.network.caption]
+    missing = sorted({key for s in sets for key in s.files if not captions.get(key)})
+    if reading and missing:
+        raise ConfigError(f"groups: {reading[0]} reads captions, and {missing[0]} has none; add a column caption")
 
 
-def _measure(
-    sets: Sequence[VideoSet],
-    metrics: Sequence[Metric],
-    inputs: _Inputs,
-    executor: Executor,
-    real_samples: dict[str, Sample],
-) -> list[Results]:
-    samples: dict[str, list[Sample]] = {}
-    real, *arms = sets
-    for network in {m.network.name: m.network for m in metrics}.values():
-        if network.name not in real_samples:
-            real_samples[network.name] = _sample(network, real, real, inputs, executor)
-        made = [_sample(network, real, arm, inputs, executor) for arm in arms]
-        samples[network.name] = [real_samples[network.name], *made]
-    found = []
-    for metric in metrics:
-        of_real, *of_arms = samples[metric.network.name]
-        found.append(metric.measure(metric, of_real, of_arms))
-    return found
+def _results(metric: Metric, sets: Sequence[VideoSet], samples: Sequence[Sample]) -> Results:
+    """What a metric says of the arms that have rows, and why it says nothing of the others.
+
+    Raises MetricError where a number that counts is not finite.
+    """
+    for videos_of, sample in zip(sets, samples, strict=True):
+        _require_finite(metric, videos_of, sample)
+    real, *arms = samples
+    reasons = {arm.name: real.unavailable or arm.unavailable for arm in arms}
+    there = [arm for arm in arms if not reasons[arm.name]]
+    found = metric.measure(metric, real, there) if there else Results([], [])
+    values = {value.arm: value for value in found.values}
+    for arm in arms:
+        if reason := reasons[arm.name]:
+            counts = {"n_real": len(real.groups), "n": 0, "groups": 0}
+            values[arm.name] = Value(metric=metric.name, arm=arm.name, value=None, reason=reason, **counts)
+    comparisons = [] if reasons[arms[0].name] else found.comparisons
+    return replace(found, values=[values[arm.name] for arm in arms], comparisons=comparisons)
 
 
-def _sample(network: Network, real: VideoSet, videos: VideoSet, inputs: _Inputs, executor: Executor) -> Sample:
-    """What a network finds of one set; of pairs it finds nothing in the real set itself."""
-    groups = {key: inputs.group_of[key] for key in videos.files}
-    items: dict[str, tuple[Path, ...]] = {key: (path,) for key, path in videos.files.items()}
-    if network.pair:
-        if videos is real:
-            return Sample(videos.name, {}, groups)
-        items = {key: (real.files[key], path) for key, path in videos.files.items() if key in real.files}
-    if reason := _unfit(network, real, videos, list(items)):
-        return Sample(videos.name, {}, groups, reason)
-    rows = extract(executor, inputs.batches(network, items, videos), f"{network.label} of {videos.name}")
-    return Sample(videos.name, dict(zip(items, rows, strict=True)), groups)
-
-
-def _unfit(network: Network, real: VideoSet, videos: VideoSet, keys: Sequence[str]) -> str | None:
-    """Why a network cannot run on these videos of a set."""
-    if not keys:
-        return f"{network.label} compares pairs, and no video name occurs in both folders"
-    if network.fps and 0 in videos.fps:
-        return f"{network.label} needs the frame rate, and a video of {videos.name} states none"
-    for key in keys:
-        height, width = videos.sizes[key]
-        if network.pair and real.sizes[key] != (height, width):
-            real_height, real_width = real.sizes[key]
-            files = f"{real.files[key]} is {real_width}x{real_height}, {videos.files[key]} is {width}x{height}"
-            return f"{network.label} needs equal sizes: {files}"
-        if min(height, width) < network.min_side:
-            return f"{network.label} needs sides of at least {network.min_side}: {videos.files[key]} is smaller"
-    return None
+def _require_finite(metric: Metric, of: VideoSet, sample: Sample) -> None:
+    first = metric.first_frame if metric.network.d is None else 0
+    for name, row in sample.rows.items():
+        odd = np.argwhere(~np.isfinite(np.atleast_1d(row)[first:]))
+        if len(odd):
+            value = np.atleast_1d(row)[first:][tuple(odd[0])]
+            place = ", ".join(str(i + (first if axis == 0 else 0)) for axis, i in enumerate(odd[0]))
+            raise MetricError(
+                f"{metric.label} of {of.files[name]}: {metric.network.label} gives {value:g} at [{place}], which is no "
+                f"number to average; look at that video and at the weights, or leave out {metric.name!r}"
+            )
 
 
 def definition_of(metric: Metric, settings: EvaluateSettings, num_frames: tuple[int, int], device: str) -> Definition:
@@ -193,13 +185,20 @@ def definition_of(metric: Metric, settings: EvaluateSettings, num_frames: tuple[
         d=metric.network.d,
         ddof=metric.ddof,
         frames=metric.frames(*num_frames),
-        weights=metric.network.weights(settings),
+        weights=_weights_of(metric, settings),
         preprocessing=preprocessing,
         preprocessing_sha256=sha256_json(preprocessing),
-        decoder=_decoder(),
+        decoder=decoder(),
         dtype=metric.network.dtype,
         device=device,
     )
+
+
+def _weights_of(metric: Metric, settings: EvaluateSettings) -> dict[str, str]:
+    try:
+        return metric.network.weights(settings)
+    except WeightsUnavailable:  # its values say so
+        return {}
 
 
 def _warnings(sets: Sequence[VideoSet], group_of: Mapping[str, str]) -> list[str]:
@@ -224,10 +223,6 @@ def _listed(items: frozenset[Any]) -> str:
     return " and ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in sorted(items))
 
 
-def _decoder() -> str:
-    return f"PyAV {av.__version__}, libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}, rgb24"
-
-
 def _environment() -> dict[str, str]:
     return {
         "python": platform.python_version(),
@@ -242,17 +237,20 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Compare folders of videos with real ones: metrics with intervals, and which difference is real.
 
     On any two folders: `python -m jobs.evaluate --real DIR --fake DIR [--fake NAME=DIR] [--groups CSV]
-    [--name NAME] [--storage DIR]`. With one worker and no `ray.address` it needs no Ray.
+    [--name NAME] [--storage DIR]`. With one worker and no `ray.address` it needs no Ray. What networks find is kept in
+    the storage's `features/`: a killed evaluation, and one with more metrics, computes only what is missing.
     """
     from cinesynth.metrics import distributed
 
+    storage = Storage.open(config.storage)
     with tempfile.TemporaryDirectory(prefix="cinesynth-evaluate-") as scratch:
         arms = {name: _local(uri, Path(scratch) / name) for name, uri in config.arms.items()}
         real, groups_text, where = Path(scratch) / "real", None, str(config.groups)
+        domains: Mapping[str, str] = {}
         if isinstance(config.real, str):
             real = _local(config.real, real)
         else:
-            groups_text = real_windows(Storage.open(config.storage), config.real, arms, real)
+            groups_text, domains = real_windows(storage, config.real, arms, real)
             where = f"dataset {config.real.dataset!r}"
         if config.groups:
             groups_text, where = videos.read_groups(config.groups), config.groups
@@ -260,18 +258,42 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         inputs = {name: videos.content_hash(videos.list_videos(name, f)) for name, f in folders.items()}
         inputs["groups"] = "none" if groups_text is None else sha256_json(groups_text)
         inputs |= catalogue.metric_identity(config)
+        _check_metrics(config)
         run = Run.open(config, inputs)
         if (done := run.result()) is not None:
             record = MetricsRecord.parse(run.folder.read_json("metrics.json"), run.folder.uri)
-            print(record.table(), flush=True)
-            return done
+            if not _lacks_weights(record):
+                print(record.table(), flush=True)
+                return done
         groups = None if groups_text is None else videos.parse_groups(groups_text, where)
+        domains = {**domains, **videos.parse_domains(groups_text or "")}
         with distributed.executor_for(config) as executor:
             captions = videos.parse_captions(groups_text or "")
-            record = compare(real, arms, groups, config, executor, captions)
-    run.folder.write_json("metrics.json", record.to_json())
-    print(record.table(), flush=True)
-    return run.finish({"metrics": run.folder.child("metrics.json").uri}, record.figures())
+            found = measure(real, arms, groups, config, executor, captions, KeptWork(storage))
+    run.folder.write_json("metrics.json", found.record.to_json())
+    outputs = {"metrics": run.folder.child("metrics.json").uri}
+    outputs |= write_windows(run.folder, window_rows(found.samples, domains))
+    print(found.record.table(), flush=True)
+    return run.finish(outputs, found.record.figures())
+
+
+def _check_metrics(config: EvaluateConfig) -> None:
+    """Raise IdentityError where the run has a metric that is not asked for any more: a run's metrics only grow."""
+    run = Run.at(config)
+    if not run.folder.exists("run.json"):
+        return
+    recorded = {name.removeprefix("metric_") for name in run.check(config, with_inputs=False)["inputs"]}
+    asked = {m.name for m in catalogue.chosen(config.metrics)}
+    if left_out := sorted((recorded & catalogue.METRICS.keys()) - asked):
+        raise IdentityError(
+            f"metrics: the run has {', '.join(left_out)}, which is not among {config.metrics}; name it too, "
+            f"or use another name than {config.name!r} (what networks found is kept for both)"
+        )
+
+
+def _lacks_weights(record: MetricsRecord) -> bool:
+    """Whether a metric was left out for want of weights, which may be there by now."""
+    return any((value.reason or "").startswith(NO_WEIGHTS) for value in record.values)
 
 
 def _local(uri: str, scratch: Path) -> Path:

@@ -1,16 +1,15 @@
-"""Videos to network outputs: how they are batched, and who computes them.
+"""Batches of videos: decoded once for all networks that see them, and who runs these.
 
-Batches are a function of the sorted video ids, their shapes and the batch size alone, and outputs are put back in the
-order of the ids: the number of workers changes nothing, and the batch size nothing beyond float32 rounding.
+A batch is of one set and one shape. A thread decodes the next one while networks run on the current one. The real
+videos of a batch of pairs are decoded once for all sets.
 """
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,101 +19,150 @@ from numpy.typing import NDArray
 
 from cinesynth.config import EvaluateSettings
 from cinesynth.data.video import read_video
-from cinesynth.errors import ConfigError, MediaError
-from cinesynth.metrics.metric import Item, Metric, Network
-from cinesynth.metrics.videos import Bucket
+from cinesynth.errors import ConfigError, MediaError, WeightsUnavailable
+from cinesynth.metrics.kept import RowKey
+from cinesynth.metrics.metric import Item, Network
+from cinesynth.metrics.videos import VideoFile
 from cinesynth.pictures import Frames
 
-log = logging.getLogger("cinesynth.metrics")
+
+@dataclass(frozen=True)
+class Decoded:
+    """A video of a batch.
+
+    Attributes:
+        frames: uint8 RGB [T, H, W, 3].
+        fps: frames per second; 0 where the file does not state it.
+        real: the real one of its name, where the batch has pairs.
+    """
+
+    frames: Frames
+    fps: float
+    real: Frames | None = None
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a network.
+
+    Attributes:
+        network: it.
+        places: of its items among the videos of the batch.
+        keys: of the rows that it gives, one an item.
+        captions: of the items, where the network reads them.
+    """
+
+    network: Network
+    places: tuple[int, ...]
+    keys: tuple[RowKey, ...]
+    captions: tuple[str, ...] = ()
+
+    def items(self, decoded: Sequence[Decoded]) -> list[Item]:
+        """What the network sees: the frames of its range, the real ones first in pairs, then rate and caption."""
+        found: list[Item] = []
+        for i, (place, key) in enumerate(zip(self.places, self.keys, strict=True)):
+            of = decoded[place]
+            item: list[Any] = [frames[key.start : key.stop] for frames in self._videos(of)]
+            item += [of.fps] if self.network.fps else []
+            item += [self.captions[i]] if self.network.caption else []
+            found.append(tuple(item))
+        return found
+
+    def _videos(self, of: Decoded) -> list[Frames]:
+        if not self.network.pair:
+            return [of.frames]
+        assert of.real is not None
+        return [of.real, of.frames]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Work for one call of a network.
+    """Videos of one set and one shape, and what networks see of them.
 
     Attributes:
-        network: its name.
-        items: of one shape; each is one file, or the real and the arm's.
-        num_frames: frames that count of every file.
-        places: of the items among all of their set.
-        captions: of the items, where the network reads them.
-        start: the first of the frames that the network sees.
-        fps: the network reads the frame rate: that of an item's last file is put behind its frames.
+        turn: batches of one turn are of the same ids, and successive.
+        num_frames: first frames of every file that are decoded.
+        videos: of the set.
+        calls: of networks.
+        partners: the real video of each, where a call is of pairs.
+        held: its frames are kept for the other batches of its turn.
     """
 
-    network: str
-    items: tuple[tuple[Path, ...], ...]
+    turn: int
     num_frames: int
-    places: tuple[int, ...]
-    captions: tuple[str, ...] = ()
-    start: int = 0
-    fps: bool = False
-
-    def read(self) -> list[Item]:
-        """The frames that count of every file: this many videos are in memory at once, never a whole set."""
-        return [self._item(paths) for paths in self.items]
-
-    def _item(self, paths: tuple[Path, ...]) -> Item:
-        videos, rates = zip(*(self._video(path) for path in paths), strict=True)
-        return (*videos, rates[-1]) if self.fps else videos
-
-    def _video(self, path: Path) -> tuple[Frames, float]:
-        frames, rate = read_video(path, self.num_frames)
-        if len(frames) != self.num_frames:
-            raise MediaError(f"{path} changed while it was evaluated; start again when nothing writes to it")
-        return frames[self.start :], rate
+    videos: tuple[VideoFile, ...]
+    calls: tuple[Call, ...]
+    partners: tuple[VideoFile, ...] = ()
+    held: bool = False
 
 
-def batches_of(
-    network: Network,
-    items: Sequence[tuple[Path, ...]],
-    buckets: Sequence[Bucket],
-    size: int,
-    captions: Sequence[str] = (),
-) -> list[Batch]:
-    """Batches of at most `size` successive items of one bucket.
+class Reader:
+    """Decodes batches, given in their order. It holds the real videos of a turn, and no others."""
 
-    Args:
-        network: what they are for.
-        items: see `Batch`.
-        buckets: that of each item.
-        size: most items.
-        captions: of each item, where the network reads them.
-    """
-    places: dict[Bucket, list[int]] = {}
-    for place, bucket in enumerate(buckets):
-        places.setdefault(bucket, []).append(place)
-    cut = [(bucket, tuple(of[i : i + size])) for bucket, of in places.items() for i in range(0, len(of), size)]
-    return [
-        Batch(
-            network.name,
-            tuple(items[i] for i in of),
-            bucket.num_frames if network.count is None else network.start + network.count,
-            of,
-            tuple(captions[i] for i in of if captions),
-            network.start,
-            network.fps,
-        )
-        for bucket, of in cut
-    ]
+    def __init__(self) -> None:
+        self._turn = -1
+        self._held: dict[Path, Decoded] = {}
+
+    def read(self, batch: Batch) -> list[Decoded]:
+        """The videos of a batch. Raises MediaError for a file that does not decode, or has changed since its check."""
+        if batch.turn != self._turn:
+            self._turn, self._held = batch.turn, {}
+        for file in (*batch.partners, *(batch.videos if batch.held else ())):
+            if file.path not in self._held:
+                self._held[file.path] = _decode(file, batch.num_frames)
+        if batch.held:
+            return [self._held[file.path] for file in batch.videos]
+        found = [_decode(file, batch.num_frames) for file in batch.videos]
+        if not batch.partners:
+            return found
+        return [replace(of, real=self._held[file.path].frames) for of, file in zip(found, batch.partners, strict=True)]
+
+
+def _decode(file: VideoFile, num_frames: int) -> Decoded:
+    frames, fps = read_video(file.path, num_frames)
+    file.check()
+    if len(frames) != num_frames:
+        raise MediaError(f"{file.path} changed while it was evaluated; start again when nothing writes to it")
+    return Decoded(frames, fps)
+
+
+def read_ahead(batches: Sequence[Batch]) -> Iterator[tuple[int, list[Decoded]]]:
+    """Place and frames of every batch, in order. A thread decodes the next one meanwhile, never two."""
+    reader = Reader()
+    with ThreadPoolExecutor(1, "decode") as pool:
+        following = pool.submit(reader.read, batches[0])
+        for place in range(len(batches)):
+            decoded = following.result()
+            if place + 1 < len(batches):
+                following = pool.submit(reader.read, batches[place + 1])
+            yield place, decoded
+            del decoded
 
 
 class Networks:
-    """The networks that some metrics need, on the CPU until `to` moves them.
+    """Networks with their weights, on the CPU until `to` moves them.
 
-    Raises WeightsUnavailable (see `weights.locate`).
+    Attributes:
+        unavailable: network to why it has no weights.
+
+    Raises WeightsUnavailable where weights are absent and `settings.require` is set.
     """
 
-    def __init__(self, metrics: Sequence[Metric], settings: EvaluateSettings) -> None:
-        self._networks = {metric.network.name: metric.network for metric in metrics}
-        self._models: dict[str, Any] = {
-            name: None if network.load is None else network.load(settings) for name, network in self._networks.items()
-        }
+    def __init__(self, networks: Sequence[Network], settings: EvaluateSettings) -> None:
+        self.unavailable: dict[str, str] = {}
+        self._networks: dict[str, Network] = {}
+        self._models: dict[str, Any] = {}
+        for network in networks:
+            try:
+                self._models[network.name] = None if network.load is None else network.load(settings)
+                self._networks[network.name] = network
+            except WeightsUnavailable as e:
+                self.unavailable[network.name] = without_weights(e, settings)
         self.device = torch.device("cpu")
 
     @property
     def names(self) -> list[str]:
-        """Of the networks."""
+        """Of the networks that have their weights."""
         return list(self._networks)
 
     def to(self, device: str) -> Networks:
@@ -125,11 +173,14 @@ class Networks:
                 model.to(self.device)
         return self
 
-    def run(self, network: str, items: Sequence[Item], captions: Sequence[str] = ()) -> NDArray[np.float64]:
+    def run(self, network: str, items: Sequence[Item]) -> NDArray[np.float64]:
         """One row for each item: features [B, d], or numbers for each frame [B, T]; float32 without TF32."""
-        given = [(*item, caption) for item, caption in zip(items, captions, strict=True)] if captions else items
         with torch.inference_mode(), _whole_float32():
-            return np.asarray(self._networks[network].run(self._models[network], given), np.float64)
+            return np.asarray(self._networks[network].run(self._models[network], items), np.float64)
+
+    def run_all(self, calls: Sequence[Call], decoded: Sequence[Decoded]) -> list[NDArray[np.float64]]:
+        """The rows of each call on the videos of a batch."""
+        return [self.run(call.network.name, call.items(decoded)) for call in calls]
 
 
 @contextmanager
@@ -145,6 +196,17 @@ def _whole_float32() -> Iterator[None]:
         matmul.fp32_precision = before
 
 
+def without_weights(error: WeightsUnavailable, settings: EvaluateSettings) -> str:
+    """The reason of a metric without its weights. Raises the error again where all weights are required."""
+    if settings.require:
+        raise error
+    return f"{NO_WEIGHTS}{error}"
+
+
+NO_WEIGHTS = "no weights: "
+"""What the reason of a metric begins with that is unavailable because its weights are."""
+
+
 class Executor(Protocol):
     """Who runs batches. `device` names where, for the record."""
 
@@ -152,8 +214,8 @@ class Executor(Protocol):
 
     def __init__(self, networks: Networks, settings: EvaluateSettings) -> None: ...
 
-    def run(self, batches: Sequence[Batch]) -> Iterator[NDArray[np.float64]]:
-        """The output of every batch, in order."""
+    def run(self, batches: Sequence[Batch]) -> Iterator[tuple[int, list[NDArray[np.float64]]]]:
+        """Place of a batch and the output of its calls, of every batch, in any order."""
         ...
 
     def close(self) -> None:
@@ -168,9 +230,9 @@ class LocalExecutor:
         self._networks = networks.to(pick_device(settings.use_gpu))
         self.device = device_name(self._networks.device)
 
-    def run(self, batches: Sequence[Batch]) -> Iterator[NDArray[np.float64]]:
-        for batch in batches:
-            yield self._networks.run(batch.network, batch.read(), batch.captions)
+    def run(self, batches: Sequence[Batch]) -> Iterator[tuple[int, list[NDArray[np.float64]]]]:
+        for place, decoded in read_ahead(batches):
+            yield place, self._networks.run_all(batches[place].calls, decoded)
 
     def close(self) -> None:
         pass
@@ -186,18 +248,3 @@ def pick_device(use_gpu: bool) -> str:
 def device_name(device: torch.device) -> str:
     """`cpu`, or the GPU's name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
-def extract(executor: Executor, batches: Sequence[Batch], what: str) -> list[NDArray[np.float64]]:
-    """The output of every item, in the order of the items; logs progress about every ten seconds."""
-    total = sum(len(b.items) for b in batches)
-    started = logged = time.monotonic()
-    found: dict[int, NDArray[np.float64]] = {}
-    for batch, output in zip(batches, executor.run(batches), strict=True):
-        found |= zip(batch.places, output, strict=True)
-        now, done = time.monotonic(), len(found)
-        if now - logged > 10 or done == total:
-            logged = now
-            rate = (now - started) / done
-            log.info("%s: %d/%d videos, %.2f s each, %.0f s left", what, done, total, rate, rate * (total - done))
-    return [found[place] for place in range(total)]

@@ -34,9 +34,9 @@ def group_means(metric: Metric, real: Sample, arms: Sequence[Sample]) -> Results
     Where the direction is `match`, an arm is as far off as its mean lies from the real set's mean, and the difference
     is that of the two distances.
     """
-    real_windows = _windows(metric, real)
+    real_windows = window_means(metric, real)
     real_value = group_mean(real_windows, real.groups) if real_windows else None
-    windows = [_windows(metric, arm) for arm in arms]
+    windows = [window_means(metric, arm) for arm in arms]
     values = []
     for arm, found in zip(arms, windows, strict=True):
         counts = {"n_real": len(real.groups), "n": len(found), "groups": len({arm.groups[key] for key in found})}
@@ -56,7 +56,7 @@ def group_means(metric: Metric, real: Sample, arms: Sequence[Sample]) -> Results
     return Results(values, comparisons)
 
 
-def _windows(metric: Metric, sample: Sample) -> dict[str, float]:
+def window_means(metric: Metric, sample: Sample) -> dict[str, float]:
     """Mean of each video over the frames that count; a row of one number is that number."""
     rows = {key: np.atleast_1d(row) for key, row in sample.rows.items()}
     return {key: float(row[metric.first_frame :].mean()) for key, row in rows.items() if len(row) > metric.first_frame}

@@ -55,6 +55,7 @@ class Network:
         min_side: pixels that the shorter side needs.
         d: dimension of the features.
         dtype: number formats, for the record.
+        version: raised whenever a change of its code changes its rows: kept rows of another version do not count.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Network:
     min_side: int = 1
     d: int | None = None
     dtype: str = "float32 networks without TF32, float64 statistics"
+    version: int = 1
 
     @property
     def frames_needed(self) -> int:

@@ -13,8 +13,10 @@ from cinesynth.metrics.videos import list_videos
 from cinesynth.storage import Storage
 
 
-def real_windows(storage: Storage, real: DatasetSplit, arms: Mapping[str, Path], folder: Path) -> str:
-    """Copy the pixels of the windows that an arm has a video of to `folder`; returns a groups file of them.
+def real_windows(
+    storage: Storage, real: DatasetSplit, arms: Mapping[str, Path], folder: Path
+) -> tuple[str, dict[str, str]]:
+    """Copy the pixels of the windows that an arm has a video of to `folder`; returns a groups file and their domains.
 
     Args:
         storage: where the dataset lies, if it is given by its name.
@@ -35,4 +37,4 @@ def real_windows(storage: Storage, real: DatasetSplit, arms: Mapping[str, Path],
     folder.mkdir()
     for window in windows:
         (folder / f"{window.window_id}.mkv").write_bytes(dataset.storage.read_bytes(pixels_file(window.window_id)))
-    return groups_csv(windows)
+    return groups_csv(windows), {window.window_id: window.domain for window in windows}

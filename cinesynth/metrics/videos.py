@@ -1,6 +1,7 @@
 """Folders of videos: which files count, what they are, how they are grouped, and what a reader is to be warned of.
 
-Everything that is wrong with them is found here, by decoding each once frame by frame, before any network runs.
+Everything that is wrong with them is found here, before any network runs: by decoding each once frame by frame, or from
+what is kept of an earlier check of the same content.
 """
 
 from __future__ import annotations
@@ -12,16 +13,22 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 from cinesynth.data.footage.formats import is_video_name
-from cinesynth.data.video import inspect_video
+from cinesynth.data.records import Stamp
+from cinesynth.data.video import VideoFacts, inspect_video
 from cinesynth.errors import ConfigError, DatasetError, MediaError
+from cinesynth.metrics.kept import KeptWork
 from cinesynth.storage import Storage, sha256_file, sha256_json
 
 log = logging.getLogger("cinesynth.metrics")
+
+_CHECKS = min(4, os.cpu_count() or 1)  # videos that are checked at once; decoding holds no lock of Python's
 
 
 class Bucket(NamedTuple):
@@ -35,6 +42,35 @@ class Bucket(NamedTuple):
         return f"{self.width}x{self.height}x{self.num_frames}"
 
 
+class VideoFile(NamedTuple):
+    """A file with the content that is evaluated."""
+
+    path: Path
+    sha256: str
+    stamp: Stamp
+
+    @classmethod
+    def of(cls, path: Path) -> VideoFile:
+        """The file as it is now."""
+        stamp = _stamp(path)
+        return cls(path, _sha256_of(path, stamp), stamp)
+
+    def check(self) -> None:
+        """Raise MediaError where the file has changed."""
+        if _stamp(self.path) != self.stamp:
+            raise MediaError(f"{self.path} changed while it was evaluated; start again when nothing writes to it")
+
+
+@lru_cache(65536)
+def _sha256_of(path: Path, stamp: Stamp) -> str:
+    return sha256_file(path)
+
+
+def _stamp(path: Path) -> Stamp:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
 @dataclass(frozen=True)
 class VideoSet:
     """A folder of videos.
@@ -46,6 +82,7 @@ class VideoSet:
         fps: average frame rates that occur.
         codecs: codecs that occur.
         passed_over: what else lies in the folder, by kind, with its number.
+        contents: id to file with its content.
     """
 
     name: str
@@ -54,6 +91,7 @@ class VideoSet:
     fps: frozenset[float]
     codecs: frozenset[str]
     passed_over: Mapping[str, int]
+    contents: Mapping[str, VideoFile] = field(default_factory=dict)
 
     @property
     def sizes(self) -> dict[str, tuple[int, int]]:
@@ -121,41 +159,59 @@ def _entries(folder: Path) -> Iterator[tuple[Path, str]]:
 
 def content_hash(files: Mapping[str, Path]) -> str:
     """Sha256 over the ids and the contents of the files."""
-    return sha256_json({key: sha256_file(path) for key, path in files.items()})
+    return sha256_json({key: VideoFile.of(path).sha256 for key, path in files.items()})
 
 
-def open_sets(folders: Mapping[str, Path], frames: int | None) -> list[VideoSet]:
+def open_sets(folders: Mapping[str, Path], frames: int | None, kept: KeptWork | None = None) -> list[VideoSet]:
     """Decode every video once, frame by frame, to know what it is. The first set is the real one.
 
     Args:
         folders: set name to folder.
         frames: count only the first frames of each video; None: all.
+        kept: has what earlier checks found: a video that is known by its content is not decoded again.
 
     Raises:
         DatasetError: a folder without videos, or sets of unequal lengths (see `check_lengths`).
         MediaError: a video that cannot be decoded or has fewer than `frames` frames.
     """
-    sets = [_open_set(name, folder, frames) for name, folder in folders.items()]
+    sets = [_open_set(name, folder, frames, kept) for name, folder in folders.items()]
     for arm in sets[1:]:
         check_lengths(sets[0], arm)
     return sets
 
 
-def _open_set(name: str, folder: Path, frames: int | None) -> VideoSet:
-    files = list_videos(name, folder)
+def _open_set(name: str, folder: Path, frames: int | None, kept: KeptWork | None) -> VideoSet:
+    contents = {key: VideoFile.of(path) for key, path in list_videos(name, folder).items()}
     buckets, rates, codecs = {}, set(), set()
     logged = time.monotonic()
-    for key, path in files.items():
-        facts = inspect_video(path, frames)
-        if frames is not None and facts.num_frames < frames:
-            raise MediaError(f"{path} has {facts.num_frames} frames, fewer than frames={frames}; lower it")
-        buckets[key] = Bucket(facts.width, facts.height, facts.num_frames)
-        rates.add(round(facts.fps, 3))
-        codecs.add(facts.codec)
-        if time.monotonic() - logged > 10:
-            logged = time.monotonic()
-            log.info("checking %s: %d/%d videos", name, len(buckets), len(files))
-    return VideoSet(name, files, buckets, frozenset(rates), frozenset(codecs), passed_over(folder))
+    with ThreadPoolExecutor(_CHECKS) as pool:
+        checked = pool.map(partial(_checked, frames=frames, kept=kept), contents.values())
+        try:
+            for (key, file), facts in zip(contents.items(), checked, strict=True):
+                if frames is not None and facts.num_frames < frames:
+                    raise MediaError(f"{file.path} has {facts.num_frames} frames, fewer than frames={frames}; lower it")
+                buckets[key] = Bucket(facts.width, facts.height, facts.num_frames)
+                rates.add(round(facts.fps, 3))
+                codecs.add(facts.codec)
+                if time.monotonic() - logged > 10:
+                    logged = time.monotonic()
+                    log.info("checking %s: %d/%d videos", name, len(buckets), len(contents))
+        except MediaError:
+            pool.shutdown(cancel_futures=True)
+            raise
+    files = {key: file.path for key, file in contents.items()}
+    return VideoSet(name, files, buckets, frozenset(rates), frozenset(codecs), passed_over(folder), contents)
+
+
+def _checked(file: VideoFile, frames: int | None, kept: KeptWork | None) -> VideoFacts:
+    """What a video is, from what is kept of it, or from decoding it."""
+    facts = None if kept is None else kept.facts(file.sha256, frames)
+    if facts is None:
+        facts = inspect_video(file.path, frames)
+        file.check()
+        if kept is not None:
+            kept.keep_facts(file.sha256, frames, facts)
+    return facts
 
 
 def check_lengths(real: VideoSet, arm: VideoSet) -> None:
@@ -250,10 +306,19 @@ def parse_groups(text: str, where: str) -> dict[str, str]:
 
 def parse_captions(text: str) -> dict[str, str]:
     """Video id to caption, from the column `caption` of the text that `parse_groups` reads; empty without one."""
+    return _parse_column(text, "caption")
+
+
+def parse_domains(text: str) -> dict[str, str]:
+    """Video id to domain, from the column `domain` of the text that `parse_groups` reads; empty without one."""
+    return _parse_column(text, "domain")
+
+
+def _parse_column(text: str, column: str) -> dict[str, str]:
     rows = csv.DictReader(io.StringIO(text))
-    if not {"video", "caption"} <= set(rows.fieldnames or []):
+    if not {"video", column} <= set(rows.fieldnames or []):
         return {}
-    return {video_id(row["video"]): row["caption"] or "" for row in rows}
+    return {video_id(row["video"]): row[column] or "" for row in rows}
 
 
 def video_id(name: str) -> str:

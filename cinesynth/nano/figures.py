@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cinesynth.config import SamplerSettings
+from cinesynth.config import EvaluateSettings, SamplerSettings
 from cinesynth.data.video import write_video
 from cinesynth.generate.sampler import Generator
 from cinesynth.metrics.evaluate import compare
@@ -94,7 +94,8 @@ def compare_arms(samples: Sequence[RealWindow], arms: dict[str, list[Frames]], f
         for sample, frames in zip(samples, videos, strict=True):
             write_video(folder / name / f"{sample.name}.mkv", frames, codec="ffv1")
     groups = {sample.name: sample.group for sample in samples}
-    return compare(folder / "real", {name: folder / name for name in arms}, groups)
+    settings = EvaluateSettings(require=True)
+    return compare(folder / "real", {name: folder / name for name in arms}, groups, settings)
 
 
 def first_frame_psnr(samples: Sequence[RealWindow], videos: Sequence[Frames]) -> float:

@@ -24,6 +24,7 @@ from cinesynth.generate.sampler import Generator
 from cinesynth.locate import locate_adapter
 from cinesynth.metrics import catalogue
 from cinesynth.metrics.evaluate import compare
+from cinesynth.metrics.kept import KeptWork
 from cinesynth.metrics.statistics import MIN_GROUPS
 from cinesynth.pictures import Frames
 from cinesynth.settings import parse_config
@@ -69,6 +70,7 @@ class VideoValidation:
         self.sampler = config.validation_videos.sampler
         self.windows = validated_windows(config, dataset)
         self.videos = HeldOutVideos(config.model, dataset, "val", self.windows, self.sampler)
+        self.kept = KeptWork(Storage.open(config.storage))
 
     def make(self, window: WindowRow, make: Callable[[Conditions, SamplerSettings], Frames]) -> Frames:
         """A window again: uint8 RGB [T, H, W, 3]. Its noise depends on the seed and the window only."""
@@ -114,13 +116,12 @@ class VideoValidation:
     def _compare(self, real: Path, fake: Path) -> dict[str, float]:
         groups = self.videos.groups()
         settings = EvaluateSettings(metrics=validation_metrics(self.windows), use_gpu=self.device.startswith("cuda"))
-        try:
-            record = compare(real, {"made": fake}, groups, settings)
-        except WeightsUnavailable as e:
-            if settings.metrics == ["lpips"]:
-                raise
-            log.warning("validation without KVD: %s", e)
-            record = compare(real, {"made": fake}, groups, settings.model_copy(update={"metrics": ["lpips"]}))
+        record = compare(real, {"made": fake}, groups, settings, kept=self.kept)
+        for value in record.values:
+            if value.value is None and value.metric == "lpips":
+                raise WeightsUnavailable(str(value.reason))
+            if value.value is None:
+                log.warning("validation without %s: %s", record.label(value.metric), value.reason)
         return {value.metric: value.value for value in record.values if value.value is not None}
 
 

@@ -1,14 +1,18 @@
+import csv
 import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from cinesynth.config import EvaluateConfig, EvaluateSettings
-from cinesynth.data.video import write_video
-from cinesynth.errors import ConfigError, DatasetError, IdentityError, MediaError, StorageError
+from cinesynth.data.video import read_video, write_video
+from cinesynth.errors import ConfigError, DatasetError, IdentityError, MediaError, StorageError, WeightsUnavailable
 from cinesynth.metrics import catalogue
 from cinesynth.metrics.distributed import RayExecutor
 from cinesynth.metrics.evaluate import compare, evaluate
@@ -231,6 +235,84 @@ def test_the_job_writes_its_record_and_does_not_repeat_itself(folders, tmp_path,
     with pytest.raises(IdentityError, match=r"inputs\.adapter"):
         evaluate(parse_config(EvaluateConfig, {**values, "arms": changed}))
     assert set(result["inputs"]) == {"real", "base", "adapter", "groups", "metric_lpips", "metric_lpips_late"}
+
+
+def _brightness(_, items):
+    return np.stack([frames.mean(axis=(1, 2, 3)) for (frames,) in items])
+
+
+@pytest.fixture
+def brightness(monkeypatch):
+    network = Network("brightness", "brightness", _brightness)
+    metric = Metric("brightness", "brightness", 1, "mean of all pixels", network, group_means, first_frame=1)
+    monkeypatch.setitem(catalogue.METRICS, "brightness", metric)
+    return metric
+
+
+def test_a_metric_may_be_added_to_a_complete_run_and_none_taken_away(folders, tmp_path, brightness, monkeypatch):
+    values = {"name": "ev", "storage": str(tmp_path), "real": str(folders["real"])}
+    values |= {"arms": {"base": str(folders["base"])}, "metrics": ["lpips"]}
+    first = evaluate(parse_config(EvaluateConfig, values))
+
+    def again(*_):
+        raise AssertionError("LPIPS is kept")
+
+    monkeypatch.setitem(
+        catalogue.METRICS,
+        "lpips",
+        replace(catalogue.METRICS["lpips"], network=replace(catalogue.METRICS["lpips"].network, run=again)),
+    )
+    more = evaluate(parse_config(EvaluateConfig, {**values, "metrics": ["lpips", "brightness"]}))
+    assert more["figures"].items() > first["figures"].items()
+    assert more["figures"]["brightness/base"] > 0
+    assert more["status"] == "complete"
+    with pytest.raises(IdentityError, match=r"metrics: the run has brightness, which is not among \['lpips'\]"):
+        evaluate(parse_config(EvaluateConfig, values))
+
+
+def test_every_videos_number_lies_beside_the_record_with_its_group_and_domain(
+    folders, tmp_path, brightness, monkeypatch
+):
+    network = Network("colour", "colour", lambda _, items: np.stack([v.mean(axis=(0, 1, 2)) for (v,) in items]), d=3)
+    monkeypatch.setitem(catalogue.METRICS, "colour", Metric("colour", "colour", 1, "features", network, group_means))
+    groups = tmp_path / "groups.csv"
+    groups.write_text("video,group,domain\nw0.mkv,g0,noir\nw1,g0,noir\nw2,g1,\nw3,g2,western\n")
+    values = {"name": "ev", "storage": str(tmp_path), "real": str(folders["real"]), "groups": str(groups)}
+    values |= {"arms": {name: str(folders[name]) for name in ("base", "adapter")}}
+    result = evaluate(parse_config(EvaluateConfig, {**values, "metrics": ["lpips", "brightness", "colour"]}))
+    table = pq.read_table(result["outputs"]["windows"])
+    assert table.column_names == ["metric", "arm", "id", "group", "domain", "value"]
+    assert [str(t) for t in table.schema.types] == ["string"] * 5 + ["double"]
+    rows = table.to_pylist()
+    counts = Counter((row["metric"], row["arm"]) for row in rows)
+    both = {(name, arm): 4 for name in ("lpips", "lpips_late", "brightness") for arm in ("base", "adapter")}
+    assert counts == {**both, ("brightness", "real"): 4}
+    assert {row["id"]: (row["group"], row["domain"]) for row in rows} == {
+        "w0": ("g0", "noir"), "w1": ("g0", "noir"), "w2": ("g1", ""), "w3": ("g2", "western"),
+    }  # fmt: skip
+    found = {row["id"]: row["value"] for row in rows if (row["metric"], row["arm"]) == ("brightness", "base")}
+    read = read_video(folders["base"] / "w2.mkv")[0]
+    assert found["w2"] == pytest.approx(read[1:].mean())
+    means = [np.mean([found["w0"], found["w1"]]), found["w2"], found["w3"]]
+    assert result["figures"]["brightness/base"] == pytest.approx(np.mean(means))
+    lines = list(csv.DictReader((tmp_path / "runs" / "ev" / "windows.csv").open()))
+    assert [{**line, "value": float(line["value"])} for line in lines] == rows
+
+
+def test_a_run_whose_weights_were_absent_goes_on_when_they_are_there(folders, tmp_path, brightness, monkeypatch):
+    values = {"name": "ev", "storage": str(tmp_path), "real": str(folders["real"])}
+    values |= {"arms": {"base": str(folders["base"])}, "metrics": ["brightness"]}
+
+    def absent(_):
+        raise WeightsUnavailable("weights lie nowhere")
+
+    without = replace(brightness, network=replace(brightness.network, load=absent))
+    monkeypatch.setitem(catalogue.METRICS, "brightness", without)
+    assert evaluate(parse_config(EvaluateConfig, values))["figures"] == {"brightness/base": None}
+    with pytest.raises(WeightsUnavailable, match="lie nowhere"):
+        evaluate(parse_config(EvaluateConfig, {**values, "require": True}))
+    monkeypatch.setitem(catalogue.METRICS, "brightness", brightness)
+    assert evaluate(parse_config(EvaluateConfig, values))["figures"]["brightness/base"] > 0
 
 
 def test_the_command_line_takes_any_two_folders_without_ray(folders, tmp_path):

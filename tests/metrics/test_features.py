@@ -13,15 +13,10 @@ import torch
 from cinesynth.config import EvaluateSettings
 from cinesynth.data.video import write_video
 from cinesynth.metrics import videos
-from cinesynth.metrics.evaluate import _unfit
-from cinesynth.metrics.features import Networks, batches_of
-from cinesynth.metrics.means import group_means
-from cinesynth.metrics.metric import Metric, Network
-from cinesynth.metrics.videos import Bucket
-
-
-def _metric(network: Network) -> Metric:
-    return Metric(network.name, network.label, 1, "for a test", network, group_means)
+from cinesynth.metrics.extraction import _unfit
+from cinesynth.metrics.features import Call, Decoded, Networks
+from cinesynth.metrics.kept import RowKey
+from cinesynth.metrics.metric import Network
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -34,7 +29,7 @@ def test_networks_run_without_tf32_and_what_the_process_had_set_is_restored(fail
             raise ValueError("in the network")
         return np.zeros((len(items), 1))
 
-    networks = Networks([_metric(Network("n", "n", run))], EvaluateSettings())
+    networks = Networks([Network("n", "n", run)], EvaluateSettings())
     torch.set_float32_matmul_precision("high")  # as a training loop may
     try:
         if fails:
@@ -49,23 +44,18 @@ def test_networks_run_without_tf32_and_what_the_process_had_set_is_restored(fail
         torch.set_float32_matmul_precision("highest")
 
 
-def test_a_network_that_reads_the_frame_rate_gets_that_of_the_video_before_its_caption(tmp_path: Path) -> None:
-    seen: list[tuple[Any, ...]] = []
-
-    def run(_: Any, items: Any) -> Any:
-        seen.extend(items)
-        return np.zeros((len(items), 1))
-
+@pytest.mark.parametrize("pair", [False, True])
+def test_a_network_that_reads_the_frame_rate_gets_that_of_the_video_before_its_caption(pair: bool) -> None:
+    network = Network("n", "n", lambda _, items: np.zeros((len(items), 1)), pair=pair, fps=True, caption=True)
     still = np.zeros((5, 8, 8, 3), np.uint8)
-    for pair in (False, True):
-        network = Network("n", "n", run, pair=pair, fps=True, caption=True, start=1, count=3)
-        files = [write_video(tmp_path / f"{fps}.mkv", still, fps, "ffv1") for fps in (12, 30)]
-        items = [tuple(files)] if pair else [(file,) for file in files]
-        buckets = [Bucket(8, 8, 5)] * len(items)
-        (batch,) = batches_of(network, items, buckets, 4, [f"caption {i}" for i in range(len(items))])
-        Networks([_metric(network)], EvaluateSettings()).run("n", batch.read(), batch.captions)
-    shown = [tuple(part.shape[0] if isinstance(part, np.ndarray) else part for part in item) for item in seen]
-    assert shown == [(3, 12.0, "caption 0"), (3, 30.0, "caption 1"), (3, 3, 30.0, "caption 0")]
+    decoded = [Decoded(still, fps, still if pair else None) for fps in (12.0, 30.0)]
+    key = RowKey("a", 1, 4, "b" if pair else None, "c")
+    call = Call(network, (1, 0), (key, key), ("of the second", "of the first"))
+    shown = [
+        tuple(len(part) if isinstance(part, np.ndarray) else part for part in item) for item in call.items(decoded)
+    ]
+    frames = (3, 3) if pair else (3,)
+    assert shown == [(*frames, 30.0, "of the second"), (*frames, 12.0, "of the first")]
 
 
 def test_a_network_that_reads_the_frame_rate_is_unavailable_where_a_video_states_none(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy import linalg
 
+from cinesynth.metrics import frechet
 from cinesynth.metrics.frechet import frechet_distance
 
 
@@ -30,6 +31,21 @@ def test_agrees_with_the_matrix_square_root(n, m, ddof):
     shift = a.mean(axis=0) - b.mean(axis=0)
     expected = shift @ shift + np.trace(s + r) - 2 * np.trace(linalg.sqrtm(s @ r)).real
     assert frechet_distance(a, b, ddof) == pytest.approx(expected, rel=1e-5)
+
+
+def test_both_ways_to_the_trace_agree_and_the_fast_one_declines_what_is_nearly_singular(monkeypatch):
+    rng = np.random.default_rng(3)
+    scales = np.geomspace(1, 1e-2, 40)
+    a, b = rng.normal(size=(90, 40)) * scales, rng.normal(size=(80, 40)) * scales + 0.1
+    fast = frechet_distance(a, b)
+    assert frechet.root_trace(np.cov(a.T), np.cov(b.T)) > 0
+    near = a.copy()
+    near[:, 0] = near[:, 1] + 1e-7 * near[:, 2]
+    assert frechet.root_trace(np.cov(near.T), np.cov(b.T)) is None
+    assert frechet.root_trace(np.zeros((4, 4)), np.eye(4)) is None
+    monkeypatch.setattr(frechet, "root_trace", lambda *_: None)
+    assert frechet_distance(a, b) == pytest.approx(fast, rel=1e-10)
+    assert frechet_distance(near, near) == pytest.approx(0, abs=1e-9)
 
 
 def test_a_sample_is_at_distance_zero_from_itself_and_order_does_not_matter():

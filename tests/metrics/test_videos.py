@@ -10,8 +10,6 @@ import pytest
 
 from cinesynth.data.video import write_video
 from cinesynth.errors import ConfigError, DatasetError, MediaError
-from cinesynth.metrics.features import batches_of, extract
-from cinesynth.metrics.metric import Network
 from cinesynth.metrics.videos import (
     Bucket,
     VideoSet,
@@ -94,25 +92,6 @@ def test_buckets_that_are_pooled_and_names_without_a_pair_are_told() -> None:
     assert alone.endswith("names without a pair: 0 of adapter, 1 of real")
     assert len(notes([real, same, other], pairs=False)) == 2
     assert notes([video_set("real", SHORT), video_set("base", SHORT)], pairs=True) == []
-
-
-def test_batches_hold_one_shape_and_outputs_come_back_in_order() -> None:
-    buckets = [SHORT, LONG, SHORT, SHORT, LONG]
-    items = [(Path(str(i)),) for i in range(5)]
-    batches = batches_of(Network("i3d", "I3D", run=len), items, buckets, 2)
-    assert [(b.places, b.num_frames) for b in batches] == [((0, 2), 17), ((3,), 17), ((1, 4), 33)]
-
-    class Names:
-        def run(self, batches):
-            return iter([np.array([[float(path.name)] for (path,) in b.items]) for b in batches])
-
-    assert np.concatenate(extract(Names(), batches, "names")).tolist() == [0, 1, 2, 3, 4]
-
-
-def test_a_file_that_changes_under_the_evaluation_is_found_out(tmp_path: Path) -> None:
-    (batch,) = batches_of(Network("i3d", "I3D", run=len), [(grey(tmp_path / "a.mkv"),)], [Bucket(48, 32, 4)], 1)
-    with pytest.raises(MediaError, match=r"a\.mkv changed while"):
-        batch.read()
 
 
 @pytest.mark.parametrize(
