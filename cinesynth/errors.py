@@ -43,6 +43,10 @@ class MediaError(CinesynthError):
     """A video or image that cannot be read or written."""
 
 
+class MetricError(CinesynthError):
+    """A metric that gives a number of no use: a score that is not finite."""
+
+
 class RunTaken(CinesynthError):
     """A run that another driver is working on."""
 

@@ -20,7 +20,7 @@ from cinesynth.errors import ConfigError, DatasetError
 from cinesynth.metrics import catalogue, videos
 from cinesynth.metrics.features import Batch, Executor, LocalExecutor, Networks, batches_of, extract
 from cinesynth.metrics.metric import Metric, Network, Results, Sample
-from cinesynth.metrics.record import Definition, MetricsRecord
+from cinesynth.metrics.record import Definition, MetricsRecord, left_out_warnings
 from cinesynth.metrics.split import real_windows
 from cinesynth.metrics.statistics import NoInterval, require_groups
 from cinesynth.metrics.videos import VideoSet
@@ -68,13 +68,16 @@ def compare(
         results = _measure(sets, metrics, inputs, runner, {} if real_samples is None else real_samples)
     finally:
         runner.close()
+    definitions = {m.name: definition_of(m, settings, lengths, runner.device) for m in metrics}
+    comparisons = [comparison for r in results for comparison in r.comparisons]
     return MetricsRecord(
         code_version=cinesynth.__version__,
         arms=list(arms),
-        definitions={m.name: definition_of(m, settings, lengths, runner.device) for m in metrics},
+        definitions=definitions,
         values=[value for r in results for value in r.values],
-        comparisons=[comparison for r in results for comparison in r.comparisons],
-        warnings=[w for r in results for w in r.warnings]
+        comparisons=comparisons,
+        warnings=left_out_warnings(comparisons, definitions)
+        + [w for r in results for w in r.warnings]
         + _warnings(sets, group_of)
         + videos.notes(sets, any(m.network.pair for m in metrics)),
         environment=_environment(),

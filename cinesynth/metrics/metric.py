@@ -7,12 +7,13 @@ top: configuration and pages read it. Whatever needs torch is imported inside `l
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cinesynth.errors import MetricError
 from cinesynth.metrics.record import Comparison, Direction, IntervalRecord, Value
 from cinesynth.metrics.statistics import Interval, NoInterval
 
@@ -99,6 +100,10 @@ class Sample:
         """Group of each row."""
         return [self.groups[key] for key in self.rows]
 
+    def only(self, ids: Sequence[str]) -> Sample:
+        """The same with the rows of these videos alone."""
+        return replace(self, rows={key: self.rows[key] for key in ids})
+
 
 @dataclass(frozen=True)
 class Results:
@@ -159,6 +164,15 @@ class Metric:
         """Which of a video's frames count, in words; the shortest video has `fewest`, the longest `most`."""
         last = str(most - 1) if fewest == most else f"the last ({fewest - 1} to {most - 1})"
         return f"{self.first_frame} to {last}" + (f"; {self.frames_note}" if self.frames_note else "")
+
+
+def require_finite(metric: Metric, arm: str, key: str, numbers: NDArray[np.float64]) -> None:
+    """Raise MetricError where a video's numbers hold one that is not finite: it would decide the mean of all."""
+    if not np.isfinite(numbers).all():
+        found = numbers[~np.isfinite(numbers)][0]
+        raise MetricError(
+            f"{metric.label} of {arm}: {key} has a score of {found:g}; look at that video, or leave out {metric.name!r}"
+        )
 
 
 def interval_fields(make: Callable[[], Interval]) -> dict[str, Any]:

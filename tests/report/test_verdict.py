@@ -50,7 +50,7 @@ def definition(name: str) -> Definition:
 
 def record(*comparisons: Comparison, values: tuple[Value, ...] = ()) -> MetricsRecord:
     names = {entry.metric for entry in (*comparisons, *values)}
-    fields: dict[str, Any] = {"schema": 2, "code_version": "0", "arms": ["base", "adapter"]}
+    fields: dict[str, Any] = {"schema": 3, "code_version": "0", "arms": ["base", "adapter"]}
     fields |= {"definitions": {name: definition(name) for name in names}}
     fields |= {"values": values, "comparisons": comparisons, "warnings": [], "environment": {}}
     return MetricsRecord.model_validate(fields)
