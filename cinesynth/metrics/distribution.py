@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cinesynth.metrics import frechet, mmd
 from cinesynth.metrics.frechet import frechet_distance
-from cinesynth.metrics.metric import SHOWN, Item, Metric, Network, Results, Sample, interval_fields, require_finite
+from cinesynth.metrics.metric import SHOWN, Item, Metric, Network, Results, Sample, interval_fields
 from cinesynth.metrics.mmd import KernelSums
 from cinesynth.metrics.networks import I3D_FEATURES, I3D_MIN_FRAMES, I3D_WEIGHTS
 from cinesynth.metrics.paired import NOTHING_SHARED, Pairing, pairing
@@ -59,11 +59,7 @@ NETWORK = Network(
 
 
 def kvd(metric: Metric, real: Sample, arms: Sequence[Sample]) -> Results:
-    """KVD of every arm, and its paired difference to the first against the same real set, with jackknife intervals.
-
-    Raises MetricError where a feature is not finite.
-    """
-    _require_finite(metric, real, *arms)
+    """KVD of every arm, and its paired difference to the first against the same real set, with jackknife intervals."""
     groups = {sample.name: len(set(sample.row_groups)) for sample in (real, *arms)}
     if lacking := [name for name, count in groups.items() if count < 2]:
         reason = f"{metric.label} compares videos of different groups, and there is one group in {', '.join(lacking)}"
@@ -110,11 +106,7 @@ def _kvd_interval(sets: Sequence[Sample], signs: Mapping[KernelSums, int]) -> In
 
 
 def fvd(metric: Metric, real: Sample, arms: Sequence[Sample]) -> Results:
-    """FVD of every arm beside the floor between two halves of the real set; never an interval.
-
-    Raises MetricError where a feature is not finite.
-    """
-    _require_finite(metric, real, *arms)
+    """FVD of every arm beside the floor between two halves of the real set; never an interval."""
     distances = [frechet_distance(real.matrix, arm.matrix) for arm in arms]
     values = []
     for arm, distance in zip(arms, distances, strict=True):
@@ -174,12 +166,6 @@ def _fvd_warnings(metric: Metric, real: Sample, arms: Sequence[Sample]) -> list[
     if len(set(counts.values())) > 1:
         found.append(f"sets of unequal size ({shown}): {metric.label} values of different n do not compare")
     return found
-
-
-def _require_finite(metric: Metric, *samples: Sample) -> None:
-    for sample in samples:
-        for key, row in sample.rows.items():
-            require_finite(metric, sample.name, key, row)
 
 
 def _n(real: Sample, arm: Sample) -> dict[str, int]:

@@ -246,6 +246,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     [--name NAME] [--storage DIR]`. With one worker and no `ray.address` it needs no Ray.
     """
     from cinesynth.metrics import distributed
+    from cinesynth.report.evaluation import write_evaluation_report  # only the driver loads what makes pages
 
     with tempfile.TemporaryDirectory(prefix="cinesynth-evaluate-") as scratch:
         arms = {name: _local(uri, Path(scratch) / name) for name, uri in config.arms.items()}
@@ -258,7 +259,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         if config.groups:
             groups_text, where = videos.read_groups(config.groups), config.groups
         folders = {"real": real, **arms}
-        inputs = {name: videos.content_hash(videos.list_videos(name, f)) for name, f in folders.items()}
+        files = {name: videos.list_videos(name, folder) for name, folder in folders.items()}
+        inputs = {name: videos.content_hash(of) for name, of in files.items()}
         inputs["groups"] = "none" if groups_text is None else sha256_json(groups_text)
         inputs |= catalogue.metric_identity(config)
         run = Run.open(config, inputs)
@@ -270,9 +272,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         with distributed.executor_for(config) as executor:
             captions = videos.parse_captions(groups_text or "")
             record = compare(real, arms, groups, config, executor, captions)
-    run.folder.write_json("metrics.json", record.to_json())
+        run.folder.write_json("metrics.json", record.to_json())
+        outputs = {"metrics": run.folder.child("metrics.json").uri}
+        outputs["report"] = write_evaluation_report(config, run, record, files)
     print(record.table(), flush=True)
-    return run.finish({"metrics": run.folder.child("metrics.json").uri}, record.figures())
+    return run.finish(outputs, record.figures())
 
 
 def _local(uri: str, scratch: Path) -> Path:

@@ -86,7 +86,7 @@ def _comparison(
     if not pair.n:
         fields: dict[str, Any] = {"interval": None, "reason": NOTHING_SHARED, "groups": 0}
         return Comparison.of(metric.name, arm.name, baseline.name, None, n=0, left_out=pair.left_out, **fields)
-    sets = {
+    sets: dict[str, Means] = {
         arm.name: group_means_of({key: windows[arm.name][key] for key in pair.arm}, arm.groups),
         baseline.name: group_means_of({key: windows[baseline.name][key] for key in pair.baseline}, baseline.groups),
     }
@@ -120,10 +120,10 @@ def _difference_interval(sets: Mapping[str, Means]) -> Interval:
 def _distance_interval(arm: Means, baseline: Means, reference: Means) -> Interval:
     """Interval of |a - r| - |b - r|, for the means a, b and r.
 
-    The absolute value has a kink: where a mean lies near r, its distance is biased and far from normal, and a jackknife
-    of it covers too little. So the interval is the hull of those of s (a - r) - t (b - r) for the signs s and t that the
-    data allow: both, where the interval of a - r (of b - r) holds 0, else the one that is seen. Each is of a sum of
-    means, without a kink, and one of them has the true signs.
+    The absolute value has a kink: where a mean lies near r, its distance is biased and far from normal. So the interval
+    is the hull of those of s (a - r) - t (b - r) for the signs s and t that the data allow: both, where the interval of
+    a - r (of b - r) holds 0, else the one that is seen. Each is of a sum of means, without a kink, and one of them has
+    the true signs.
     """
     sets = [arm, baseline, reference]
     sides = [_signs(_jackknife_of(weights, sets)) for weights in ([1, 0, -1], [0, 1, -1])]
@@ -142,10 +142,9 @@ def _signs(interval: Interval) -> list[int]:
 
 def _jackknife_of(weights: Sequence[int], sets: Sequence[Means]) -> Interval:
     """Interval of the weighted sum of the means of some sets, each group left out of all of them at once."""
-
     counted = [(weight, of) for weight, of in zip(weights, sets, strict=True) if weight]
     replicates = [
-        sum(weight * _means_without(of, names) for weight, of in counted).tolist()
+        np.sum([weight * _means_without(of, names) for weight, of in counted], axis=0).tolist()
         for names in strata(*(of for _, of in counted))
     ]
     return jackknife(sum(weight * _mean(of) for weight, of in counted), replicates)

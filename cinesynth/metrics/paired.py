@@ -29,8 +29,8 @@ class Pairing:
 def pairing(ids: Mapping[str, Collection[str]], arm: str) -> Pairing:
     """How an arm is compared with the baseline.
 
-    Both take the videos that all arms have. An arm that shares no name with the baseline, or has no video, takes nothing
-    from the others; compared itself, it and the baseline are two unpaired samples, whole.
+    Both take the videos that all arms have. An arm that shares no name with the baseline, or has no video, takes
+    nothing from the others; compared itself, it and the baseline are two unpaired samples, whole.
 
     Args:
         ids: arm to the ids that a metric has of it; the baseline first.

@@ -2,10 +2,10 @@
 
 Windows of one shot are not independent, so whole groups are left out. With G groups and the statistic t(-g) without
 group g, the variance is (G - 1) / G * sum over g of (t(-g) - mean of t(-g))^2 (Efron and Stein, 1981), and Student's
-interval is t +- the quantile * root of it. A bootstrap with replacement is not offered: duplicates inflate a U-statistic.
+interval is t +- the quantile * root of it. There is no bootstrap with replacement: duplicates inflate a U-statistic.
 
-Student's interval alone covers too little where the groups' shares are skewed, as those of KVD away from zero and of
-distances are: 87 to 92 % in place of 95 % at 8 to 12 groups. The interval is therefore the hull of Student's and of that
+Student's interval alone covers too little where the shares of groups are skewed, as those of KVD away from zero and of
+distances are: 88 to 92 % in place of 95 % at 8 to 12 groups. The interval is therefore the hull of Student's and that
 of Hall's transformation (J. R. Stat. Soc. B 54, 1992), with the skewness that the t(-g) show (see `_skewness`). Hall's
 alone would shorten one side by a skewness that few groups tell badly. `tests/metrics/test_coverage.py` measures it.
 

@@ -1,7 +1,8 @@
 """How often the printed 95 % intervals hold the truth: at least 92 %, on drawn sets whose truth is known.
 
 Windows belong to groups of 1 to 6 and share half of their variance with their group; generated ones share part of
-theirs with the real window of their name. The arms differ from the real set and from each other. The truth is a closed form, never an average of what is tested.
+theirs with the real window of their name. The arms differ from the real set and from each other. The truth is a closed
+form, never an average of what is tested.
 """
 
 from __future__ import annotations
@@ -55,9 +56,7 @@ def near(windows: Windows, rows: np.ndarray) -> np.ndarray:
 
 def kvd_study(windows: Windows, lost: float) -> tuple[Metric, Results, dict[str, float]]:
     real = windows.normal(len(SCALES))
-    arms = [
-        windows.sample(name, SCALES * (near(windows, real) + shift), lost) for name, shift in SHIFTS.items()
-    ]
+    arms = [windows.sample(name, SCALES * (near(windows, real) + shift), lost) for name, shift in SHIFTS.items()]
     truth = {name: _mmd(shift) for name, shift in SHIFTS.items()}
     return KVD, KVD.measure(KVD, windows.sample("real", SCALES * real), arms), truth
 

@@ -93,7 +93,11 @@ def test_all_comparisons_rest_on_the_videos_that_all_arms_have():
 
 
 def test_an_arm_without_any_name_of_the_others_takes_nothing_from_them():
-    samples = [_sample("base", _draw(0, 3)), _sample("arm", _draw(1, 2)), _sample("other", _draw(2, 1), list("abcdefghij"))]
+    samples = [
+        _sample("base", _draw(0, 3)),
+        _sample("arm", _draw(1, 2)),
+        _sample("other", _draw(2, 1), list("abcdefghij")),
+    ]
     first, second = group_means(LPIPS, Sample("real", {}, {}), samples).comparisons
     assert (first.n, first.left_out, second.n, second.left_out) == (10, {}, 10, {})
     gone = Sample("gone", {}, {}, "no weights")
@@ -101,7 +105,11 @@ def test_an_arm_without_any_name_of_the_others_takes_nothing_from_them():
 
 
 def test_arms_that_share_names_but_no_video_with_all_are_not_compared():
-    samples = [_sample("base", _draw(0, 3)), _sample("a", _draw(1, 2, 5), IDS[:5]), _sample("b", _draw(2, 2, 5), IDS[5:])]
+    samples = [
+        _sample("base", _draw(0, 3)),
+        _sample("a", _draw(1, 2, 5), IDS[:5]),
+        _sample("b", _draw(2, 2, 5), IDS[5:]),
+    ]
     for comparison in group_means(LPIPS, Sample("real", {}, {}), samples).comparisons:
         assert comparison.difference is None
         assert comparison.reason == "no comparison: there is no video that all arms have"
@@ -113,7 +121,9 @@ def test_a_score_that_is_not_finite_is_named_unless_its_frame_does_not_count():
     sample.rows["v4"][0] = np.inf  # of the first frame, which LPIPS leaves out
     assert np.isfinite(group_means(LPIPS, Sample("real", {}, {}), [sample]).values[0].value)
     sample.rows["v4"][2] = np.nan
-    with pytest.raises(MetricError, match="LPIPS of arm: v4 has a score of nan; look at that video, or leave out 'lpips'"):
+    with pytest.raises(
+        MetricError, match="LPIPS of arm: v4 has a score of nan; look at that video, or leave out 'lpips'"
+    ):
         group_means(LPIPS, Sample("real", {}, {}), [sample])
 
 

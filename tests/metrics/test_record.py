@@ -15,7 +15,13 @@ def interval(low: float, high: float) -> IntervalRecord:
 
 
 def comparison(metric: str, arm: str, low: float, high: float, difference: float, **left_out: int) -> Comparison:
-    fields: dict[str, Any] = {"interval": interval(low, high), "reason": None, "n": 9, "groups": 9, "left_out": left_out}
+    fields: dict[str, Any] = {
+        "interval": interval(low, high),
+        "reason": None,
+        "n": 9,
+        "groups": 9,
+        "left_out": left_out,
+    }
     return Comparison.of(metric, arm, "base", difference, **fields)
 
 

@@ -207,9 +207,7 @@ def make_record(windows: list[Window], better: float = 1.0, without: tuple[str, 
     real, arms = sample("real", 0), [sample("base", 1.0), sample("adapter", 1.0 - better)]
     paired = [Sample("real", {}, groups), distances("base"), distances("adapter")]
     metrics = [
-        m
-        for m in catalogue.chosen(["fvd", "kvd", "lpips"])
-        if not m.beside and m.name not in {*without} - {"lpips"}
+        m for m in catalogue.chosen(["fvd", "kvd", "lpips"]) if not m.beside and m.name not in {*without} - {"lpips"}
     ]
     made = [m.measure(m, *((paired[0], paired[1:]) if m.network.pair else (real, arms))) for m in metrics]
     settings = EvaluateSettings()
