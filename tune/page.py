@@ -13,7 +13,7 @@ from cinesynth.metrics.catalogue import label
 from cinesynth.metrics.record import MetricsRecord
 from cinesynth.report.curves import front_chart, progress_curve, slice_chart
 from cinesynth.report.page import number, write_page
-from cinesynth.report.verdict import reading
+from cinesynth.report.values import comparison_rows
 from cinesynth.runs import Run
 from tune.front import hypervolume
 from tune.outcome import Outcome
@@ -63,7 +63,7 @@ def write_study_page(
         videos=max((record.facts.get("windows", 0) for record in known.values()), default=0),
         few=_FEW,
         final=final,
-        final_rows=[] if final is None else [(final.label(c.metric), c, reading(final, c)) for c in final.comparisons],
+        final_rows=[] if final is None else comparison_rows(final),
     )
 
 

@@ -20,6 +20,7 @@ from cinesynth.metrics.frechet import frechet_distance
 from cinesynth.metrics.metric import FRAME_0_GIVEN, SHOWN, Item, Metric, Network, Results, Sample, interval_fields
 from cinesynth.metrics.mmd import KernelSums
 from cinesynth.metrics.networks import I3D_FEATURES, I3D_MIN_FRAMES, I3D_WEIGHTS
+from cinesynth.metrics.paired import NOTHING_SHARED, Pairing, pairing
 from cinesynth.metrics.record import Comparison, Floor, Value
 from cinesynth.metrics.statistics import Interval, NoInterval, halves, jackknife, require_groups, strata
 from cinesynth.metrics.weights import WEIGHTS
@@ -86,27 +87,43 @@ def kvd(metric: Metric, real: Sample, arms: Sequence[Sample]) -> Results:
     if lacking := [name for name, count in groups.items() if count < 2]:
         reason = f"{metric.label} compares videos of different groups, and there is one group in {', '.join(lacking)}"
         return _no_values(metric, real, arms, reason)
-    kernels = [KernelSums(real.matrix, arm.matrix, real.row_groups, arm.row_groups) for arm in arms]
-    totals = [kernel.value() for kernel in kernels]
+    kernels = {arm.name: _kernel(real, arm) for arm in arms}
+    values = []
+    for arm in arms:
+        kernel = kernels[arm.name]
+        fields = interval_fields(partial(_kvd_interval, [real, arm], {kernel: 1}))
+        values.append(Value(metric=metric.name, arm=arm.name, value=kernel.value(), **fields, **_n(real, arm)))
+    return Results(values, [_kvd_difference(metric, real, arm, arms, kernels) for arm in arms[1:]])
 
-    def interval_of(signs: Mapping[int, int]) -> Interval:
-        """Interval of the signed sum of some arms' KVD, each group left out of all sets at once."""
-        sets = {sample.name: set(sample.row_groups) for sample in (real, *(arms[i] for i in signs))}
-        require_groups({name: len(found) for name, found in sets.items()})
-        replicates = []
-        for names in strata(*sets.values()):
-            parts = [sign * np.array(kernels[i].leave_out(names)) for i, sign in signs.items()]
-            replicates.append(np.sum(parts, axis=0).tolist())
-        return jackknife(sum(sign * totals[i] for i, sign in signs.items()), replicates)
 
-    values, comparisons = [], []
-    for i, arm in enumerate(arms):
-        fields = interval_fields(partial(interval_of, {i: 1}))
-        values.append(Value(metric=metric.name, arm=arm.name, value=totals[i], **fields, **_n(real, arm)))
-    for i, arm in enumerate(arms[1:], start=1):
-        fields = interval_fields(partial(interval_of, {i: 1, 0: -1}))
-        comparisons.append(_compared(metric, arm, arms[0], totals[i] - totals[0], fields))
-    return Results(values, comparisons)
+def _kernel(real: Sample, arm: Sample) -> KernelSums:
+    return KernelSums(real.matrix, arm.matrix, real.row_groups, arm.row_groups)
+
+
+def _kvd_difference(
+    metric: Metric, real: Sample, arm: Sample, arms: Sequence[Sample], whole: Mapping[str, KernelSums]
+) -> Comparison:
+    """Of an arm and the first, on the videos that all arms have, against all real ones. `whole` is of all videos."""
+    pair = pairing({a.name: a.rows for a in arms}, arm.name)
+    sides = [arm.only(pair.arm), arms[0].only(pair.baseline)]
+    if min(len(set(side.row_groups)) for side in sides) < 2:
+        reason = NOTHING_SHARED if not pair.n else "no comparison: the videos that all arms have are of one group"
+        return _compared(metric, sides, None, {"interval": None, "reason": reason}, pair)
+    kernels = [whole[side.name] if side.name not in pair.left_out else _kernel(real, side) for side in sides]
+    signs = dict(zip(kernels, (1, -1), strict=True))
+    fields = interval_fields(partial(_kvd_interval, [real, *sides], signs))
+    return _compared(metric, sides, kernels[0].value() - kernels[1].value(), fields, pair)
+
+
+def _kvd_interval(sets: Sequence[Sample], signs: Mapping[KernelSums, int]) -> Interval:
+    """Interval of the signed sum of some KVD, each group left out of all sets at once."""
+    groups = {sample.name: set(sample.row_groups) for sample in sets}
+    require_groups({name: len(found) for name, found in groups.items()})
+    replicates = []
+    for names in strata(*groups.values()):
+        parts = [sign * np.array(kernel.leave_out(names)) for kernel, sign in signs.items()]
+        replicates.append(np.sum(parts, axis=0).tolist())
+    return jackknife(sum(sign * kernel.value() for kernel, sign in signs.items()), replicates)
 
 
 def fvd(metric: Metric, real: Sample, arms: Sequence[Sample]) -> Results:
@@ -124,11 +141,7 @@ def fvd(metric: Metric, real: Sample, arms: Sequence[Sample]) -> Results:
         values.append(
             Value(metric=metric.name, arm=arm.name, value=distance, reason=reason, floor=floor, **_n(real, arm))
         )
-    no_interval = {"interval": None, "reason": NO_FVD_INTERVAL}
-    comparisons = [
-        _compared(metric, arm, arms[0], distance - distances[0], no_interval)
-        for arm, distance in zip(arms[1:], distances[1:], strict=True)
-    ]
+    comparisons = [_fvd_difference(metric, real, arm, arms) for arm in arms[1:]]
     return Results(values, comparisons, _fvd_warnings(metric, real, arms))
 
 
@@ -139,6 +152,17 @@ def _ddof(metric: Metric) -> int:
 def _unit(sample: Sample) -> str:
     """What its rows are of, where it is not videos."""
     return " frames" if any(row.ndim > 1 for row in sample.rows.values()) else ""
+
+
+def _fvd_difference(metric: Metric, real: Sample, arm: Sample, arms: Sequence[Sample]) -> Comparison:
+    """Of an arm and the first, on the videos that all arms have: at one N, so that their biases are alike."""
+    pair = pairing({a.name: a.rows for a in arms}, arm.name)
+    sides = [arm.only(pair.arm), arms[0].only(pair.baseline)]
+    if not pair.n:
+        return _compared(metric, sides, None, {"interval": None, "reason": NOTHING_SHARED}, pair)
+    distances = [frechet_distance(real.matrix, side.matrix, _ddof(metric)) for side in sides]
+    fields = {"interval": None, "reason": NO_FVD_INTERVAL}
+    return _compared(metric, sides, distances[0] - distances[1], fields, pair)
 
 
 def _floor(metric: Metric, real: Sample, arm: Sample) -> tuple[Floor | None, str]:
@@ -193,9 +217,15 @@ def _n(real: Sample, arm: Sample) -> dict[str, int]:
     return {"n_real": len(real.rows), "n": len(arm.rows), "groups": len(set(arm.row_groups))}
 
 
-def _compared(metric: Metric, arm: Sample, baseline: Sample, difference: float, fields: dict[str, Any]) -> Comparison:
-    n, groups = min(len(arm.rows), len(baseline.rows)), len({*arm.row_groups, *baseline.row_groups})
-    return Comparison.of(metric.name, arm.name, baseline.name, difference, n=n, groups=groups, **fields)
+def _compared(
+    metric: Metric, sides: Sequence[Sample], difference: float | None, fields: Mapping[str, Any], pair: Pairing
+) -> Comparison:
+    """The comparison of an arm and the baseline, `sides` with the rows that it takes."""
+    arm, baseline = sides
+    groups = len({*arm.row_groups, *baseline.row_groups})
+    return Comparison.of(
+        metric.name, arm.name, baseline.name, difference, n=pair.n, groups=groups, left_out=pair.left_out, **fields
+    )
 
 
 KVD = Metric(

@@ -22,7 +22,7 @@ from cinesynth.metrics.extraction import find_rows
 from cinesynth.metrics.features import NO_WEIGHTS, Executor, LocalExecutor
 from cinesynth.metrics.kept import KeptWork
 from cinesynth.metrics.metric import Metric, Results, Sample
-from cinesynth.metrics.record import Definition, MetricsRecord, Value
+from cinesynth.metrics.record import Definition, MetricsRecord, Value, left_out_warnings
 from cinesynth.metrics.split import real_windows
 from cinesynth.metrics.statistics import NoInterval, require_groups
 from cinesynth.metrics.videos import VideoSet
@@ -92,13 +92,16 @@ def measure(
     samples = {m.name: found[m.network.name] for m in metrics}
     results = [_results(m, sets, samples[m.name]) for m in metrics]
     lengths = (sets[0].num_frames, sets[0].most_frames)
+    definitions = {m.name: definition_of(m, settings, lengths, rows[m.network.name].device) for m in metrics}
+    comparisons = [comparison for r in results for comparison in r.comparisons]
     record = MetricsRecord(
         code_version=cinesynth.__version__,
         arms=list(arms),
-        definitions={m.name: definition_of(m, settings, lengths, rows[m.network.name].device) for m in metrics},
+        definitions=definitions,
         values=[value for r in results for value in r.values],
-        comparisons=[comparison for r in results for comparison in r.comparisons],
-        warnings=[w for r in results for w in r.warnings]
+        comparisons=comparisons,
+        warnings=left_out_warnings(comparisons, definitions)
+        + [w for r in results for w in r.warnings]
         + _warnings(sets, group_of)
         + videos.notes(sets, any(m.network.pair for m in metrics)),
         environment=_environment(),
@@ -241,6 +244,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     the storage's `features/`: a killed evaluation, and one with more metrics, computes only what is missing.
     """
     from cinesynth.metrics import distributed
+    from cinesynth.report.evaluation import write_evaluation_report  # only the driver loads what makes pages
 
     storage = Storage.open(config.storage)
     with tempfile.TemporaryDirectory(prefix="cinesynth-evaluate-") as scratch:
@@ -255,7 +259,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         if config.groups:
             groups_text, where = videos.read_groups(config.groups), config.groups
         folders = {"real": real, **arms}
-        inputs = {name: videos.content_hash(videos.list_videos(name, f)) for name, f in folders.items()}
+        files = {name: videos.list_videos(name, folder) for name, folder in folders.items()}
+        inputs = {name: videos.content_hash(of) for name, of in files.items()}
         inputs["groups"] = "none" if groups_text is None else sha256_json(groups_text)
         inputs |= catalogue.metric_identity(config)
         _check_metrics(config)
@@ -270,9 +275,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         with distributed.executor_for(config) as executor:
             captions = videos.parse_captions(groups_text or "")
             found = measure(real, arms, groups, config, executor, captions, KeptWork(storage))
-    run.folder.write_json("metrics.json", found.record.to_json())
-    outputs = {"metrics": run.folder.child("metrics.json").uri}
-    outputs |= write_windows(run.folder, window_rows(found.samples, domains))
+        run.folder.write_json("metrics.json", found.record.to_json())
+        outputs = {"metrics": run.folder.child("metrics.json").uri}
+        outputs |= write_windows(run.folder, window_rows(found.samples, domains))
+        outputs["report"] = write_evaluation_report(config, run, found.record, files)
     print(found.record.table(), flush=True)
     return run.finish(outputs, found.record.figures())
 

@@ -7,12 +7,13 @@ top: configuration and pages read it. Whatever needs torch is imported inside `l
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cinesynth.errors import MetricError
 from cinesynth.metrics.record import Comparison, Direction, IntervalRecord, Value
 from cinesynth.metrics.statistics import Interval, NoInterval
 
@@ -108,6 +109,10 @@ class Sample:
         """Group of each row of `matrix`."""
         return [self.groups[key] for key, row in self.rows.items() for _ in np.atleast_2d(row)]
 
+    def only(self, ids: Sequence[str]) -> Sample:
+        """The same with the rows of these videos alone."""
+        return replace(self, rows={key: self.rows[key] for key in ids})
+
 
 @dataclass(frozen=True)
 class Results:
@@ -171,6 +176,15 @@ class Metric:
             last = str(self.network.start + self.network.count - 1)
         first = self.network.start + self.first_frame
         return f"{first} to {last}" + (f"; {self.frames_note}" if self.frames_note else "")
+
+
+def require_finite(metric: Metric, arm: str, key: str, numbers: NDArray[np.float64]) -> None:
+    """Raise MetricError where a video's numbers hold one that is not finite: it would decide the mean of all."""
+    if not np.isfinite(numbers).all():
+        found = numbers[~np.isfinite(numbers)][0]
+        raise MetricError(
+            f"{metric.label} of {arm}: {key} has a score of {found:g}; look at that video, or leave out {metric.name!r}"
+        )
 
 
 def interval_fields(make: Callable[[], Interval]) -> dict[str, Any]:

@@ -46,7 +46,8 @@ class KernelSums:
         fake_groups: group of each fake row.
 
     Raises:
-        ValueError: arrays of other shapes, or a sample of fewer than two groups, which has no pair that counts.
+        ValueError: arrays of other shapes, values that are not finite, or a sample of fewer than two groups, which has
+            no pair that counts.
     """
 
     def __init__(
@@ -62,6 +63,8 @@ class KernelSums:
                 raise ValueError(f"MMD needs two samples [N, d] with a group for each row, not {shapes} groups")
             if len(set(groups)) < 2:
                 raise ValueError(f"MMD needs two samples of at least 2 groups, not {len(set(groups))}")
+            if not np.isfinite(sample).all():
+                raise ValueError("features hold values that are not finite")
         self._place = {name: i for i, name in enumerate(sorted({*real_groups, *fake_groups}))}
         real, fake = (np.array([self._place[name] for name in groups]) for groups in (real_groups, fake_groups))
         size = len(self._place) + 1  # the last group is empty: names that neither sample holds

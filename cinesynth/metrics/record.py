@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cinesynth.errors import StorageError
 from cinesynth.metrics import statistics
 
-SCHEMA = 2
+SCHEMA = 3
 
 Direction = Literal["lower", "higher", "match"]
 
@@ -33,6 +34,7 @@ class IntervalRecord(_Part):
     @classmethod
     def of(cls, interval: statistics.Interval) -> IntervalRecord:
         return cls(
+            method=interval.method,
             low=interval.low,
             high=interval.high,
             level=interval.level,
@@ -88,9 +90,10 @@ class Value(_Part):
 
 
 class Comparison(_Part):
-    """Difference of an arm and the baseline (the first arm), paired where they share windows.
+    """Difference of an arm and the baseline (the first arm), on the videos that all arms have.
 
-    Of a metric with the direction `match`: of their distances to the real set's value.
+    An arm that shares no video with the baseline is compared as an unpaired sample. Of a metric with the direction
+    `match` it is the difference of the two distances to the real set's value.
     """
 
     metric: str
@@ -102,6 +105,14 @@ class Comparison(_Part):
     reason: str | None = None
     n: int
     groups: int
+    left_out: dict[str, int] = Field({}, description="arm to its videos that are not compared: not all arms have them")
+
+    @property
+    def smallest_shown(self) -> float | None:
+        """The least difference, up or down, that an interval as wide as this one is sure to have shown."""
+        if self.interval is None or self.difference is None:
+            return None
+        return max(self.difference - self.interval.low, self.interval.high - self.difference)
 
     @classmethod
     def of(
@@ -109,12 +120,13 @@ class Comparison(_Part):
         metric: str,
         arm: str,
         baseline: str,
-        difference: float,
+        difference: float | None,
         *,
         interval: IntervalRecord | None,
         reason: str | None,
         n: int,
         groups: int,
+        left_out: Mapping[str, int] | None = None,
     ) -> Comparison:
         """A difference with or without an interval; it excludes zero or not where there is one."""
         return cls(
@@ -127,13 +139,14 @@ class Comparison(_Part):
             reason=reason,
             n=n,
             groups=groups,
+            left_out=dict(left_out or {}),
         )
 
 
 class MetricsRecord(_Part):
     """Everything that an evaluation found. Arms are in the order given; the first is the baseline."""
 
-    schema_: Literal[2] = Field(2, alias="schema")
+    schema_: Literal[3] = Field(3, alias="schema")
     code_version: str
     arms: list[str]
     definitions: dict[str, Definition]
@@ -171,13 +184,21 @@ class MetricsRecord(_Part):
             return metric
         return definition.label if definition.primary else f"{definition.label} (secondary)"
 
+    def _reading(self, comparison: Comparison) -> str:
+        """The note of a difference in the table."""
+        if comparison.reason:
+            return comparison.reason
+        if better := self.better(comparison):
+            return f"{better} is better"
+        return f"no difference shown; one of {_number(comparison.smallest_shown)} would have been"
+
     def to_json(self) -> dict[str, Any]:
         """The record as JSON values, as `metrics.json` holds it."""
         return self.model_dump(mode="json", by_alias=True)
 
     @classmethod
     def read(cls, path: str | Path) -> MetricsRecord:
-        """Read `metrics.json`, of this schema or schema 1. Raises StorageError when it is missing or of another."""
+        """Read `metrics.json`, of this schema or an older one. Raises StorageError when it is missing or of another."""
         try:
             data = json.loads(Path(path).read_text())
         except (OSError, json.JSONDecodeError) as e:
@@ -186,19 +207,19 @@ class MetricsRecord(_Part):
 
     @classmethod
     def parse(cls, data: Any, where: str) -> MetricsRecord:
-        """Validate a record that was read; one of schema 1 is brought to this one. Raises StorageError for another."""
+        """Validate a record that was read; an older one is brought to this schema. Raises StorageError for another."""
         found = data.get("schema") if isinstance(data, dict) else None
-        if found == 1:
-            return cls.model_validate(_from_schema_1(data))
-        if found != SCHEMA:
+        if found not in range(1, SCHEMA + 1):
             raise StorageError(
-                f"{where}: metrics record of schema {found!r}, this version reads 1 and {SCHEMA}; evaluate again"
+                f"{where}: metrics record of schema {found!r}, this version reads 1 to {SCHEMA}; evaluate again"
             )
-        return cls.model_validate(data)
+        if found == 1:
+            data = _from_schema_1(data)
+        return cls.model_validate({**data, "schema": SCHEMA})  # schema 2 says nothing of what was left out
 
     def figures(self) -> dict[str, Any]:
         """Flat figures for `result.json`: `kvd/base`, `fvd_floor` and `fvd_at_floor/base`, and for differences
-        `kvd/adapter-base`, `.../low`, `.../high`, `.../excludes_zero`."""
+        `kvd/adapter-base`, `.../low`, `.../high`, `.../excludes_zero`, and `.../left_out/base` where videos were."""
         flat: dict[str, Any] = {}
         for v in self.values:
             flat[f"{v.metric}/{v.arm}"] = v.value
@@ -208,6 +229,7 @@ class MetricsRecord(_Part):
         for c in self.comparisons:
             key = f"{c.metric}/{c.arm}-{c.baseline}"
             flat[key] = c.difference
+            flat |= {f"{key}/left_out/{arm}": count for arm, count in c.left_out.items()}
             if c.interval:
                 flat |= {f"{key}/low": c.interval.low, f"{key}/high": c.interval.high}
                 flat[f"{key}/excludes_zero"] = c.excludes_zero
@@ -221,14 +243,28 @@ class MetricsRecord(_Part):
             cells = (_number(v.value), _span(v.interval), str(v.n), str(v.groups), note)
             rows.append((self.label(v.metric), v.arm, *cells))
         for c in self.comparisons:
-            better = self.better(c)
-            note = c.reason or (f"{better} is better" if better else "no difference shown")
-            cells = (_number(c.difference), _span(c.interval), str(c.n), str(c.groups), note)
+            cells = (_number(c.difference), _span(c.interval), str(c.n), str(c.groups), self._reading(c))
             rows.append((self.label(c.metric), f"{c.arm} - {c.baseline}", *cells))
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines.insert(1, "  ".join("-" * w for w in widths[:-1]) + "  ----")
         return "\n".join([*lines, *(f"warning: {w}" for w in self.warnings)])
+
+
+def left_out_warnings(comparisons: Sequence[Comparison], definitions: Mapping[str, Definition]) -> list[str]:
+    """What comparisons do not take of which arm, in words: one warning for all metrics that leave out the same."""
+    alike: dict[tuple[int, tuple[tuple[str, int], ...]], list[str]] = {}
+    for metric in dict.fromkeys(c.metric for c in comparisons):
+        found = [c for c in comparisons if c.metric == metric]
+        lost = {arm: count for c in found for arm, count in c.left_out.items()}
+        if lost:
+            kept = min(c.n for c in found if c.left_out)
+            alike.setdefault((kept, tuple(lost.items())), []).append(definitions[metric].label)
+    return [
+        f"{', '.join(labels)}: arms are compared on the {kept} videos that all of them have; "
+        f"left out: {', '.join(f'{count} of {arm}' for arm, count in lost)}"
+        for (kept, lost), labels in alike.items()
+    ]
 
 
 # What records of schema 1 do not say of the metrics that they could hold: label, primary, needs. All are of direction
@@ -251,7 +287,7 @@ def _from_schema_1(data: dict[str, Any]) -> dict[str, Any]:
         warnings.append(
             "KVD of version 1 counts a video together with its own real one, and is too low; evaluate again"
         )
-    return {**data, "schema": SCHEMA, "definitions": definitions, "warnings": warnings}
+    return {**data, "definitions": definitions, "warnings": warnings}
 
 
 def _beside(value: Value) -> str:

@@ -1,12 +1,17 @@
 """Intervals for small sets: the delete-one-group jackknife, of a value and of a paired difference.
 
 Windows of one shot are not independent, so whole groups are left out. With G groups and the statistic t(-g) without
-group g, the variance is (G - 1) / G * sum over g of (t(-g) - mean of t(-g))^2 (Efron and Stein, 1981), and the interval
-is t +- Student's quantile * root of it. A bootstrap with replacement is not offered: duplicates inflate a U-statistic.
+group g, the variance is (G - 1) / G * sum over g of (t(-g) - mean of t(-g))^2 (Efron and Stein, 1981), and Student's
+interval is t +- the quantile * root of it. There is no bootstrap with replacement: duplicates inflate a U-statistic.
+
+Student's interval alone covers too little where the shares of groups are skewed, as those of KVD away from zero and of
+distances are: 88 to 92 % in place of 95 % at 8 to 12 groups. The interval is therefore the hull of Student's and that
+of Hall's transformation (J. R. Stat. Soc. B 54, 1992), with the skewness that the t(-g) show (see `_skewness`). Hall's
+alone would shorten one side by a skewness that few groups tell badly. `tests/metrics/test_coverage.py` measures it.
 
 Groups that occur in different sets (two unpaired samples, or an arm that lacks a few videos) are strata. Their
 variances add, and the sum has Satterthwaite's degrees of freedom (Biometrics Bulletin 2, 1946):
-(sum of v)^2 / sum of (v^2 / (G - 1)), with the variance v and the G groups of each stratum.
+(sum of v)^2 / sum of (v^2 / (G - 1)), with the variance v and the G groups of each stratum. Third moments add too.
 
 A stratum of a single group has no mean of its own to vary around. It contributes (t(-g) - t)^2, with one degree of
 freedom: the groups of all strata are drawn alike, so the influence of each is 0 on average, and its square estimates
@@ -29,7 +34,7 @@ from scipy.special import stdtrit
 
 LEVEL = 0.95
 MIN_GROUPS = 8
-METHOD = "jackknife, one group left out at a time; Student t"
+METHOD = "jackknife, one group left out at a time; hull of Student t and its correction for skewness"
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Interval:
     standard_error: float
     degrees_of_freedom: float
     level: float = LEVEL
+    method: str = METHOD
 
     @property
     def excludes_zero(self) -> bool:
@@ -74,12 +80,34 @@ def jackknife(value: float, replicates: Sequence[Sequence[float]], level: float 
     total = sum(map(len, replicates))
     if total < 2:
         raise NoInterval(f"an interval needs at least 2 groups, there is {total}")
-    parts = [_variance(value, np.asarray(stratum, np.float64)) for stratum in replicates]
-    variance = sum(v for v, _ in parts)
+    arrays = [np.asarray(stratum, np.float64) for stratum in replicates]
+    parts = [_variance(value, stratum) for stratum in arrays]
+    error = math.sqrt(sum(v for v, _ in parts))
     freedom = _degrees_of_freedom(parts)
-    error = math.sqrt(variance)
-    reach = float(stdtrit(freedom, (1 + level) / 2)) * error
-    return Interval(value - reach, value + reach, error, freedom, level)
+    quantile = float(stdtrit(freedom, (1 + level) / 2))
+    skewness = _skewness(value, arrays, error)
+    below, above = (max(quantile, abs(_untransformed(q, skewness))) for q in (quantile, -quantile))
+    return Interval(value - below * error, value + above * error, error, freedom, level)
+
+
+def _skewness(value: float, replicates: Sequence[NDArray[np.float64]], error: float) -> float:
+    """Skewness of the statistic's distribution: its third central moment over the standard error cubed.
+
+    Of one stratum it is -sum of (t(-g) - mean)^3 / (sum of (t(-g) - mean)^2)^(3/2), six times the acceleration of
+    Efron (J. Am. Stat. Assoc. 82, 1987).
+    """
+    if not error:
+        return 0.0
+    moments = [_deviations(value, stratum) / error for stratum in replicates]
+    return -float(sum((scaled**3).sum() for scaled in moments))
+
+
+def _untransformed(quantile: float, skewness: float) -> float:
+    """T for which T + s T^2 / 3 + s^2 T^3 / 27 + s / 6 is the quantile (Hall, 1992), with the skewness s."""
+    if abs(skewness) < 1e-6:
+        return quantile
+    root = math.cbrt(1 + skewness * (quantile - skewness / 6))
+    return 3 * (root - 1) / skewness
 
 
 def _degrees_of_freedom(parts: Sequence[tuple[float, int]]) -> float:
@@ -92,10 +120,15 @@ def _degrees_of_freedom(parts: Sequence[tuple[float, int]]) -> float:
 
 def _variance(value: float, without: NDArray[np.float64]) -> tuple[float, int]:
     """Variance that a stratum contributes, and its degrees of freedom."""
+    return float((_deviations(value, without) ** 2).sum()), max(1, len(without) - 1)
+
+
+def _deviations(value: float, without: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How much leaving out each group of a stratum changes the statistic; their squares add up to its variance."""
     groups = len(without)
     if groups == 1:
-        return float((without[0] - value) ** 2), 1
-    return (groups - 1) / groups * float(((without - without.mean()) ** 2).sum()), groups - 1
+        return without - value
+    return math.sqrt((groups - 1) / groups) * (without - without.mean())
 
 
 def strata(*sets: Iterable[str]) -> list[list[str]]:

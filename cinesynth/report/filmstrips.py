@@ -24,6 +24,8 @@ class Strip:
     """Data URIs of the frames; empty when there is no video."""
     video: str
     """Name of the MP4 relative to the page; empty when there is no video."""
+    score: str = ""
+    """A metric's number of this video, in words; empty when none is shown."""
 
 
 @dataclass(frozen=True)

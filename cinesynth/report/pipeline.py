@@ -9,14 +9,14 @@ from typing import Any
 from cinesynth.config import PipelineConfig
 from cinesynth.data.dataset import SPLITS, ClipsDataset, WindowRow
 from cinesynth.errors import DatasetError
-from cinesynth.metrics import catalogue
-from cinesynth.metrics.record import MetricsRecord, Value
+from cinesynth.metrics.record import MetricsRecord
 from cinesynth.outline import sized
 from cinesynth.report.filmstrips import make_scenes
-from cinesynth.report.page import number, write_page
+from cinesynth.report.page import write_page
 from cinesynth.report.sheet import contact_sheet
 from cinesynth.report.training import Training
-from cinesynth.report.verdict import reading, verdict
+from cinesynth.report.values import Tables
+from cinesynth.report.verdict import verdict
 from cinesynth.runs import Run, complete_result
 from cinesynth.storage import Storage
 
@@ -53,9 +53,7 @@ def write_report(config: PipelineConfig, run: Run) -> str:
         scenes=make_scenes(
             storage.child("runs", f"{config.name}-generate"), run.folder, ["real", *config.arms()], domains
         ),
-        record=record,
-        value_rows=_value_rows(config, record),
-        comparison_rows=[(record.label(c.metric), c, reading(record, c)) for c in record.comparisons] if record else [],
+        tables=Tables.of(record, config.evaluate.metrics) if record else None,
         trainings=trainings,
         clips=clips,
         facts=_facts(config),
@@ -121,36 +119,6 @@ def _summary(
         ("cinesynth", ", ".join(versions) or "unknown"),
         ("seed", f"{config.style.seed} (training), {config.generate.sampler.seed} (generation)"),
     ]
-
-
-def _value_rows(config: PipelineConfig, record: MetricsRecord | None) -> list[tuple[str, Value, int | None, str]]:
-    """(metric, value, d, note) of every arm; a metric that was asked for and is not there gets a row that says so."""
-    if record is None:
-        return []
-    rows = []
-    for value in record.values:
-        definition = record.definitions.get(value.metric)
-        rows.append((record.label(value.metric), value, definition.d if definition else None, _note(value)))
-    for metric in config.evaluate.metrics:
-        if metric not in {value.metric for value in record.values}:
-            absent = Value(metric=metric, arm="–", value=None, n_real=0, n=0, groups=0)
-            rows.append((catalogue.label(metric), absent, None, "not available: the record does not hold it"))
-    return rows
-
-
-def _note(value: Value) -> str:
-    parts = []
-    if value.real is not None:
-        parts.append(f"real windows: {number(value.real)}")
-    if value.floor:
-        if value.floor.arm is not None:
-            parts.append(f"{number(value.floor.arm)} at N = {value.floor.n}")
-        parts.append(f"real against real: {number(value.floor.value)} at N = {value.floor.n}")
-    if value.value is None:
-        parts.append(f"not available: {value.reason or 'no reason was recorded'}")
-    elif value.reason:
-        parts.append(value.reason)
-    return "; ".join(parts)
 
 
 def _facts(config: PipelineConfig) -> list[tuple[str, str]]:

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from cinesynth.metrics import catalogue
 from cinesynth.metrics.record import Comparison, MetricsRecord
 from cinesynth.report.page import number, signed, span
-from cinesynth.report.training import Training
+
+if TYPE_CHECKING:
+    from cinesynth.report.training import Training
 
 
 def verdict(trainings: Sequence[tuple[str, Training]], record: MetricsRecord | None) -> str:
-    """One sentence: how the held-out loss went in each stage, and which differences between the arms are shown.
-
-    The primary metrics carry it. Only an interval that excludes zero makes a difference; a metric without an interval
-    decides nothing.
-    """
+    """One sentence: how the held-out loss went in each stage, and what `evaluation_verdict` says."""
     clauses = [_loss_clause(training) for _, training in trainings] or ["no adapter was trained"]
     if len(trainings) > 1:
         clauses = [f"{stage}: {clause}" for (stage, _), clause in zip(trainings, clauses, strict=True)]
-    clauses += ["nothing was evaluated"] if record is None else _comparison_clauses(record)
+    return _sentence(clauses + (["nothing was evaluated"] if record is None else _comparison_clauses(record)))
+
+
+def evaluation_verdict(record: MetricsRecord) -> str:
+    """One sentence: which differences between the arms are shown.
+
+    The primary metrics carry it. Only an interval that excludes zero makes a difference; a metric without an interval
+    decides nothing. Where nothing is shown, it says how large a difference would have been.
+    """
+    return _sentence(_comparison_clauses(record))
+
+
+def _sentence(clauses: Sequence[str]) -> str:
     sentence = "; ".join(clauses)
     return f"{sentence[0].upper()}{sentence[1:]}."
 
@@ -32,8 +43,14 @@ def reading(record: MetricsRecord, comparison: Comparison) -> str:
         return f"undecided: {comparison.reason or 'there is no interval'}"
     better = record.better(comparison)
     if better is None:
-        return "not distinguishable from zero"
+        least = number(comparison.smallest_shown)
+        return f"not distinguishable from zero; a difference of at least {least} would have been shown"
     return f"{better} is {'closer to the real windows' if _to_real(record, comparison) else 'better'}"
+
+
+def left_out(counts: Mapping[str, int]) -> str:
+    """How many videos of which arm a comparison does not take, in words."""
+    return _joined([f"{count} of {arm}" for arm, count in counts.items()])
 
 
 def _to_real(record: MetricsRecord, comparison: Comparison) -> bool:
@@ -63,7 +80,7 @@ def _comparison_clauses(record: MetricsRecord) -> list[str]:
         clauses += _shown_clauses(record, arm, tested)
         if open_ := [c for c in tested if record.better(c) is None]:
             pair = f"{arm} − {record.arms[0]}"
-            clauses.append(f"{pair} is not distinguishable from zero by {_listed(record, open_)}")
+            clauses.append(f"{pair} is not distinguishable from zero by {_listed(record, open_, least=True)}")
         if not tested:
             why = next((c.reason for c in found if c.reason), "no metric has an interval")
             clauses.append(f"nothing can be said of {arm} against {record.arms[0]}: {why}")
@@ -71,7 +88,22 @@ def _comparison_clauses(record: MetricsRecord) -> list[str]:
         if missing:
             labels = _joined([record.definitions[name].label for name in missing])
             clauses.append(f"{labels} could not be computed")
-    return clauses or ["there is no second arm to compare"]
+    if len(record.arms) < 2:
+        clauses += [*_value_clauses(record, primary), "there is no second arm to compare"]
+    lost = {name: count for c in record.comparisons if c.metric in primary for name, count in c.left_out.items()}
+    if lost:
+        clauses.append(f"compared are the videos that all arms have, which leaves out {left_out(lost)}")
+    return clauses or ["no two arms were compared"]
+
+
+def _value_clauses(record: MetricsRecord, metrics: Sequence[str]) -> list[str]:
+    """What the only arm is by some metrics."""
+    told = [
+        f"{record.definitions[v.metric].label} {number(v.value)}" + (f" {span(v.interval)}" if v.interval else "")
+        for v in record.values
+        if v.metric in metrics and v.value is not None
+    ]
+    return [f"{record.arms[0]} has {_joined(told)}"] if told else []
 
 
 def _shown_clauses(record: MetricsRecord, arm: str, tested: list[Comparison]) -> list[str]:
@@ -90,9 +122,13 @@ def _shown_clauses(record: MetricsRecord, arm: str, tested: list[Comparison]) ->
     return clauses
 
 
-def _listed(record: MetricsRecord, comparisons: Iterable[Comparison]) -> str:
-    labels = record.definitions
-    return _joined([f"{labels[c.metric].label} ({signed(c.difference)} {span(c.interval)})" for c in comparisons])
+def _listed(record: MetricsRecord, comparisons: Iterable[Comparison], least: bool = False) -> str:
+    """Metrics with their differences; with the least that would have been shown, if asked for."""
+    told = []
+    for c in comparisons:
+        shown = f"; at least {number(c.smallest_shown)} would have been shown" if least else ""
+        told.append(f"{record.definitions[c.metric].label} ({signed(c.difference)} {span(c.interval)}{shown})")
+    return _joined(told)
 
 
 def _joined(parts: list[str]) -> str:

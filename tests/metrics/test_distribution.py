@@ -51,6 +51,34 @@ def test_an_arm_that_lacks_a_video_keeps_its_interval():
     assert found.comparisons[0].excludes_zero is True
 
 
+def test_differences_take_the_videos_that_all_arms_have():
+    real, base = _sample("real", 0, IDS), _sample("base", 1, IDS)
+    arm, third = _sample("arm", 2, IDS[:-2], shift=1), _sample("third", 3, IDS[1:], shift=1)
+    kept = IDS[1:-2]
+    for metric in (KVD, FVD):
+        found = _measure(metric, real, base, arm, third)
+        alone = [_measure(metric, real, sample.only(kept)).values[0].value for sample in (base, arm, third)]
+        assert [c.difference for c in found.comparisons] == pytest.approx([alone[1] - alone[0], alone[2] - alone[0]])
+        assert [(c.n, c.left_out) for c in found.comparisons] == [
+            (21, {"base": 3, "arm": 1}),
+            (21, {"base": 3, "third": 2}),
+        ]
+    one = _sample("arm", 2, IDS[:2], dict.fromkeys(IDS[:2], "g") | {key: key for key in IDS[2:]})
+    other = _sample("third", 2, [IDS[0], *IDS[5:9]])
+    assert _measure(KVD, real, base, other, _sample("x", 4, IDS[:2])).comparisons[0].reason == (
+        "no comparison: the videos that all arms have are of one group"
+    )
+    assert _measure(FVD, real, base, one, _sample("x", 4, IDS[3:5])).comparisons[0].reason.startswith("no comparison")
+
+
+def test_features_that_are_not_finite_make_no_value():
+    real, arm = _sample("real", 0, IDS), _sample("fake", 1, IDS)
+    arm.rows["v03"][2] = np.inf
+    for metric in (KVD, FVD):
+        with pytest.raises(ValueError, match="not finite"):
+            _measure(metric, real, arm)
+
+
 def test_an_arm_of_few_groups_is_named_and_keeps_its_value():
     real, arm = _sample("real", 0, IDS), _sample("fake", 1, IDS[:7])
     value = _measure(KVD, real, arm).values[0]

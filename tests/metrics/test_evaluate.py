@@ -103,8 +103,8 @@ def test_the_record_survives_json_and_another_schema_is_refused(record, tmp_path
     path = tmp_path / "metrics.json"
     path.write_text(json.dumps(record.to_json()))
     assert MetricsRecord.read(path) == record
-    path.write_text(json.dumps({**record.to_json(), "schema": 3}))
-    with pytest.raises(StorageError, match="schema 3"):
+    path.write_text(json.dumps({**record.to_json(), "schema": 4}))
+    with pytest.raises(StorageError, match="schema 4"):
         MetricsRecord.read(path)
 
 

@@ -29,6 +29,7 @@ def test_networks_run_without_tf32_and_what_the_process_had_set_is_restored(fail
             raise ValueError("in the network")
         return np.zeros((len(items), 1))
 
+    before = torch.backends.cudnn.allow_tf32
     networks = Networks([Network("n", "n", run)], EvaluateSettings())
     torch.set_float32_matmul_precision("high")  # as a training loop may
     try:
@@ -39,7 +40,7 @@ def test_networks_run_without_tf32_and_what_the_process_had_set_is_restored(fail
             networks.run("n", [(np.zeros((1, 8, 8, 3), np.uint8),)])
         assert seen == [("ieee", False)]
         assert torch.get_float32_matmul_precision() == "high"
-        assert torch.backends.cudnn.allow_tf32 is True
+        assert torch.backends.cudnn.allow_tf32 == before
     finally:
         torch.set_float32_matmul_precision("highest")
 

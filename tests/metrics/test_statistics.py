@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.optimize import brentq
 
 from cinesynth.metrics.mmd import KernelSums
 from cinesynth.metrics.statistics import (
@@ -14,9 +15,19 @@ from cinesynth.metrics.statistics import (
 )
 
 
+def _symmetric(rng, count, mean=0.0, spread=1.0):
+    """Numbers that lie alike on both sides of their mean: without skewness the interval is Student's."""
+    half = spread * rng.normal(size=count // 2)
+    return mean + np.concatenate([half, -half, np.zeros(count % 2)])
+
+
+def _without_each(x):
+    return [np.delete(x, i).mean() for i in range(len(x))]
+
+
 def test_jackknife_of_a_mean_is_the_t_interval():
-    x = np.random.default_rng(0).normal(3, 2, size=17)
-    found = jackknife(x.mean(), [[np.delete(x, i).mean() for i in range(len(x))]])
+    x = _symmetric(np.random.default_rng(0), 17, 3, 2)
+    found = jackknife(x.mean(), [_without_each(x)])
     assert found.standard_error == pytest.approx(x.std(ddof=1) / np.sqrt(17), rel=1e-12)
     low, high = stats.t.interval(0.95, 16, loc=x.mean(), scale=stats.sem(x))
     assert (found.low, found.high) == pytest.approx((low, high), rel=1e-12)
@@ -24,18 +35,29 @@ def test_jackknife_of_a_mean_is_the_t_interval():
 
 def test_two_strata_give_the_two_sample_variance():
     rng = np.random.default_rng(1)
-    x, y = rng.normal(size=8), rng.normal(size=11)
+    x, y = _symmetric(rng, 8), _symmetric(rng, 11)
     difference = x.mean() - y.mean()
-    replicates = [
-        [np.delete(x, i).mean() - y.mean() for i in range(8)],
-        [x.mean() - np.delete(y, i).mean() for i in range(11)],
-    ]
+    replicates = [[w - y.mean() for w in _without_each(x)], [x.mean() - w for w in _without_each(y)]]
     found = jackknife(difference, replicates)
     assert found.standard_error**2 == pytest.approx(x.var(ddof=1) / 8 + y.var(ddof=1) / 11, rel=1e-12)
     welch = stats.ttest_ind(x, y, equal_var=False)
     assert found.degrees_of_freedom == pytest.approx(welch.df, rel=1e-12)
     low, high = welch.confidence_interval(0.95)
-    assert (found.low, found.high) == pytest.approx((low, high), rel=1e-12)
+    assert (found.low, found.high) == pytest.approx((low, high), rel=1e-9)
+
+
+def test_skewed_shares_widen_the_interval_on_the_side_of_their_tail():
+    """The far end solves Hall's cubic, with the skewness of scipy; the near one stays Student's."""
+    x = np.random.default_rng(2).exponential(size=12)
+    found = jackknife(x.mean(), [_without_each(x)])
+    low, high = stats.t.interval(0.95, 11, loc=x.mean(), scale=stats.sem(x))
+    s, quantile = stats.skew(x) / np.sqrt(12), stats.t.ppf(0.025, 11)
+    far = brentq(lambda t: t + s * t**2 / 3 + s**2 * t**3 / 27 + s / 6 - quantile, -100, 0)
+    assert found.low == pytest.approx(low, rel=1e-12)
+    assert found.high == pytest.approx(x.mean() - far * stats.sem(x), rel=1e-9)
+    assert found.high > high
+    mirrored = jackknife(-x.mean(), [[-w for w in _without_each(x)]])
+    assert (mirrored.low, mirrored.high) == pytest.approx((-found.high, -found.low), rel=1e-12)
 
 
 def test_a_lone_group_widens_the_interval_by_its_own_influence():

@@ -101,8 +101,8 @@ def test_every_number_of_the_record_is_there_with_its_n_groups_and_interval(page
     assert floor is not None
     beside = f"{number(floor.arm)} at N = 5; real against real: {number(floor.value)} at N = 5"
     assert beside in page.text
-    assert "FVD (secondary) base" in page.text
-    assert "KVD base" in page.text
+    assert "FVD (secondary) base lower" in page.text
+    assert "KVD base lower" in page.text
     assert "N = 10 is below d = 400" in page.text
     assert record.warnings[0] in page.text
 
@@ -156,7 +156,7 @@ def test_missing_pieces_are_said(tmp_path: Path) -> None:
         "No held-out loss was measured; nothing can be said of adapter against base: no metric has an interval" in text
     )
     assert "The val split is empty: there is no held-out loss" in text
-    assert "FVD – – – 0 0 0 – not available: the record does not hold it" in text
+    assert "FVD – – – – 0 0 0 – not available: the record does not hold it" in text
     assert "not available: no weights for LPIPS" in text
     assert "LPIPS could not be computed." in text
     assert "no video of this arm" in text

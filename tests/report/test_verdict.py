@@ -10,7 +10,7 @@ from cinesynth.config import TrainSettings
 from cinesynth.metrics import catalogue
 from cinesynth.metrics.record import Comparison, Definition, IntervalRecord, MetricsRecord, Value
 from cinesynth.report.training import Training
-from cinesynth.report.verdict import reading, verdict
+from cinesynth.report.verdict import evaluation_verdict, reading, verdict
 
 
 def comparison(metric: str, difference: float, low: float | None, high: float | None) -> Comparison:
@@ -50,7 +50,7 @@ def definition(name: str) -> Definition:
 
 def record(*comparisons: Comparison, values: tuple[Value, ...] = ()) -> MetricsRecord:
     names = {entry.metric for entry in (*comparisons, *values)}
-    fields: dict[str, Any] = {"schema": 2, "code_version": "0", "arms": ["base", "adapter"]}
+    fields: dict[str, Any] = {"schema": 3, "code_version": "0", "arms": ["base", "adapter"]}
     fields |= {"definitions": {name: definition(name) for name in names}}
     fields |= {"values": values, "comparisons": comparisons, "warnings": [], "environment": {}}
     return MetricsRecord.model_validate(fields)
@@ -74,7 +74,8 @@ def test_an_interval_below_zero_is_closer_above_is_further_and_around_is_undecid
         "Held-out loss fell from 0.5000 to 0.4000 (−20.0 %); "
         "the adapter's videos are closer to the real ones than the base's by KVD (−0.2000 [−0.3000, −0.1000]); "
         "the adapter's videos are further from the real ones than the base's by LPIPS (+0.05000 [0.01000, 0.09000]); "
-        "adapter − base is not distinguishable from zero by motion (−0.05000 [−0.2000, 0.1000])."
+        "adapter − base is not distinguishable from zero by motion "
+        "(−0.05000 [−0.2000, 0.1000]; at least 0.1500 would have been shown)."
     )
 
 
@@ -98,7 +99,8 @@ def test_each_stage_has_its_own_loss() -> None:
 def test_secondary_metrics_decide_nothing() -> None:
     late = comparison("lpips_late", -0.2, -0.3, -0.1)
     assert verdict([], record(comparison("kvd", 0.1, -0.1, 0.3), late)) == (
-        "No adapter was trained; adapter − base is not distinguishable from zero by KVD (+0.1000 [−0.1000, 0.3000])."
+        "No adapter was trained; adapter − base is not distinguishable from zero by KVD "
+        "(+0.1000 [−0.1000, 0.3000]; at least 0.2000 would have been shown)."
     )
     assert verdict([], record(late)).endswith(
         "no primary metric (KVD and LPIPS) was computed: the others are shown, and decide nothing."
@@ -127,12 +129,29 @@ def test_a_metric_that_could_not_be_computed_is_named() -> None:
     assert sentence.endswith("LPIPS could not be computed.")
 
 
+def test_what_the_comparison_leaves_out_is_said() -> None:
+    lost = comparison("kvd", -0.2, -0.3, -0.1).model_copy(update={"left_out": {"base": 2, "adapter": 1}})
+    assert evaluation_verdict(record(lost)) == (
+        "The adapter's videos are closer to the real ones than the base's by KVD (−0.2000 [−0.3000, −0.1000]); "
+        "compared are the videos that all arms have, which leaves out 2 of base and 1 of adapter."
+    )
+
+
+def test_a_single_arm_has_its_values_and_nothing_to_compare() -> None:
+    interval = IntervalRecord(low=0.1, high=0.5, level=0.95, standard_error=1, degrees_of_freedom=5)
+    counts = {"n_real": 8, "n": 8, "groups": 8}
+    kvd = Value(metric="kvd", arm="base", value=0.3, interval=interval, **counts)
+    lpips = Value(metric="lpips", arm="base", value=None, reason="no weights", **counts)
+    alone = record(values=(kvd, lpips)).model_copy(update={"arms": ["base"]})
+    assert evaluation_verdict(alone) == "Base has KVD 0.3000 [0.1000, 0.5000]; there is no second arm to compare."
+
+
 @pytest.mark.parametrize(
     ("difference", "low", "high", "said"),
     [
         (-1.0, -2.0, -0.5, "adapter is closer to the real windows"),
         (1.0, 0.5, 2.0, "base is closer to the real windows"),
-        (1.0, -0.5, 2.0, "not distinguishable from zero"),
+        (1.0, -0.5, 2.0, "not distinguishable from zero; a difference of at least 1.500 would have been shown"),
     ],
 )
 def test_reading_of_one_comparison(difference: float, low: float, high: float, said: str) -> None:

@@ -45,7 +45,7 @@ def final(metric: str, low: float, high: float) -> MetricsRecord:
     )
     return MetricsRecord.model_validate(
         {
-            "schema": 2,
+            "schema": 3,
             "code_version": "0",
             "arms": ["baseline", "recommended"],
             "definitions": {metric: definition(metric)},

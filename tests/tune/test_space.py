@@ -47,7 +47,8 @@ def config(storage: Path | str = "/s", **changes: Any) -> TuneConfig:
         ({"space": {"rank": [8, 8], "lr": None, "alpha_over_rank": None}}, "the space is one point"),
         ({"space": {"alpha": [1, 2], "alpha_over_rank": [1, 2]}}, "either alpha or alpha_over_rank"),
         ({"objectives": ["kvd", "kvd"]}, "holds 'kvd' twice"),
-        ({"objectives": ["kvd", "fid"]}, "is not a metric"),
+        ({"objectives": ["kvd", "kdv"]}, "is not a metric"),
+        ({"objectives": ["kvd", "fid"]}, "objectives holds 'fid'; known are fvd"),
         ({"objectives": ["fvd", "r_lpips"]}, "set r_lpips_weights to the file .*or search by lpips"),
         ({"train": {"mode": "full"}}, "set it to lora"),
         (

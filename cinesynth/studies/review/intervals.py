@@ -1,7 +1,8 @@
 """Intervals of what raters answered. Answers of one rater, and those to one scene, are not independent.
 
 So whole raters, and whole groups of windows, are left out one at a time (`cinesynth.metrics.statistics`), and the wider
-of the two intervals is given; each needs 8 of its kind. Where a share cannot vary so (all answers are alike) it is
+of the two intervals is given; each needs 8 of its kind. That of a share is Student's: no share can be as skewed as the
+correction allows for. Where a share cannot vary so (all answers are alike) it is
 Wilson's interval, with the raters or groups in place of the answers. With fewer than 8 of both, a share gets Wilson's
 interval of its answers, which is then too narrow and says so, and any other figure none.
 """
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from scipy.special import ndtri
+from scipy.special import ndtri, stdtrit
 
 from cinesynth.metrics.statistics import LEVEL, MIN_GROUPS, Interval, jackknife
 
@@ -82,7 +83,8 @@ def share(score: Callable[[A], float], rows: Sequence[A]) -> Estimate:
     found = _widest(mean, rows)
     if found is not None and found[0].standard_error > 0:
         interval, method = found
-        return Estimate(value, max(0.0, interval.low), min(1.0, interval.high), method)
+        reach = float(stdtrit(interval.degrees_of_freedom, (1 + LEVEL) / 2)) * interval.standard_error
+        return Estimate(value, max(0.0, value - reach), min(1.0, value + reach), method)
     counts = {"raters": len(_units(rows, "raters")), "groups": len(_units(rows, "groups"))}
     enough = {kind: n for kind, n in counts.items() if n >= MIN_GROUPS}
     if enough:
