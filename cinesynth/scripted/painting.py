@@ -32,9 +32,9 @@ def smooth_noise(rng: np.random.Generator, rows: int, columns: int) -> Array:
     return total / np.float32(1.875)
 
 
-def glow(distance: NDArray[Any], width: float) -> Array:
+def glow(distance: NDArray[Any], width: NDArray[Any] | float) -> Array:
     """1 on a line, falling to 0 within twice its width."""
-    return np.exp(-np.square(distance / np.float32(width))).astype(np.float32)
+    return np.exp(-np.square(distance / np.asarray(width, np.float32))).astype(np.float32)
 
 
 @dataclass(frozen=True)

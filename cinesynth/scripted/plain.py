@@ -22,7 +22,7 @@ _DIMMED = {  # what each of the vocabulary's `PULSES` takes from red, green and 
 
 def _light(shot: Shot, t: float, x: Array, y: Array) -> Array:
     """With a vignette. A pulse is over where it began."""
-    gain = (1.05 - 0.45 * (x * x + y * y))[..., None]
+    gain: Array = (1.05 - 0.45 * (x * x + y * y)).astype(np.float32)[..., None]
     pulse = 0.5 - 0.5 * math.cos(2 * math.pi * t / _PULSE_S)  # 0 at the start
     match shot.light:
         case "fade":

@@ -63,7 +63,8 @@ class Shot:
             ground = re.sub(r"\ba (?=[aeiou])", "an ", words.textures[self.texture].format(a=a, b=b))
         subject = ground
         if self.shape is not None:
-            size = "large " if self.size > 0.36 else "small " if self.size < 0.26 else ""
+            _, small, large, _ = words.sizes
+            size = "large " if self.size > large else "small " if self.size < small else ""
             thing = f"{size}{self.colour} {self.shape}"
             article = "an" if thing[0] in "aeiou" else "a"
             subject = f"{article} {thing} {words.motions[self.motion]} in front of {ground}"
@@ -162,7 +163,7 @@ def _draw_shot(
         texture_seed=int(rng.integers(2**31)),
         shape=shape,
         colour=colour,
-        size=float(rng.uniform(0.2, 0.42)),
+        size=float(rng.uniform(words.sizes[0], words.sizes[3])),
         place=(float(rng.uniform(-0.25, 0.25)), float(rng.uniform(-0.12, 0.12))),
         motion=motion,
         camera=camera,

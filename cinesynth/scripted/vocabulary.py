@@ -86,6 +86,7 @@ class Vocabulary:
         never: pairs of shape and motion that are not drawn.
         always: fields of a shot that replace what was drawn.
         caption: its form, of `subject`, `camera` and `light`.
+        sizes: of things in view heights: the least, below which they are small, above which they are large, the most.
         pace: speed of cameras and slides, as a share of the plain world's.
         follows: places of things are measured from the camera, which follows them.
     """
@@ -102,6 +103,7 @@ class Vocabulary:
     never: frozenset[tuple[str, str]] = frozenset()
     always: Mapping[str, str] = field(default_factory=dict)
     caption: str = "{subject}, {camera}{light}"
+    sizes: tuple[float, float, float, float] = (0.2, 0.26, 0.36, 0.42)
     pace: float = 1.0
     follows: bool = False
 
@@ -124,6 +126,7 @@ _FILM = replace(
     always={"camera": "slow push in", "light": "steady"},
     caption=FILM_LOOK + ", {subject}",
 )
+_LARGER = (0.3, 0.36, 0.48, 0.56)  # things with more to see
 _PROPS = ("candle", "goblet", "shield", "crown", "urn", "lantern")
 _CANDLELIGHT = ("flicker", "flicker", "dim", "grow")
 _HISTORICAL = Vocabulary(
@@ -172,6 +175,7 @@ _HISTORICAL = Vocabulary(
     lasting_lights=_CANDLELIGHT,
     never=frozenset((shape, "pendulum") for shape in _PROPS if shape != "lantern"),
     caption="{subject}, {camera}{light}, historical drama",
+    sizes=_LARGER,
     pace=0.5,
 )
 _NEON = ("pulse", "flicker", "sweep")
@@ -223,6 +227,7 @@ _SCI_FI = Vocabulary(
     lasting_lights=_NEON,
     never=frozenset({("orb", "spin"), ("robot", "spin")}),
     caption="{subject}, {camera}{light}, science fiction",
+    sizes=_LARGER,
     pace=1.75,
     follows=True,
 )
