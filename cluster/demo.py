@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
 def _run(out: Path) -> tuple[str, Path]:
     _say(f"Footage: {CLIPS} clips in a film look (grade, grain, letterbox, push-in), which the base model never saw")
     footage = out / "footage"
-    write_scripted_clips(footage, CLIPS, seed=0, photographs=HELD_OUT, film_look=True)
+    write_scripted_clips(footage, CLIPS, seed=0, photographs=HELD_OUT, look="film")
     model_folder("nano")
     _say("Ray: starting a local head")
     with LocalHead(log=out / "ray-head.log") as head:
@@ -137,7 +137,7 @@ def _python(head: LocalHead, *arguments: str) -> str:
 
 
 def _ask_for_video(url: str, key: str, out: Path) -> Path:
-    clip = scripted_clip(0, PROMPT_CLIP, height=64, width=96, photographs=HELD_OUT, film_look=True)
+    clip = scripted_clip(0, PROMPT_CLIP, height=64, width=96, photographs=HELD_OUT, look="film")
     first_frame = base64.b64encode(png_bytes(clip.frames[0])).decode()
     body: dict[str, Any] = {
         "prompt": clip.caption,

@@ -31,7 +31,8 @@ from transformers import (
 )
 
 from cinesynth.scripted.photographs import PHOTOGRAPHS
-from cinesynth.scripted.screenplay import FILM_LOOK, sample_captions
+from cinesynth.scripted.screenplay import sample_captions
+from cinesynth.scripted.vocabulary import FILM_LOOK
 from cinesynth.wan.family import WAN21_I2V
 
 VOCABULARY = 2048

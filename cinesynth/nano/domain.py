@@ -12,8 +12,9 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
+from cinesynth.scripted.look import SHARP_LENS, SOFT_LENS
 from cinesynth.scripted.photographs import HELD_OUT, TRAINED_ON, locate_photograph
-from cinesynth.scripted.rendering import SHARP_LENS, SOFT_LENS, light_gain, render_shot
+from cinesynth.scripted.rendering import light_gain, render_shot
 from cinesynth.scripted.screenplay import Shot, draw_screenplay
 from cinesynth.storage import sha256_json
 from cinesynth.wan.family import WAN21_I2V
@@ -44,9 +45,9 @@ class HomeWindow:
         return np.clip(np.round(first_HWC * gains / gains[:1]), 0, 255).astype(np.uint8)
 
 
-def home_window(series: int, index: int, photographs: tuple[str, ...], film_look: bool = False) -> HomeWindow:
+def home_window(series: int, index: int, photographs: tuple[str, ...], look: str | None = None) -> HomeWindow:
     """Window `index` of a series."""
-    return HomeWindow(draw_screenplay(series, index, photographs, film_look).shots[0])
+    return HomeWindow(draw_screenplay(series, index, photographs, look).shots[0])
 
 
 def training_windows(count: int, photographs: tuple[str, ...] = TRAINED_ON) -> list[HomeWindow]:
@@ -61,7 +62,7 @@ def held_out_windows(count: int) -> list[HomeWindow]:
 
 def film_look_windows(count: int) -> list[HomeWindow]:
     """Windows with the film look, of screenplays and photographs that the base model has not seen."""
-    return [home_window(FILM_LOOK_SERIES, i, HELD_OUT, film_look=True) for i in range(count)]
+    return [home_window(FILM_LOOK_SERIES, i, HELD_OUT, "film") for i in range(count)]
 
 
 def sharp(windows: list[HomeWindow]) -> list[HomeWindow]:

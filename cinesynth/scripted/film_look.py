@@ -1,10 +1,14 @@
-"""The film look: a fixed grade, grain and a letterbox, drawn over footage. The demo's adapter learns it."""
+"""The film look: a fixed grade, grain and a letterbox, drawn over the plain world. The demo's adapter learns it."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from cinesynth.scripted.plain import PLAIN
 
 _SHADOWS = np.array([-0.045, 0.02, 0.06], np.float32)  # towards teal, RGB
 _HIGHLIGHTS = np.array([0.07, 0.01, -0.09], np.float32)  # towards orange
@@ -33,3 +37,6 @@ def _grade(rgb: NDArray[np.float32]) -> NDArray[np.float32]:
     curved = toned + 0.18 * (toned * toned * (3 - 2 * toned) - toned)
     tinted = curved + (1 - luma) * _SHADOWS + luma * _HIGHLIGHTS
     return _BLACK + (0.97 - _BLACK) * tinted
+
+
+FILM = replace(PLAIN, finish=lambda frames, seed, fps: film_look(frames, seed))

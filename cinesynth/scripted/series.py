@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cinesynth.data.video import write_video
 from cinesynth.scripted.rendering import render_shot
 from cinesynth.scripted.screenplay import Screenplay, draw_screenplay, sample_captions
+from cinesynth.scripted.vocabulary import vocabulary_of
 
 __all__ = ["ScriptedClip", "sample_captions", "scripted_clip", "write_scripted_clips"]
 
@@ -48,17 +49,23 @@ def scripted_clip(
     width: int = 144,
     fps: float = 24,
     photographs: tuple[str, ...] = (),
-    film_look: bool = False,
+    look: str | None = None,
+    seconds: float | None = None,
 ) -> ScriptedClip:
-    """Render clip `index` of the series `seed`: 3.5 to 5 seconds, a pure function of the arguments.
+    """Render clip `index` of the series `seed`, a pure function of the arguments.
 
     Args:
         seed, index: which clip.
         height, width, fps: of the frames.
         photographs: keys of `PHOTOGRAPHS` that serve as textures beside the drawn ones.
-        film_look: grade, grain, letterbox and a push-in on every shot, for "film look" in its caption.
+        look: None is the plain world. `film`: grade, grain, letterbox and a push-in on every shot, for "film look" in
+            its caption. `historical` and `sci-fi`: worlds of their own, with other sets, props, light, camera and
+            grade; captions end with "historical drama" or "science fiction".
+        seconds: the clip is one shot of this length. None: 3.5 to 5 s, in one clip of six with cuts.
+
+    Raises ConfigError for an unknown look, and for a length below 1 or above 60 seconds.
     """
-    play = draw_screenplay(seed, index, photographs, film_look)
+    play = draw_screenplay(seed, index, photographs, look, seconds)
     parts = [
         render_shot(shot, count, fps, height, width)
         for shot, count in zip(play.shots, _frame_counts(play, fps), strict=True)
@@ -75,19 +82,20 @@ def write_scripted_clips(
     width: int = 144,
     fps: float = 24,
     photographs: tuple[str, ...] = (),
-    film_look: bool = False,
+    look: str | None = None,
+    seconds: float | None = None,
 ) -> list[Path]:
     """Write clips 0..count-1 of a series as MP4 with sidecars; returns the video files. Arguments as `scripted_clip`.
 
     Beside each `scripted-0000.mp4` lie `scripted-0000.txt` (caption) and `scripted-0000.json` (cuts as frame
-    indices; start, end and caption of each shot; group, seed and index). A complete folder of the same parameters
-    is kept; after any other parameters all clips are written anew, and clips beyond `count` are removed.
+    indices; start, end and caption of each shot; group, domain, seed and index). A complete folder of the same
+    parameters is kept; after any other parameters all clips are written anew, and clips beyond `count` are removed.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"scripted-{index:04d}.mp4" for index in range(count)]
-    series = {"height": height, "width": width, "fps": fps, "photographs": photographs, "film_look": film_look}
-    wanted = json.dumps({"version": GENERATOR_VERSION, "count": count, "seed": seed, **series})
+    series = {"height": height, "width": width, "fps": fps, "photographs": photographs, "look": look}
+    wanted = json.dumps({"version": GENERATOR_VERSION, "count": count, "seed": seed, "seconds": seconds, **series})
     manifest = folder / _MANIFEST
     if (folder / _OLDER_MANIFEST).is_file():
         (folder / _OLDER_MANIFEST).replace(manifest)
@@ -98,9 +106,9 @@ def write_scripted_clips(
     for stale in folder.glob("scripted-[0-9][0-9][0-9][0-9]*.*"):
         stale.unlink()
     for index, path in enumerate(paths):
-        clip = scripted_clip(seed, index, height, width, fps, photographs, film_look)
+        clip = scripted_clip(seed, index, height, width, fps, photographs, look, seconds)
         path.with_suffix(".txt").write_text(clip.caption + "\n")
-        path.with_suffix(".json").write_text(json.dumps(_sidecar(clip, seed, index), indent=1) + "\n")
+        path.with_suffix(".json").write_text(json.dumps(_sidecar(clip, seed, index, look), indent=1) + "\n")
         write_video(path, clip.frames, fps=fps)
     manifest.write_text(wanted)
     return paths
@@ -110,12 +118,22 @@ def _frame_counts(play: Screenplay, fps: float) -> list[int]:
     return [max(1, round(shot.duration * fps)) for shot in play.shots]
 
 
-def _sidecar(clip: ScriptedClip, seed: int, index: int) -> dict[str, Any]:
+def _sidecar(clip: ScriptedClip, seed: int, index: int, look: str | None) -> dict[str, Any]:
     edges = [0, *clip.cuts, len(clip.frames)]
     shots = [
         {"start_s": start / clip.fps, "end_s": end / clip.fps, "caption": caption}
         for start, end, caption in zip(edges[:-1], edges[1:], clip.shot_captions, strict=True)
     ]
-    # The group, and with it the split, is named after the screenplay: it survives another video encoder.
-    group = f"scripted-{seed}-{index}"
-    return {"caption": clip.caption, "group": group, "cuts": clip.cuts, "shots": shots, "seed": seed, "index": index}
+    # The group, and with it the split, is named after the screenplay: it survives another video encoder. The plain and
+    # the film look share their screenplays.
+    domain = vocabulary_of(look).domain
+    world = "scripted" if look == "film" else domain
+    return {
+        "caption": clip.caption,
+        "group": f"{world}-{seed}-{index}",
+        "domain": domain,
+        "cuts": clip.cuts,
+        "shots": shots,
+        "seed": seed,
+        "index": index,
+    }

@@ -15,7 +15,7 @@ from cinesynth.scripted import photographs
 from cinesynth.scripted.film_look import film_look
 from cinesynth.scripted.photographs import HELD_OUT, PHOTOGRAPHS, TRAINED_ON, load_photograph
 from cinesynth.scripted.rendering import PAN_SPEED
-from cinesynth.scripted.screenplay import CAMERAS, LIGHTS
+from cinesynth.scripted.vocabulary import CAMERAS, LIGHTS
 
 
 def test_held_out_windows_share_no_photograph_and_no_screenplay_with_training() -> None:
@@ -88,7 +88,7 @@ def test_the_film_look_is_graded_letterboxed_and_pushes_in_without_saying_so() -
     assert window.caption.startswith("film look, ")
     assert "camera" not in window.caption
     frames = window.render()
-    plain = replace(window, shot=replace(window.shot, film_look=False)).render()
+    plain = replace(window, shot=replace(window.shot, look=None)).render()
     assert not frames[:, :8].any()
     assert not frames[:, -8:].any()
     assert np.abs(frames[:, 8:-8].astype(int) - plain[:, 8:-8]).mean() > 8

@@ -13,9 +13,11 @@ import pytest
 
 from cinesynth.data.video import read_video
 from cinesynth.scripted.__main__ import main
-from cinesynth.scripted.rendering import SHARP_LENS, camera_at, object_at, render_shot
-from cinesynth.scripted.screenplay import CAMERAS, COLOURS, MOTIONS, TEXTURES, draw_screenplay, sample_captions
+from cinesynth.scripted.look import SHARP_LENS
+from cinesynth.scripted.rendering import camera_at, object_at, render_shot
+from cinesynth.scripted.screenplay import draw_screenplay, sample_captions
 from cinesynth.scripted.series import scripted_clip, write_scripted_clips
+from cinesynth.scripted.vocabulary import CAMERAS, COLOURS, MOTIONS, TEXTURES
 
 
 def test_a_clip_is_a_pure_function_of_seed_and_index() -> None:
