@@ -17,6 +17,7 @@ from cinesynth.config import (
 )
 from cinesynth.settings import Settings
 from cinesynth.settings_help import markdown
+from cinesynth.studies.config import StudyConfig
 from serve.config import ServeConfig
 
 PAGE = Path(__file__).with_name("configuration.md")
@@ -40,6 +41,7 @@ JOBS: dict[str, type[Settings]] = {
     "jobs.generate": GenerateConfig,
     "jobs.evaluate": EvaluateConfig,
     "jobs.publish": PublishConfig,
+    "jobs.study": StudyConfig,
     "jobs.pipeline": PipelineConfig,
     "serve.run": ServeConfig,
 }

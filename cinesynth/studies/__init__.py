@@ -1,0 +1,1 @@
+"""The paper's questions as studies, and the expert review."""

@@ -1,0 +1,156 @@
+"""Cells are named by their identity, run once, and say why they are empty."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cinesynth.config import TrainConfig
+from cinesynth.runs import Run
+from cinesynth.studies.cells import Cells, with_needs
+from cinesynth.studies.driver import complete, study_of
+from cinesynth.studies.grid import GRID_METRICS
+from tests.studies.fake_jobs import INPUTS, FakeJobs, grid_of, study_config
+
+
+def names(study: str, storage: Path, **changes: object) -> set[str]:
+    grid = grid_of(study_config(storage, study, **changes))
+    return {cell.name for cell in with_needs(study_of(study).cells(grid))}
+
+
+def test_equal_identity_is_an_equal_name_wherever_it_runs(tmp_path: Path) -> None:
+    given = names("domain_shift", tmp_path)
+    runtime = {"optimizer": {"steps": 60, "lr": 2e-3}, "workers": 2, "log_every": 5}
+    assert names("domain_shift", tmp_path / "other", train=runtime, name="t") == given
+    moved = {"historical": "/mnt/home", "sci-fi": "/mnt/away"}
+    grid = grid_of(study_config(tmp_path, "domain_shift", domains=moved))
+    grid.inputs = type(INPUTS)(INPUTS.base, 1, {"/mnt/home": "hash-home", "/mnt/away": "hash-away"})
+    assert {cell.name for cell in with_needs(grid.grid_cells())} == given
+
+
+def test_another_identity_or_content_is_another_cell(tmp_path: Path) -> None:
+    grid = grid_of(study_config(tmp_path))
+    cell = grid.adapter(4, 0, 1.0)
+    others = [grid.adapter(8, 0, 1.0), grid.adapter(4, 1, 1.0), grid.adapter(4, 0, 0.5), grid.adapter(4, 0, 1.0, 30)]
+    longer = grid_of(study_config(tmp_path, train={"optimizer": {"steps": 61, "lr": 2e-3}}))
+    others.append(longer.adapter(4, 0, 1.0))
+    grid.inputs = type(INPUTS)("another base", 1, INPUTS.datasets)
+    others.append(grid.adapter(4, 0, 1.0))
+    assert len({cell.name, *(other.name for other in others)}) == 7
+
+
+def test_evaluations_of_equal_configurations_differ_by_what_they_read(tmp_path: Path) -> None:
+    """Folders are runtime fields: what lies in them counts."""
+    grid = grid_of(study_config(tmp_path))
+    cells = [grid.against_base("fixed", 4, "historical", seed) for seed in (0, 1)]
+    assert cells[0] is not None
+    assert cells[1] is not None
+    assert cells[0].config.identity() == cells[1].config.identity()
+    assert cells[0].name != cells[1].name
+
+
+def test_the_three_studies_of_the_grid_share_its_cells(tmp_path: Path) -> None:
+    quality, shift, motion = (names(s, tmp_path) for s in ("rank_quality", "domain_shift", "rank_motion"))
+    assert shift == motion
+    assert shift < quality
+
+
+def test_the_adapter_has_twice_its_rank_as_alpha(tmp_path: Path) -> None:
+    cell = grid_of(study_config(tmp_path)).adapter(16, 3, 0.5)
+    assert isinstance(cell.config, TrainConfig)
+    assert (cell.config.lora.rank, cell.config.lora.alpha, cell.config.seed) == (16, 32.0, 3)
+    assert cell.config.optimizer.lr == pytest.approx(1e-3)
+    assert cell.config.optimizer.steps == 60
+
+
+def test_the_same_command_runs_only_what_is_missing(tmp_path: Path) -> None:
+    config = study_config(tmp_path, "domain_shift")
+    first = FakeJobs()
+    done = complete(grid_of(config, first))
+    assert len(first.ran) == len(set(first.ran)) == len(done)
+    assert all(outcome.is_complete for _, outcome in done.values())
+
+    again = FakeJobs()
+    complete(grid_of(config, again))
+    assert again.ran == []
+
+    lost = next(cell for cell, _ in done.values() if cell.kind == "evaluate")
+    Cells(config.storage).folder(lost).delete("result.json")
+    complete(grid_of(config, again))
+    assert again.ran == [lost.name]
+
+    wider = FakeJobs()
+    complete(grid_of(study_config(tmp_path, "domain_shift", seeds=[0, 1, 2]), wider))
+    assert wider.ran
+    assert not set(wider.ran) & set(first.ran)
+
+
+def test_the_best_rate_is_that_of_the_lowest_held_out_loss_and_shares_the_fixed_cells(tmp_path: Path) -> None:
+    grid = grid_of(study_config(tmp_path), FakeJobs(losses=lambda lr: -lr))
+    assert grid.factor("best", 4) is None
+    assert grid.against_base("best", 4, "historical", 0) is None
+    complete(grid)
+    assert grid.factor("best", 4) == 1.0
+    assert grid.against_base("best", 4, "historical", 0) == grid.against_base("fixed", 4, "historical", 0)
+
+    other = grid_of(study_config(tmp_path / "other"), FakeJobs(losses=lambda lr: 1.0))
+    complete(other)
+    assert other.factor("best", 4) == 0.5  # of equal ones the lower
+
+
+def test_a_failed_cell_says_why_and_leaves_those_that_need_it_empty(tmp_path: Path) -> None:
+    jobs = FakeJobs(fails=lambda config: config.lora.rank == 32 and config.seed == 1)
+    done = complete(grid_of(study_config(tmp_path, "domain_shift"), jobs))
+    outcomes = {cell.what: outcome for cell, outcome in done.values()}
+    failed = [what for what, outcome in outcomes.items() if outcome.status == "failed"]
+    assert failed == ["training: rank 32, lr 0.002, seed 1", "training: rank 32, lr 0.001, seed 1"]
+    assert "loss nan" in outcomes[failed[0]].reason
+    empty = [outcome.reason for outcome in outcomes.values() if outcome.status == "empty"]
+    assert empty
+    assert all("which is failed" in reason and "loss nan" in reason for reason in empty)
+    assert sum(outcome.is_complete for outcome in outcomes.values()) > len(failed) + len(empty)
+    assert len(jobs.ran) == len(set(jobs.ran))  # none is tried twice by one command
+
+    mended = FakeJobs()
+    assert all(o.is_complete for _, o in complete(grid_of(study_config(tmp_path, "domain_shift"), mended)).values())
+    assert len(mended.ran) == len(failed) + len(empty)
+
+
+def test_a_rate_that_fails_is_passed_over(tmp_path: Path) -> None:
+    jobs = FakeJobs(losses=lambda lr: -lr, fails=lambda config: config.optimizer.lr > 1e-3 and config.lora.rank == 4)
+    grid = grid_of(study_config(tmp_path), jobs)
+    complete(grid)
+    assert grid.factor("best", 4) == 0.5
+    assert grid.factor("best", 32) == 1.0
+
+
+def test_what_fails_before_its_run_is_opened_has_a_reason_too(tmp_path: Path) -> None:
+    config = study_config(tmp_path)
+    cells = Cells(config.storage, {"train": lambda given: 1 / 0})
+    cell = grid_of(config).adapter(4, 0, 1.0)
+    assert cells.outcome(cell).reason == "not run yet"
+    assert cells.run(cell).status == "failed"
+    assert cells.outcome(cell).reason == "ZeroDivisionError: division by zero"
+
+
+def test_a_stopped_cell_is_empty_and_goes_on(tmp_path: Path) -> None:
+    config = study_config(tmp_path)
+    cell = grid_of(config).adapter(4, 0, 1.0)
+    Run.open(cell.config).end("cut", "stopped from outside (Ctrl-C or a signal)")
+    cells = Cells(config.storage, FakeJobs().jobs)
+    assert cells.outcome(cell).status == "empty"
+    assert "stopped from outside" in cells.outcome(cell).reason
+    assert cells.run(cell).is_complete
+
+
+def test_metrics_that_the_catalogue_lacks_are_not_asked_for(tmp_path: Path) -> None:
+    grid = grid_of(study_config(tmp_path))
+    cell = grid.against_base("fixed", 4, "historical", 0)
+    assert cell is not None
+    known = grid.known(GRID_METRICS)
+    assert {"kvd", "fvd", "lpips"} <= set(known)
+    assert "r_lpips" not in known
+    assert cell.config.metrics == known  # type: ignore[attr-defined]
+    assert grid.unavailable([], "no_such_metric") == "unavailable: not in the catalogue"
+    assert grid.known(["no_such_metric"]) == ["lpips"]
