@@ -172,11 +172,11 @@ def seconds_of(made: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def _record_seconds(run: Run, made: Sequence[dict[str, Any]]) -> None:
-    """Write `seconds.json`: of each video in the order in which they were made, its file, the number of its group, the
-    seconds in which that was there with its model, and the video's own by stage."""
+    """Write `seconds.json`: of each video in the order in which they were made, its file, the number and the device of
+    its group, the seconds in which that was there with its model, and the video's own by stage."""
     before = run.folder.read_json(SECONDS)["videos"] if run.folder.exists(SECONDS) else []
     attempt = 1 + max((row["attempt"] for row in before), default=0)
-    fields = ("file", "group", "load_seconds", "seconds")
+    fields = ("file", "group", "device", "load_seconds", "seconds")
     rows = [{"attempt": attempt, **{name: row[name] for name in fields}} for row in made]
     run.folder.write_json(SECONDS, {"videos": [*before, *rows]})
 

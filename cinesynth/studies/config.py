@@ -39,7 +39,9 @@ class FullSettings(Settings):
 class LatencySettings(Settings):
     """What is timed: videos one after another by one group, the first of which is not counted."""
 
-    steps: list[int] = Field([10, 20, 40], min_length=1, description="denoising steps")
+    step_factors: list[Finite] = Field(
+        [0.5, 1.0, 2.0], min_length=1, description="denoising steps, as factors of generate.sampler.steps"
+    )
     ranks: list[int] = Field([1, 2], min_length=1, description="processes of a group that make each video together")
     repeats: int = Field(5, ge=1, description="videos whose median counts, after one that warms the group up")
 
@@ -92,6 +94,11 @@ class StudySettings(Settings):
         if 1.0 not in self.lr_factors:
             raise ValueError("lr_factors lacks 1, the fixed learning rate, which the best one is compared with")
         return self
+
+    def latency_steps(self) -> list[int]:
+        """Denoising steps of the videos that are timed, each once."""
+        steps = (round(factor * self.generate.sampler.steps) for factor in self.latency.step_factors)
+        return sorted({max(1, count) for count in steps})
 
     @property
     def home(self) -> str:

@@ -10,17 +10,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from statistics import median
 from typing import Any, Literal
 
-from cinesynth.config import EvaluateSettings
+from cinesynth.config import EvaluateSettings, TrainConfig
 from cinesynth.metrics import catalogue
 from cinesynth.metrics.record import Comparison, MetricsRecord, Value
+from cinesynth.runs import read_events
 from cinesynth.storage import Storage
 from cinesynth.studies.cells import Cell, Cells, make_cell
 from cinesynth.studies.config import StudyConfig
 from cinesynth.studies.estimates import Estimate, over_seeds
 from cinesynth.studies.inputs import LONG_FRAMES, Inputs
 from cinesynth.studies.segments import cut_parts, part_folder, part_frames
+from cinesynth.train.events import training_steps
 
 ALPHA_OVER_RANK = 2
 GRID_METRICS = (
@@ -52,6 +55,12 @@ class Grid:
     def __init__(self, config: StudyConfig, cells: Cells, inputs: Inputs) -> None:
         self.config, self.cells, self.inputs = config, cells, inputs
         self._records: dict[str, MetricsRecord] = {}
+        self._step_seconds: dict[str, float] = {}
+        self._identities: dict[tuple[str, ...], dict[str, str]] = {}
+        self._made: dict[str, Cell] = {}
+        self._train, self._generate, self._evaluate = (
+            part.model_dump(mode="json") for part in (config.train, config.generate, config.evaluate)
+        )
 
     # --- trainings ---------------------------------------------------------------------------------------------
 
@@ -78,18 +87,17 @@ class Grid:
         refused: str = "",
     ) -> Cell:
         """A training on the first domain, with fields of `train` changed."""
-        settings, dataset = self.config.train, self.config.domains[self.config.home]
+        values, dataset = self._train, self.config.domains[self.config.home]
         optimizer: dict[str, Any] = {"lr": lr}
         if steps is not None:
             optimizer["steps"] = steps
             what += f", {steps} steps"
-        values = settings.model_dump(mode="json")
         nested = {"optimizer": {**values["optimizer"], **optimizer}}
         if "lora" in changes:
             nested["lora"] = {**values["lora"], **changes["lora"]}
         given = {**changes, **nested, "seed": seed, "model": self.config.model, "dataset": dataset}
         inputs = {"base": self.inputs.base, "dataset": self.inputs.datasets[dataset]}
-        return make_cell(self.config, "train", values, given, inputs, f"training: {what}", refused=refused)
+        return self._cell("train", values, given, inputs, f"training: {what}", refused=refused)
 
     def lr(self, factor: float) -> float:
         """The learning rate of an adapter."""
@@ -114,35 +122,47 @@ class Grid:
                 losses[factor] = float(outcome.result["figures"]["val_loss_last"])
         return min(losses, key=lambda factor: (losses[factor], factor), default=None)
 
+    def step_seconds(self, cell: Cell) -> float | None:
+        """Median seconds of a training's steps; None where it is not complete."""
+        if not self.cells.outcome(cell).is_complete:
+            return None
+        if cell.name not in self._step_seconds:
+            steps = training_steps(read_events(self.cells.folder(cell)))
+            self._step_seconds[cell.name] = float(median(step["step_seconds"] for step in steps))
+        return self._step_seconds[cell.name]
+
     # --- videos ------------------------------------------------------------------------------------------------
 
     def videos(
         self,
-        adapter: Cell | None,
+        made_by: Cell | None,
         dataset: str,
         changes: Mapping[str, Any] | None = None,
         also: Mapping[str, Any] | None = None,
         what: str = "",
         refused: str = "",
     ) -> Cell:
-        """The held-out windows of a dataset, made again by the base or with an adapter.
+        """The held-out windows of a dataset, made again by the base, with an adapter, or by a model trained whole.
 
         Args:
-            adapter: its training; None: the base.
+            made_by: the training of the adapter, or of the model; None: the base.
             dataset: as the configuration names it.
             changes: fields of `generate` that differ.
             also: what counts for this cell beside its identity.
             what: is varied, in words.
             refused: why it is never run.
         """
-        arm = "base" if adapter is None else "adapter"
+        whole = made_by is not None and isinstance(made_by.config, TrainConfig) and made_by.config.mode == "full"
+        arm = "base" if made_by is None else "full" if whole else "adapter"
         given: dict[str, Any] = {"model": self.config.model, "dataset": dataset, **(changes or {})}
-        given["arms"] = {arm: [] if adapter is None else [{"ref": adapter.name}]}
+        given["arms"] = {arm: [] if made_by is None or whole else [{"ref": made_by.name}]}
+        if made_by is not None and whole:
+            given["model"] = Storage.below(self.config.storage, "runs", made_by.name, "model")
         inputs = {"base": self.inputs.base, "dataset": self.inputs.datasets[dataset], **(also or {})}
-        by = "base" if adapter is None else adapter.what.removeprefix("training: ")
+        by = "base" if made_by is None else made_by.what.removeprefix("training: ")
         told = f"videos of {dataset}: {by}" + (f", {what}" if what else "")
-        needs = [] if adapter is None else [adapter]
-        return make_cell(self.config, "generate", self.config.generate, given, inputs, told, needs, refused)
+        needs = [] if made_by is None else [made_by]
+        return self._cell("generate", self._generate, given, inputs, told, needs, refused)
 
     def folder(self, videos: Cell, *parts: str) -> str:
         """Where a cell's videos lie: those of its arm, or of other `parts` of its run."""
@@ -185,10 +205,31 @@ class Grid:
     ) -> Cell:
         """An evaluation by those of the metrics that there are."""
         given = {**given, "metrics": self.known(metrics)}
-        settings = EvaluateSettings.model_validate({**self.config.evaluate.model_dump(), "metrics": given["metrics"]})
         # What defines a metric's numbers is among the run's inputs: another version of it is another cell.
-        identity = catalogue.metric_identity(settings)
-        return make_cell(self.config, "evaluate", settings, given, {**inputs, **identity}, what, needs)
+        inputs = {**inputs, **self._metric_identity(tuple(given["metrics"]))}
+        return self._cell("evaluate", self._evaluate, given, inputs, what, needs)
+
+    def _metric_identity(self, metrics: tuple[str, ...]) -> dict[str, str]:
+        if metrics not in self._identities:
+            settings = EvaluateSettings.model_validate({**self._evaluate, "metrics": list(metrics)})
+            self._identities[metrics] = catalogue.metric_identity(settings)
+        return self._identities[metrics]
+
+    def _cell(
+        self,
+        kind: str,
+        settings: Mapping[str, Any],
+        given: Mapping[str, Any],
+        inputs: Mapping[str, Any],
+        what: str,
+        needs: Sequence[Cell] = (),
+        refused: str = "",
+    ) -> Cell:
+        """`make_cell`, once for what it is made of: studies ask for the same cell many times."""
+        key = repr((kind, given, inputs, [cell.name for cell in needs], refused))
+        if key not in self._made:
+            self._made[key] = make_cell(self.config, kind, settings, given, inputs, what, needs, refused)
+        return self._made[key]
 
     def known(self, metrics: Sequence[str]) -> list[str]:
         """Those of the metrics that the catalogue has; R-LPIPS only with its weights. LPIPS stands for none."""

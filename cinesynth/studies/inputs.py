@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from cinesynth.errors import DatasetError
 from cinesynth.locate import locate_dataset
 from cinesynth.storage import Storage
+from cinesynth.wan.placement import HEADROOM, Memory, device_bytes
 
 if TYPE_CHECKING:
     from cinesynth.data.dataset import ClipsDataset
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 LONG_FRAMES = 129
 """Frames of a long clip at least: 128 of FVD-128, and one more, as lengths are 4n + 1."""
+GPU_BYTES = 80_000_000_000
+"""Memory that a GPU is taken to have: an A100's or H100's."""
+_NOTHING = Memory(0, 0, {})
 USES_LONG = ("rank_quality", "lora_vs_full")
 """The studies that make long clips."""
 
@@ -25,13 +29,15 @@ class Inputs:
 
     Attributes:
         base: hash of the model.
-        parameters: of its transformer.
         datasets: the dataset, as the configuration names it, to the hash of its manifest.
+        full: memory of training all weights.
+        merged: memory of making videos with an fp32 base, as merged adapters need it.
     """
 
     base: str
-    parameters: int
     datasets: dict[str, str]
+    full: Memory = _NOTHING
+    merged: Memory = _NOTHING
 
     def hashes(self) -> dict[str, str]:
         """As the inputs of a run."""
@@ -45,7 +51,6 @@ def read_inputs(config: StudyConfig) -> Inputs:
     what is trained on; ModelError for a model that cannot be read.
     """
     from cinesynth.wan.folder import base_hash
-    from cinesynth.wan.stream import StoredWeights
 
     storage = Storage.open(config.storage)
     names = [*config.domains.values(), *([config.long] if config.study in USES_LONG else [])]
@@ -62,9 +67,8 @@ def read_inputs(config: StudyConfig) -> Inputs:
         _check_held_out(config, name, dataset, set() if dataset is home else trained)
     if config.study in USES_LONG:
         _check_long(config, opened[config.long])
-    transformer = StoredWeights(config.model).empty_transformer()
-    parameters = sum(p.numel() for p in transformer.parameters())
-    return Inputs(base_hash(config.model), parameters, {name: d.manifest_sha256 for name, d in opened.items()})
+    hashes = {name: dataset.manifest_sha256 for name, dataset in opened.items()}
+    return Inputs(base_hash(config.model), hashes, _full_memory(config, home), _merged_memory(config, home))
 
 
 def _check_held_out(config: StudyConfig, name: str, dataset: ClipsDataset, trained: set[str]) -> None:
@@ -86,3 +90,31 @@ def _check_long(config: StudyConfig, dataset: ClipsDataset) -> None:
             f"long: dataset {config.long!r} has windows of {short} frames, and the study needs at least {LONG_FRAMES}: "
             f"prepare it with window.num_frames={LONG_FRAMES} of shots of at least 8.2 s at 16 fps"
         )
+
+
+def too_large(memory: Memory, use_gpu: bool) -> str:
+    """The arithmetic of what does not fit on one device; empty where it fits."""
+    room = GPU_BYTES if use_gpu else device_bytes("cpu")
+    if memory.on_each() <= HEADROOM * room:
+        return ""
+    return f"{memory.told()} is more than {HEADROOM:.0%} of a device's {room / 1e9:.0f} GB"
+
+
+def _full_memory(config: StudyConfig, dataset: ClipsDataset) -> Memory:
+    from cinesynth.train.memory import compute_dtype, training_memory
+    from cinesynth.wan.folder import model_spec
+    from cinesynth.wan.stream import StoredWeights
+
+    weights, family = StoredWeights(config.model), model_spec(config.model).family
+    train = config.train.model_copy(update={"mode": "full"})
+    dtype = compute_dtype(train, train.use_gpu)
+    return training_memory(train, family, weights.empty_transformer(), weights.bytes, dataset, dtype)
+
+
+def _merged_memory(config: StudyConfig, dataset: ClipsDataset) -> Memory:
+    import torch
+
+    from cinesynth.generate.placing import generation_memory
+
+    sizes = sorted({(w.num_frames, w.height, w.width) for w in dataset.windows(config.generate.split)})
+    return generation_memory(config.model, torch.float32, sizes)

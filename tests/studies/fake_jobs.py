@@ -1,23 +1,24 @@
-"""Stand-ins for the drivers of a study's cells: each opens its run and leaves the result that a real one leaves."""
+"""Stand-ins for the drivers of a study's cells: each leaves the files that a study reads of a real one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cinesynth.config import EvaluateConfig, GenerateConfig, TrainConfig
+from cinesynth.config import EvaluateConfig, GenerateConfig, JobConfig, TrainConfig
 from cinesynth.errors import TrainingError
 from cinesynth.metrics import catalogue
 from cinesynth.metrics.record import Comparison, Definition, IntervalRecord, MetricsRecord, Value
-from cinesynth.runs import Run, records_its_end
+from cinesynth.runs import COMPLETE, FAILED, RESULT_SCHEMA
 from cinesynth.settings import parse_config
 from cinesynth.studies.cells import Cells
 from cinesynth.studies.config import StudyConfig
 from cinesynth.studies.grid import Grid
 from cinesynth.studies.inputs import Inputs
 
-INPUTS = Inputs("base", 9_000_000, {"home": "hash-home", "away": "hash-away", "long": "hash-long"})
+INPUTS = Inputs("base", {"home": "hash-home", "away": "hash-away", "long": "hash-long"})
 
 Measure = Callable[[EvaluateConfig, str], tuple[float, float]]
 """(evaluation, metric) to the difference of its second arm and its first, and the standard error."""
@@ -66,36 +67,36 @@ class FakeJobs:
         return {"train": self.train, "generate": self.generate, "evaluate": self.evaluate}[kind]
 
     @property
-    def jobs(self) -> Any:
-        return {kind: records_its_end(self[kind]) for kind in ("train", "generate", "evaluate")}
+    def jobs(self) -> dict[str, Callable[[Any], dict[str, Any]]]:
+        return {"train": self.train, "generate": self.generate, "evaluate": self.evaluate}
 
     def train(self, config: TrainConfig) -> dict[str, Any]:
-        run = Run.open(config)
-        self.ran.append(config.name)
         if self.fails(config):
-            raise TrainingError("step 3: loss nan; lower <lr>")
-        seconds = self.step_seconds(config)
-        steps = [{"step": i, "loss": 1.0, "step_seconds": seconds} for i in range(1, 4)]
-        run.write_events("train-000", steps)
-        return run.finish({}, {"val_loss_last": self.losses(config.optimizer.lr), "steps": config.optimizer.steps})
+            self._end(config, {"status": FAILED, "reason": (reason := "step 3: loss nan; lower <lr>")})
+            raise TrainingError(reason)
+        event = {"loss": 1.0, "step_seconds": self.step_seconds(config)}
+        events = "".join(json.dumps({**event, "step": step}) + "\n" for step in (1, 2, 3))
+        figures = {"val_loss_last": self.losses(config.optimizer.lr)}
+        return self._end(config, {"figures": figures}, {"events/000.jsonl": events})
 
     def generate(self, config: GenerateConfig) -> dict[str, Any]:
-        run = Run.open(config)
-        self.ran.append(config.name)
-        seconds = 1.0 + config.sampler.steps / config.ranks
-        rows = [
-            {"attempt": 1, "file": f"{i}.mkv", "group": 0, "load_seconds": 5.0, "seconds": {"denoise": seconds}}
-            for i in range(6)
-        ]
-        rows[0]["seconds"] = {"denoise": 100.0}
-        run.folder.write_json("seconds.json", {"videos": rows})
-        return run.finish({}, {"videos": 8})
+        group = {"attempt": 1, "group": 0, "device": "a CPU", "load_seconds": 5.0}
+        seconds = [99.0, *[config.sampler.steps / config.ranks] * 6]
+        rows = [{**group, "file": f"{i}.mkv", "seconds": {"denoise": s}} for i, s in enumerate(seconds)]
+        return self._end(config, {}, {"seconds.json": json.dumps({"videos": rows})})
 
     def evaluate(self, config: EvaluateConfig) -> dict[str, Any]:
-        run = Run.open(config)
+        return self._end(config, {}, {"metrics.json": json.dumps(self.record(config).to_json())})
+
+    def _end(self, config: JobConfig, result: dict[str, Any], files: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Leave a run as it ends; plain writes, since those of a run wait for the disk."""
         self.ran.append(config.name)
-        run.folder.write_json("metrics.json", self.record(config).to_json())
-        return run.finish({}, {})
+        folder = Path(config.storage) / "runs" / config.name
+        ended = {"schema": RESULT_SCHEMA, "status": COMPLETE, "outputs": {}, "figures": {}, **result}
+        for name, text in {"run.json": "{}", **(files or {}), "result.json": json.dumps(ended)}.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text)
+        return ended
 
     def record(self, config: EvaluateConfig) -> MetricsRecord:
         baseline, *arms = config.arms
@@ -116,7 +117,14 @@ class FakeJobs:
                 reason = "no valid interval: FVD is biased by about 1/n" if metric.startswith("fvd") else None
                 comparisons.append(
                     Comparison.of(
-                        metric, arm, baseline, difference, interval=None if reason else interval, reason=reason, n=8, groups=8
+                        metric,
+                        arm,
+                        baseline,
+                        difference,
+                        interval=None if reason else interval,
+                        reason=reason,
+                        n=8,
+                        groups=8,
                     )
                 )
         return MetricsRecord.model_validate(
@@ -141,7 +149,9 @@ def definition(name: str) -> Definition:
     metric = catalogue.find(name)
     texts = dict.fromkeys(("description", "frames", "preprocessing_sha256", "decoder", "dtype", "device"), "")
     fields = {"label": metric.label, "direction": metric.direction, "primary": metric.primary, "needs": metric.needs}
-    return Definition.model_validate({"metric": name, "version": 1, "weights": {}, "preprocessing": {}, **fields, **texts})
+    return Definition.model_validate(
+        {"metric": name, "version": 1, "weights": {}, "preprocessing": {}, **fields, **texts}
+    )
 
 
 def grid_of(config: StudyConfig, jobs: FakeJobs | None = None) -> Grid:

@@ -25,7 +25,7 @@ def test_equal_identity_is_an_equal_name_wherever_it_runs(tmp_path: Path) -> Non
     assert names("domain_shift", tmp_path / "other", train=runtime, name="t") == given
     moved = {"historical": "/mnt/home", "sci-fi": "/mnt/away"}
     grid = grid_of(study_config(tmp_path, "domain_shift", domains=moved))
-    grid.inputs = type(INPUTS)(INPUTS.base, 1, {"/mnt/home": "hash-home", "/mnt/away": "hash-away"})
+    grid.inputs = type(INPUTS)(INPUTS.base, {"/mnt/home": "hash-home", "/mnt/away": "hash-away"})
     assert {cell.name for cell in with_needs(grid.grid_cells())} == given
 
 
@@ -35,8 +35,9 @@ def test_another_identity_or_content_is_another_cell(tmp_path: Path) -> None:
     others = [grid.adapter(8, 0, 1.0), grid.adapter(4, 1, 1.0), grid.adapter(4, 0, 0.5), grid.adapter(4, 0, 1.0, 30)]
     longer = grid_of(study_config(tmp_path, train={"optimizer": {"steps": 61, "lr": 2e-3}}))
     others.append(longer.adapter(4, 0, 1.0))
-    grid.inputs = type(INPUTS)("another base", 1, INPUTS.datasets)
-    others.append(grid.adapter(4, 0, 1.0))
+    based = grid_of(study_config(tmp_path))
+    based.inputs = type(INPUTS)("another base", INPUTS.datasets)
+    others.append(based.adapter(4, 0, 1.0))
     assert len({cell.name, *(other.name for other in others)}) == 7
 
 
