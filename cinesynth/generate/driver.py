@@ -238,11 +238,11 @@ def _windows(
     for arm, adapters in arms.items():
         for window in windows:
             common = _common(config, adapters, run, f"{arm}/{window.window_id}.mkv")
-            found[common["file"]] = _window(config, common, dataset, window, family)
+            found[common["file"]] = window_work(config, common, dataset, window, family)
     return found
 
 
-def _window(
+def window_work(
     config: GenerateConfig, common: dict[str, Any], dataset: ClipsDataset, window: WindowRow, family: Family
 ) -> Work:
     """A window made at once from what the dataset has of it or, where it is longer than a segment, as a shot of its

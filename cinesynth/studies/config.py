@@ -74,6 +74,8 @@ class StudySettings(Settings):
     def _two_domains(cls, domains: dict[str, str]) -> dict[str, str]:
         if len(domains) != 2:
             raise ValueError(f"holds {len(domains)}: give two, the one that is trained on first")
+        if len(set(domains.values())) < 2:
+            raise ValueError("has one dataset twice: the second domain is a dataset of its own, never trained on")
         return domains
 
     @field_validator("ranks", "seeds", "lr_factors")

@@ -79,6 +79,7 @@ def test_the_first_word_names_the_study() -> None:
     [
         ({"study": "rank_qualty"}, "is not a study; did you mean 'rank_quality'. known are rank_quality, domain_shift"),
         ({"domains": {"a": "x"}}, "give two, the one that is trained on first"),
+        ({"domains": {"a": "x", "b": "x"}}, "has one dataset twice"),
         ({"ranks": [4, 4]}, "holds a value twice"),
         ({"lr_factors": [0.5, 2]}, "lacks 1, the fixed learning rate"),
         ({"generate": {"shots": [{"image": "a.png", "prompt": "p"}]}}, "set it to test"),
