@@ -213,6 +213,8 @@ def study_chart(chart: Chart) -> Markup:
             ends = sorted({m.x for marks in chart.series.values() for m in marks})
             axes.set_xticks(ends, [f"{end:g}" for end in ends])
             axes.minorticks_off()
+        elif all(float(m.x).is_integer() for marks in chart.series.values() for m in marks):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel(chart.x)
         axes.set_ylabel(chart.y)
         axes.margins(x=0.12, y=0.14)

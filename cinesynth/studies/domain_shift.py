@@ -13,7 +13,7 @@ from cinesynth.studies.estimates import Estimate, beyond
 from cinesynth.studies.findings import EMPTY, Chart, Findings, Mark, Table, joined, seeds, sentence, told
 from cinesynth.studies.grid import RULES, Grid, Rule
 
-SHIFT_METRICS = ("kvd", "fid", "kid", "clip_sim_text", "clip_sim_frames")
+SHIFT_METRICS = ("kvd", "fid", "kid", "clip_fid", "clip_sim_text", "clip_sim_frames")
 
 
 def cells(grid: Grid) -> list[Cell]:
@@ -43,12 +43,14 @@ def _differences(grid: Grid, rule: Rule, rank: int, metric: str) -> tuple[Estima
 def _table(grid: Grid, rule: Rule) -> Table:
     config, rows = grid.config, []
     for metric in SHIFT_METRICS:
+        if why := grid.unavailable([c for rank in config.ranks for c in _every(grid, rule, rank)], metric):
+            rows.append([label(metric), "all", why, *["–"] * 4])
+            continue
         for rank in config.ranks:
-            home, away, both = _differences(grid, rule, rank, metric)
-            why = grid.unavailable(_every(grid, rule, rank), metric)
-            shown = [why or told(estimate) for estimate in (home, away, both)]
+            differences = _differences(grid, rule, rank, metric)
+            both = differences[2]
             counts = "–" if both is None else f"{both.n} of {both.groups} groups"
-            rows.append([label(metric), str(rank), *shown, "–" if both is None else seeds(both), counts])
+            rows.append([label(metric), str(rank), *map(told, differences), seeds(both), counts])
     return Table(
         f"Adapter − base in both domains, {RULES[rule]}",
         ["metric", "rank", config.home, config.away, f"{config.away} − {config.home}", "each seed", "N of each"],
@@ -61,17 +63,19 @@ def _table(grid: Grid, rule: Rule) -> Table:
 def _values(grid: Grid) -> Table:
     config, rows = grid.config, []
     for metric in SHIFT_METRICS:
+        if grid.unavailable([c for rank in config.ranks for c in _every(grid, "fixed", rank)], metric):
+            continue
         for domain in config.domains:
             for rank in config.ranks:
                 found = grid.seeds_of("fixed", rank, domain)
-                why = grid.unavailable(found, metric)
-                arms = [", ".join(number(v.value) for v in grid.values(found, metric, a)) for a in ("base", "adapter")]
-                rows.append([label(metric), domain, str(rank), *(why or arm or EMPTY for arm in arms)])
+                base, *_ = [number(v.value) for v in grid.values(found, metric, "base")] or [EMPTY]
+                adapters = ", ".join(number(v.value) for v in grid.values(found, metric, "adapter"))
+                rows.append([label(metric), domain, str(rank), base, adapters or EMPTY])
     return Table(
         "Values, fixed learning rate",
-        ["metric", "domain", "rank", "base", "adapter"],
+        ["metric", "domain", "rank", "base", "adapter, each seed"],
         rows,
-        "Of each seed. Those of different domains are against different real sets, and do not compare.",
+        "Those of different domains are against different real sets, and do not compare.",
     )
 
 
@@ -85,8 +89,8 @@ def _directions() -> str:
 
 
 def _shows(grid: Grid) -> list[str]:
-    config, found = grid.config, []
-    missing = []
+    config, missing = grid.config, []
+    found = [grid.counted(grid.seeds_of("fixed", config.ranks[0], d), f"Windows of {d}") for d in config.domains]
     for metric in SHIFT_METRICS:
         if why := grid.unavailable(_every(grid, "fixed", config.ranks[0]), metric):
             missing.append(f"{label(metric)} ({why})")
@@ -113,8 +117,7 @@ def _chart(grid: Grid, metric: str) -> list[Chart]:
         for rank in config.ranks:
             e = grid.difference(grid.seeds_of("fixed", rank, domain), metric, "adapter")
             if e is not None:
-                ends = (e.low, e.high) if e.has_interval else (None, None)
-                marks.append(Mark(float(rank), e.value, *ends))
+                marks.append(Mark(float(rank), e.value, e.low, e.high))
         if marks:
             series[domain] = marks
     if not series:

@@ -3,22 +3,22 @@
 The intervals of a metrics record are jackknives over groups of windows, of one training each. The trainings of several
 seeds are measured on the same windows, so their errors are correlated, and how much is not known. The standard
 deviation of a mean is never above the mean of the standard deviations (Cauchy and Schwarz), whatever the correlation:
-that is taken, with the fewest degrees of freedom of them. The interval tells of other windows and not of other seeds.
-So a difference counts as shown only where it has the same sign at every seed as well.
+so the interval of a mean over seeds reaches as far as those of the seeds do on average. It tells of other windows and
+not of other seeds. Therefore a difference counts as shown only where it has the same sign at every seed as well.
+
+Two domains share no window. The interval of a difference of two independent estimates reaches as far as the root of the
+sum of the squares of theirs (variances add; with ends that lie unequally far: Zou and Donner, Statistics in Medicine
+27, 2008).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
-from scipy.special import stdtrit
-
 from cinesynth.metrics.record import Comparison
-
-LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -27,78 +27,60 @@ class Estimate:
 
     Attributes:
         value: mean over seeds.
-        by_seed: the difference of each.
-        error: standard error over groups of windows; None where there is none.
-        freedom: its degrees of freedom.
-        n: videos of an arm, of each seed.
-        groups: of these, the fewest at any seed.
+        by_seed: seed to its difference.
+        wanted: seeds that there should be.
+        low, high: ends of the interval over groups of windows; None where there is none.
+        n: videos of an arm, the fewest at any seed.
+        groups: of these.
         reason: why there is no interval.
     """
 
     value: float
-    by_seed: tuple[float, ...]
-    error: float | None
-    freedom: float
+    by_seed: Mapping[int, float]
+    wanted: int
+    low: float | None
+    high: float | None
     n: int
     groups: int
     reason: str = ""
 
     @property
-    def low(self) -> float:
-        """Lower end of the interval; NaN where there is none."""
-        return self.value - self._reach()
-
-    @property
-    def high(self) -> float:
-        """Upper end of the interval; NaN where there is none."""
-        return self.value + self._reach()
-
-    @property
-    def has_interval(self) -> bool:
-        return self.error is not None
+    def excludes_zero(self) -> bool:
+        """Whether there is an interval, and zero is not in it."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
     @property
     def is_shown(self) -> bool:
         """Whether the interval excludes zero and every seed has the same sign."""
-        same = all(value > 0 for value in self.by_seed) or all(value < 0 for value in self.by_seed)
-        return self.has_interval and same and (self.low > 0 or self.high < 0)
-
-    def _reach(self) -> float:
-        return math.nan if self.error is None else float(stdtrit(self.freedom, (1 + LEVEL) / 2)) * self.error
+        values = self.by_seed.values()
+        return self.excludes_zero and (all(v > 0 for v in values) or all(v < 0 for v in values))
 
 
-def over_seeds(comparisons: Sequence[Comparison]) -> Estimate | None:
-    """The mean difference of trainings that differ by their seed; None where none of them has one."""
-    found = [c for c in comparisons if c.difference is not None]
+def over_seeds(comparisons: Mapping[int, Comparison | None]) -> Estimate | None:
+    """The mean difference of trainings, by their seed; None where none of them has one."""
+    found = {seed: c for seed, c in comparisons.items() if c is not None and c.difference is not None}
     if not found:
         return None
-    values = tuple(float(c.difference) for c in found if c.difference is not None)
-    intervals = [c.interval for c in found if c.interval is not None]
-    reason = next((c.reason for c in found if c.interval is None and c.reason), "")
-    whole = len(intervals) == len(found)
-    return Estimate(
-        fmean(values),
-        values,
-        fmean(i.standard_error for i in intervals) if whole else None,
-        min((i.degrees_of_freedom for i in intervals), default=0.0),
-        min(c.n for c in found),
-        min(c.groups for c in found),
-        "" if whole else reason,
-    )
+    by_seed = {seed: float(c.difference) for seed, c in found.items() if c.difference is not None}
+    value = fmean(by_seed.values())
+    intervals = {seed: c.interval for seed, c in found.items() if c.interval is not None}
+    low = high = None
+    reason = next((c.reason for c in found.values() if c.interval is None and c.reason), "")
+    if len(intervals) == len(found):
+        low = value - fmean(by_seed[seed] - i.low for seed, i in intervals.items())
+        high = value + fmean(i.high - by_seed[seed] for seed, i in intervals.items())
+        reason = ""
+    n, groups = min(c.n for c in found.values()), min(c.groups for c in found.values())
+    return Estimate(value, by_seed, len(comparisons), low, high, n, groups, reason)
 
 
 def beyond(away: Estimate, home: Estimate) -> Estimate:
-    """`away` - `home`, two differences on windows that have nothing in common: their variances add.
-
-    The degrees of freedom are Satterthwaite's (Biometrics Bulletin 2, 1946).
-    """
-    seeds = tuple(a - b for a, b in zip(away.by_seed, home.by_seed, strict=False))
+    """`away` - `home`, two differences on windows that have nothing in common."""
+    by_seed = {seed: away.by_seed[seed] - home.by_seed[seed] for seed in away.by_seed if seed in home.by_seed}
+    value, wanted = away.value - home.value, max(away.wanted, home.wanted)
     n, groups = min(away.n, home.n), min(away.groups, home.groups)
-    value = away.value - home.value
-    if away.error is None or home.error is None:
-        return Estimate(value, seeds, None, 0.0, n, groups, away.reason or home.reason)
-    parts = [(away.error**2, away.freedom), (home.error**2, home.freedom)]
-    total = sum(v for v, _ in parts)
-    spread = sum(v**2 / freedom for v, freedom in parts)
-    freedom = total**2 / spread if spread else sum(freedom for _, freedom in parts)
-    return Estimate(value, seeds, math.sqrt(total), freedom, n, groups)
+    if away.low is None or away.high is None or home.low is None or home.high is None:
+        return Estimate(value, by_seed, wanted, None, None, n, groups, away.reason or home.reason)
+    low = value - math.hypot(away.value - away.low, home.high - home.value)
+    high = value + math.hypot(away.high - away.value, home.value - home.low)
+    return Estimate(value, by_seed, wanted, low, high, n, groups)

@@ -60,12 +60,14 @@ class Findings:
         shows: what the data show, and what they do not, sentence by sentence.
         tables, charts: below it.
         warnings: what a reader has to know before the numbers.
+        is_of_seeds: the numbers are of trainings with every seed, and not of one.
     """
 
     shows: Sequence[str]
     tables: Sequence[Table]
     charts: Sequence[Chart]
     warnings: Sequence[str] = ()
+    is_of_seeds: bool = True
 
 
 EMPTY = "empty"
@@ -76,19 +78,20 @@ def told(estimate: Estimate | None) -> str:
     """A difference with its interval, as a table shows it."""
     if estimate is None:
         return EMPTY
-    return f"{signed(estimate.value)} {interval(estimate)}"
+    why = "" if estimate.low is not None else f" ({estimate.reason or 'no interval'})"
+    return _numbers(estimate) + why
 
 
-def interval(estimate: Estimate) -> str:
-    """`[low, high]`, or why there is none."""
-    if not estimate.has_interval:
-        return f"({estimate.reason or 'no interval'})"
-    return f"[{number(estimate.low)}, {number(estimate.high)}]"
-
-
-def seeds(estimate: Estimate) -> str:
+def seeds(estimate: Estimate | None) -> str:
     """The difference of each seed."""
-    return ", ".join(signed(value) for value in estimate.by_seed)
+    return "–" if estimate is None else ", ".join(signed(value) for value in estimate.by_seed.values())
+
+
+def _numbers(estimate: Estimate) -> str:
+    trained = len(estimate.by_seed)
+    lacking = "" if trained == estimate.wanted else f" ({trained} of {estimate.wanted} seeds)"
+    ends = "" if estimate.low is None else f" [{number(estimate.low)}, {number(estimate.high)}]"
+    return f"{signed(estimate.value)}{ends}{lacking}"
 
 
 def sentence(what: str, estimate: Estimate | None, lower: str, higher: str) -> str:
@@ -101,12 +104,12 @@ def sentence(what: str, estimate: Estimate | None, lower: str, higher: str) -> s
     """
     if estimate is None:
         return f"{what}: nothing was measured."
-    if not estimate.has_interval:
-        return f"{what}: {signed(estimate.value)}, without an interval ({estimate.reason}): it decides nothing."
-    numbers = f"{signed(estimate.value)} {interval(estimate)}"
+    numbers = _numbers(estimate)
+    if estimate.low is None:
+        return f"{what}: {numbers}, without an interval ({estimate.reason}): it decides nothing."
     if estimate.is_shown:
         return f"{what}: {numbers} shows that {lower if estimate.value < 0 else higher}."
-    if estimate.low > 0 or estimate.high < 0:
+    if estimate.excludes_zero:
         return f"{what}: {numbers} excludes zero, but the seeds differ in sign ({seeds(estimate)}): not shown."
     return f"{what}: {numbers} holds zero: the data do not show a difference."
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from cinesynth.config import EvaluateSettings, TrainConfig
 from cinesynth.metrics import catalogue
 from cinesynth.metrics.record import Comparison, MetricsRecord, Value
+from cinesynth.outline import sized
 from cinesynth.runs import read_events
 from cinesynth.storage import Storage
 from cinesynth.studies.cells import Cell, Cells, make_cell
@@ -33,6 +34,7 @@ GRID_METRICS = (
     "r_lpips",
     "fid",
     "kid",
+    "clip_fid",
     "clip_sim_text",
     "clip_sim_frames",
     "motion_score",
@@ -297,9 +299,10 @@ class Grid:
         return self.difference(found, metric, f"rank-{rank}")
 
     def difference(self, cells: Sequence[Cell | None], metric: str, arm: str) -> Estimate | None:
-        """The difference of an arm and the first one, over cells that differ by the seed. None where there is none."""
-        found = [c for cell in cells if (c := self.comparison(cell, metric, arm)) is not None]
-        return over_seeds(found)
+        """The difference of an arm and the first one, over cells of each seed in order, or of the first seed alone.
+        None where there is none."""
+        by_seed = zip(self.config.seeds, cells, strict=False)
+        return over_seeds({seed: self.comparison(cell, metric, arm) for seed, cell in by_seed})
 
     def comparison(self, cell: Cell | None, metric: str, arm: str) -> Comparison | None:
         """One comparison of one evaluation, where there is one."""
@@ -313,6 +316,17 @@ class Grid:
         records = [record for cell in cells if cell is not None and (record := self.record(cell)) is not None]
         found = [v for record in records for v in record.values if (v.metric, v.arm) == (metric, arm)]
         return [value for value in found if value.value is not None]
+
+    def counted(self, cells: Sequence[Cell | None], what: str, seeds: Sequence[int] | None = None) -> str:
+        """How much lies behind the numbers, in a sentence: videos, groups and seeds; default: all seeds."""
+        seeds = self.config.seeds if seeds is None else seeds
+        records = [record for cell in cells if cell is not None and (record := self.record(cell)) is not None]
+        values = [value for record in records for value in record.values if value.value is not None]
+        if not values:
+            return f"{what}: nothing has been measured."
+        n, groups = min(v.n for v in values), min(v.groups for v in values)
+        trainings = f"{sized(len(seeds), 'training')} of each (seed {', '.join(map(str, seeds))})"
+        return f"{what}: {sized(n, 'video')} of {sized(groups, 'group')} in each arm, {trainings}."
 
     def unavailable(self, cells: Sequence[Cell | None], metric: str) -> str:
         """Why there is no value of a metric in any of these cells; empty where there is one, or no cell is complete."""

@@ -129,9 +129,8 @@ def timing_of(made: list[dict[str, Any]], repeats: int) -> Timing | None:
 
 def findings(grid: Grid) -> Findings:
     """What the finished cells show."""
-    return Findings(
-        _shows(grid), [_table(grid)], [c for m in ("tssim", "tlp") for c in _chart(grid, m)], _warnings(grid)
-    )
+    charts = [chart for metric in ("tssim", "tlp") for chart in _chart(grid, metric)]
+    return Findings(_shows(grid), [_table(grid)], charts, _warnings(grid), is_of_seeds=False)
 
 
 def _table(grid: Grid) -> Table:
@@ -145,7 +144,8 @@ def _table(grid: Grid) -> Table:
         for metric in LATENCY_METRICS:
             values = grid.values([measured], metric, "videos")
             why = grid.unavailable([measured], metric)
-            shown.append(f"{number(values[0].value)} {span(values[0].interval)}" if values else why or EMPTY)
+            missing = "unavailable" if why else EMPTY
+            shown.append(f"{number(values[0].value)} {span(values[0].interval)}" if values else missing)
         rows.append([str(setting.steps), setting.adapter, str(setting.ranks), *times, *shown])
     columns = ["steps", "adapter", "group", "seconds a video", "load, seconds", "device"]
     return Table(
@@ -165,7 +165,8 @@ def _shows(grid: Grid) -> list[str]:
     fastest, slowest = min(known, key=lambda s: known[s].seconds), max(known, key=lambda s: known[s].seconds)
     found = [
         f"On {device}, a video takes {number(known[fastest].seconds, 3)} s with {_told(fastest)} and "
-        f"{number(known[slowest].seconds, 3)} s with {_told(slowest)}, medians of {known[fastest].count}."
+        f"{number(known[slowest].seconds, 3)} s with {_told(slowest)}, medians of {known[fastest].count}.",
+        grid.counted([quality(grid, fastest)], "What they measure", grid.config.seeds[:1]),
     ]
     few, many = min(grid.config.latency_steps()), max(grid.config.latency_steps())
     for metric in ("tssim", "tlp"):
@@ -208,13 +209,18 @@ def _chart(grid: Grid, metric: str) -> list[Chart]:
         series.setdefault(name, []).append(Mark(found.seconds, values[0].value, *ends, word=str(setting.steps)))
     if not series:
         return []
-    better = "higher is smoother" if metric in METRICS and METRICS[metric].direction == "higher" else "lower is closer"
-    note = f"The words are steps; {better}."
-    return [Chart(f"{label(metric)} against latency", "seconds a video", label(metric), series, note=note)]
+    real = next((v.real for v in grid.values([quality(grid, s) for s in settings(grid)], metric, "videos")), None)
+    levels = {} if real is None else {"real": real}
+    direction = METRICS[metric].direction if metric in METRICS else "lower"
+    better = {"lower": "lower is better", "higher": "higher is better", "match": "closer to the real set is better"}
+    note = f"The numbers beside the points are steps; {better[direction]}."
+    return [Chart(f"{label(metric)} against latency", "seconds a video", label(metric), series, levels, note=note)]
 
 
 def _warnings(grid: Grid) -> list[str]:
-    found = []
+    measured = [quality(grid, setting) for setting in settings(grid)]
+    missing = [f"{label(m)} ({why})" for m in LATENCY_METRICS if (why := grid.unavailable(measured, m))]
+    found = [f"Not measured: {'; '.join(missing)}."] if missing else []
     if why := merged_refusal(grid):
         found.append(f"Merged cells are empty: {why}.")
     elif grid.config.generate.use_gpu:

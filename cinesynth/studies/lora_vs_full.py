@@ -159,7 +159,8 @@ def _asked(grid: Grid) -> list[str]:
 def _shows(grid: Grid) -> list[str]:
     if why := refusal(grid):
         return [f"Nothing can be said of LoRA against full fine-tuning on {grid.config.model}: {why}."]
-    found = []
+    pairs = [against_lora(grid, "steps", seed) for seed in grid.config.seeds]
+    found = [grid.counted(pairs, f"Clips of {grid.config.long}")]
     for budget, name in BUDGETS.items():
         for metric in ("kvd_128f", "fvd_128f", "fid_128f"):
             pairs = [against_lora(grid, budget, seed) for seed in grid.config.seeds]
@@ -170,11 +171,9 @@ def _shows(grid: Grid) -> list[str]:
             difference = grid.difference(pairs, metric, "full")
             lower = "full fine-tuning is closer to the real clips"
             found.append(sentence(what, difference, lower, "LoRA is closer to the real clips"))
-            if difference is not None and difference.has_interval and not difference.is_shown:
-                found.append(
-                    f"That is no proof that LoRA reaches it: full fine-tuning may be closer by up to "
-                    f"{number(max(0.0, -difference.low))}."
-                )
+            if difference is not None and difference.low is not None and not difference.is_shown:
+                most = number(max(0.0, -difference.low))
+                found.append(f"That is no proof that LoRA reaches it: full fine-tuning may be closer by up to {most}.")
     return found
 
 

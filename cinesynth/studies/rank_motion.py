@@ -55,7 +55,7 @@ def _contrasts(grid: Grid) -> Table:
         for rank in (r for r in grid.config.ranks if r != least):
             home, away, both = _differences(grid, rule, rank)
             shown = [told(estimate) for estimate in (home, away, both)]
-            rows.append([f"rank {rank} − rank {least}", RULES[rule], *shown, "–" if both is None else seeds(both)])
+            rows.append([f"rank {rank} − rank {least}", RULES[rule], *shown, seeds(both)])
     home, away = grid.config.home, grid.config.away
     columns = ["difference", "rule", home, away, f"{away} − {home}", "each seed"]
     return Table("Distance to the real set, between ranks", columns, rows, "Below zero: the higher rank is closer.")
@@ -68,8 +68,9 @@ def _differences(grid: Grid, rule: Rule, rank: int) -> tuple[Estimate | None, ..
 
 
 def _shows(grid: Grid) -> list[str]:
-    config, found = grid.config, []
+    config = grid.config
     most, least = max(config.ranks), min(config.ranks)
+    found = [grid.counted(grid.seeds_of("fixed", least, d), f"Windows of {d}") for d in config.domains]
     for rule in RULES:
         home, away, both = _differences(grid, rule, most)
         lower = f"rank {most} moves more like the real windows than rank {least}"

@@ -74,8 +74,9 @@ def _contrasts(grid: Grid, metrics: tuple[str, ...]) -> Table:
                 continue
             for metric in metrics:
                 found = grid.contrast(rule, rank, grid.config.home, metric)
-                counts = ["–", "–", "–"] if found is None else [seeds(found), str(found.n), str(found.groups)]
-                rows.append([f"rank {rank} − rank {least}", RULES[rule], label(metric), told(found), *counts])
+                counts = ["–", "–"] if found is None else [str(found.n), str(found.groups)]
+                what = [f"rank {rank} − rank {least}", RULES[rule], label(metric)]
+                rows.append([*what, told(found), seeds(found), *counts])
     return Table(
         "Between ranks",
         ["difference", "rule", "metric", "mean over seeds", "each seed", "N", "groups"],
@@ -86,7 +87,7 @@ def _contrasts(grid: Grid, metrics: tuple[str, ...]) -> Table:
 
 def _shows(grid: Grid) -> list[str]:
     most, least = max(grid.config.ranks), min(grid.config.ranks)
-    found = []
+    found = [grid.counted(grid.seeds_of("fixed", least, grid.config.home), f"Windows of {grid.config.home}")]
     for rule in RULES:
         for metric in ("kvd", grid.perceptual):
             what = f"{label(metric)}, rank {most} − rank {least}, {RULES[rule]}"
@@ -162,6 +163,8 @@ def _long_charts(grid: Grid) -> list[Chart]:
 def _long_shows(grid: Grid) -> list[str]:
     found = []
     for rank, parts in long_parts(grid).items():
+        if not found:
+            found.append(grid.counted(parts, "Parts of the long clips", grid.config.seeds[:1]))
         first, last = (grid.difference([cell], grid.perceptual, "adapter") for cell in (parts[0], parts[-1]))
         name = f"{label(grid.perceptual)}, rank {rank} − base, part"
         lower, higher = "the adapter is closer to the real clips there", "the base is closer to the real clips there"

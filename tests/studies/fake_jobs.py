@@ -10,7 +10,7 @@ from typing import Any
 from cinesynth.config import EvaluateConfig, GenerateConfig, JobConfig, TrainConfig
 from cinesynth.errors import TrainingError
 from cinesynth.metrics import catalogue
-from cinesynth.metrics.record import Comparison, Definition, IntervalRecord, MetricsRecord, Value
+from cinesynth.metrics.record import SCHEMA, Comparison, Definition, IntervalRecord, MetricsRecord, Value
 from cinesynth.runs import COMPLETE, FAILED, RESULT_SCHEMA
 from cinesynth.settings import parse_config
 from cinesynth.studies.cells import Cells
@@ -129,7 +129,7 @@ class FakeJobs:
                 )
         return MetricsRecord.model_validate(
             {
-                "schema": 2,
+                "schema": SCHEMA,
                 "code_version": "0",
                 "arms": list(config.arms),
                 "definitions": {name: definition(name) for name in config.metrics},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cinesynth.config import EvaluateConfig
@@ -12,8 +13,8 @@ from cinesynth.studies import lora_vs_full
 from cinesynth.studies.cells import Cell
 from cinesynth.studies.config import STUDIES, StudyConfig
 from cinesynth.studies.driver import complete, outline_study, run_study, study_of
-from cinesynth.studies.estimates import beyond, over_seeds
-from cinesynth.studies.findings import sentence
+from cinesynth.studies.estimates import Estimate, beyond, over_seeds
+from cinesynth.studies.findings import sentence, told
 from cinesynth.studies.inputs import GPU_BYTES, Inputs, too_large
 from cinesynth.studies.latency_quality import timing_of
 from cinesynth.wan.placement import Memory
@@ -22,60 +23,61 @@ from tests.studies.fake_jobs import INPUTS, FakeJobs, grid_of, study_config
 LARGE = Inputs(INPUTS.base, INPUTS.datasets, Memory(0, 262_000_000_000, {}), Memory(65_600_000_000, 14_000_000_000, {}))
 
 
-def compared(difference: float, error: float | None, freedom: float = 7.0) -> Comparison:
+def compared(difference: float, low: float | None = None, high: float | None = None) -> Comparison:
     interval = None
-    if error is not None:
-        interval = IntervalRecord(
-            low=difference - error,
-            high=difference + error,
-            level=0.95,
-            standard_error=error,
-            degrees_of_freedom=freedom,
-        )
+    if low is not None and high is not None:
+        interval = IntervalRecord(low=low, high=high, level=0.95, standard_error=1, degrees_of_freedom=7)
     reason = None if interval else "2 groups"
     return Comparison.of("kvd", "a", "b", difference, interval=interval, reason=reason, n=8, groups=8)
 
 
-def test_the_error_of_a_mean_over_seeds_is_that_of_full_correlation() -> None:
-    found = over_seeds([compared(1.0, 0.2), compared(3.0, 0.4, 5.0)])
+def mean_of(*comparisons: Comparison | None) -> Estimate:
+    found = over_seeds(dict(enumerate(comparisons)))
     assert found is not None
-    assert (found.value, found.by_seed, found.freedom) == (2.0, (1.0, 3.0), 5.0)
-    assert found.error == pytest.approx(0.3)
-    assert (found.low, found.high) == pytest.approx((2 - 2.5706 * 0.3, 2 + 2.5706 * 0.3), abs=1e-4)  # t(0.975, 5)
+    return found
+
+
+def test_the_interval_of_a_mean_over_seeds_reaches_as_far_as_theirs_on_average() -> None:
+    found = mean_of(compared(1.0, 0.8, 1.4), compared(3.0, 2.6, 3.8))
+    assert (found.value, dict(found.by_seed)) == (2.0, {0: 1.0, 1: 3.0})
+    assert (found.low, found.high) == pytest.approx((2 - 0.3, 2 + 0.6))
     assert found.is_shown
-    without = over_seeds([compared(1.0, 0.2), compared(3.0, None)])
-    assert without is not None
-    assert not without.has_interval
-    assert without.reason == "2 groups"
-    assert over_seeds([]) is None
+    alone = mean_of(compared(1.0, 0.8, 1.4), None)
+    assert (alone.low, alone.high, alone.wanted) == pytest.approx((0.8, 1.4, 2))
+    assert told(alone) == "+1.000 [0.8000, 1.400] (1 of 2 seeds)"
+    without = mean_of(compared(1.0, 0.8, 1.4), compared(3.0))
+    assert (without.low, without.reason, without.is_shown) == (None, "2 groups", False)
+    assert over_seeds({0: None}) is None
+
+
+def test_that_interval_is_never_too_short_whatever_the_correlation() -> None:
+    """The standard deviation of the mean of two draws, against the mean of their standard deviations."""
+    draws = np.random.default_rng(0).normal(size=(2, 4000))
+    for share in (0.0, 0.5, 1.0, -0.7):
+        a, b = draws[0], 2 * (share * draws[0] + np.sqrt(1 - share**2) * draws[1])
+        assert np.std((a + b) / 2) <= (np.std(a) + np.std(b)) / 2 + 1e-9
 
 
 def test_seeds_of_different_sign_show_nothing() -> None:
-    found = over_seeds([compared(-0.1, 0.01), compared(3.0, 0.01)])
-    assert found is not None
-    assert found.low > 0
+    found = mean_of(compared(-0.1, -0.12, -0.08), compared(3.0, 2.9, 3.1))
+    assert found.excludes_zero
     assert not found.is_shown
     assert "seeds differ in sign (−0.1000, +3.000): not shown" in sentence("KVD", found, "lower", "higher")
 
 
 def test_variances_of_two_domains_add() -> None:
-    home, away = over_seeds([compared(1.0, 0.3, 7)]), over_seeds([compared(2.0, 0.4, 7)])
-    assert home is not None
-    assert away is not None
+    home, away = mean_of(compared(1.0, 0.7, 1.3), None), mean_of(compared(2.0, 1.6, 2.4), compared(2.0, 1.6, 2.4))
     both = beyond(away, home)
-    assert both.value == 1.0
-    assert both.error == pytest.approx(0.5)
-    assert both.freedom == pytest.approx(0.25**2 / (0.09**2 / 7 + 0.16**2 / 7))  # Satterthwaite
-    assert not beyond(away, over_seeds([compared(1.0, None)]) or home).has_interval
+    assert (both.value, dict(both.by_seed)) == (1.0, {0: 1.0})
+    assert (both.low, both.high) == pytest.approx((0.5, 1.5))
+    assert beyond(away, mean_of(compared(1.0))).low is None
 
 
 def test_a_sentence_claims_what_the_interval_carries() -> None:
-    shown, open_ = over_seeds([compared(-1.0, 0.1)]), over_seeds([compared(-1.0, 1.0)])
-    assert sentence("KVD", shown, "it is closer", "it is further") == (
-        "KVD: −1.000 [−1.236, −0.7635] shows that it is closer."
-    )
+    shown, open_ = mean_of(compared(-1.0, -1.2, -0.8)), mean_of(compared(-1.0, -2.0, 0.1))
+    assert sentence("KVD", shown, "it is closer", "x") == "KVD: −1.000 [−1.200, −0.8000] shows that it is closer."
     assert sentence("KVD", open_, "x", "y").endswith("holds zero: the data do not show a difference.")
-    assert "it decides nothing" in sentence("FVD", over_seeds([compared(-1.0, None)]), "x", "y")
+    assert "it decides nothing" in sentence("FVD", mean_of(compared(-1.0)), "x", "y")
     assert sentence("KVD", None, "x", "y") == "KVD: nothing was measured."
 
 
@@ -97,7 +99,6 @@ def test_rank_quality_says_what_is_shown_and_what_is_not(tmp_path: Path, monkeyp
     page = run(tmp_path, "rank_quality", monkeypatch, FakeJobs(strong))
     assert "KVD, rank 32 − rank 4, fixed learning rate: −1.000" in page
     assert "shows that rank 32 is closer to the real windows than rank 4" in page
-    assert "LPIPS, rank 32 − rank 4, fixed learning rate: +0.01000 [−2.355, +2.375]" not in page
     assert "holds zero: the data do not show a difference" in page
     assert "LPIPS is shown, under its own name" in page
     assert "Long clips, part by part" in page
