@@ -1,7 +1,8 @@
 """Cells: the runs that studies are made of.
 
-A cell is a run of `train`, `generate` or `evaluate`, named by the hash of its identity and of what it reads. So two
-studies that need the same run have the same cell, and the same command makes only what is missing.
+A cell is a run of `train`, `generate`, `evaluate`, or of a model of another family, named by the hash of its identity
+and of what it reads. So two studies that need the same run have the same cell, and the same command makes only what is
+missing.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from cinesynth.errors import RunTaken, user_error
 from cinesynth.runs import CUT, FAILED, complete_result
 from cinesynth.settings import Settings, parse_config
 from cinesynth.storage import Storage, sha256_json
+from cinesynth.studies.families import FamilyConfig, make_family_videos
 
 log = logging.getLogger("cinesynth.studies")
 
@@ -25,7 +27,13 @@ _REASON_CHARACTERS = 400
 
 Job = Callable[[Any], dict[str, Any]]
 Status = Literal["complete", "failed", "empty", "refused"]
-CONFIGS: dict[str, type[JobConfig]] = {"train": TrainConfig, "generate": GenerateConfig, "evaluate": EvaluateConfig}
+CONFIGS: dict[str, type[JobConfig]] = {
+    "train": TrainConfig,
+    "generate": GenerateConfig,
+    "family": FamilyConfig,
+    "evaluate": EvaluateConfig,
+}
+"""By kind, in the order in which cells are run."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ class Cell:
 
     @property
     def kind(self) -> str:
-        """`train`, `generate` or `evaluate`."""
+        """One of `CONFIGS`."""
         return self.config.kind
 
     @property
@@ -208,6 +216,8 @@ class Cells:
             from cinesynth.generate.driver import generate
 
             return generate
+        if kind == "family":
+            return make_family_videos
         from cinesynth.metrics.evaluate import evaluate
 
         return evaluate

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from cinesynth.config import DATASET, MODEL, EvaluateSettings, GenerateSettings, JobConfig, TrainSettings
+from cinesynth.metrics.statistics import MIN_GROUPS
 from cinesynth.settings import NAME_PATTERN, Finite, Settings, locations, runtime
 
 STUDIES = {
@@ -36,6 +37,14 @@ class FullSettings(Settings):
     lr: Finite = Field(3e-4, gt=0, description="learning rate, which `lr_factors` vary")
 
 
+class FamilySettings(Settings):
+    """A model of any family, whose videos are timed beside the adapter's."""
+
+    family: Literal["wan", "animatediff"] = Field(description="animatediff: diffusers' AnimateDiffPipeline")
+    folder: str = runtime(description="folder of the model; its content counts")
+    frames: int = Field(16, ge=2, description="of each video; the real windows are compared in as many")
+
+
 class LatencySettings(Settings):
     """What is timed: videos one after another by one group, the first of which is not counted."""
 
@@ -44,6 +53,9 @@ class LatencySettings(Settings):
     )
     ranks: list[int] = Field([1, 2], min_length=1, description="processes of a group that make each video together")
     repeats: int = Field(5, ge=1, description="videos whose median counts, after one that warms the group up")
+    families: dict[Annotated[str, Field(pattern=NAME_PATTERN)], FamilySettings] = Field(
+        {}, description="name to a model of another family, or of the same one"
+    )
 
 
 class StudySettings(Settings):
@@ -101,6 +113,10 @@ class StudySettings(Settings):
         """Denoising steps of the videos that are timed, each once."""
         steps = (round(factor * self.generate.sampler.steps) for factor in self.latency.step_factors)
         return sorted({max(1, count) for count in steps})
+
+    def latency_windows(self) -> int:
+        """Windows that are made to be timed: one to warm up and those that count, and enough groups for intervals."""
+        return max(self.latency.repeats + 1, MIN_GROUPS)
 
     @property
     def home(self) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from importlib import import_module
 from typing import Any, Protocol, get_args
 
@@ -14,15 +16,15 @@ from cinesynth.outline import Facts, Outline, cluster_of, sized
 from cinesynth.report.study import Page, write_study_page
 from cinesynth.runs import FAILED, Run, records_its_end
 from cinesynth.session import ray_session
-from cinesynth.studies.cells import Cell, Cells, Job, Outcome, Status, with_needs
+from cinesynth.studies.cells import CONFIGS, Cell, Cells, Job, Outcome, Status, with_needs
 from cinesynth.studies.config import STUDIES, StudyConfig
 from cinesynth.studies.findings import Findings
-from cinesynth.studies.grid import Grid
+from cinesynth.studies.grid import Grid, is_local
 from cinesynth.studies.inputs import Inputs, read_inputs
 
 log = logging.getLogger("cinesynth.studies")
 
-_ORDER = ("train", "generate", "evaluate")
+_ORDER = list(CONFIGS)
 
 
 class Study(Protocol):
@@ -58,37 +60,50 @@ def run_study(config: StudyConfig, jobs: Mapping[str, Job] | None = None) -> dic
     run = Run.open(config, inputs.hashes())
     grid = Grid(config, Cells(config.storage, jobs), inputs)
     with held(run) as lease:
-        if jobs is not None or not _missing(grid):
-            outcomes = complete(grid, lease)
-        else:
-            with ray_session(config):
-                outcomes = complete(grid, lease)
+        outcomes = complete(grid, lease, nullcontext if jobs is not None else partial(ray_session, config))
     return _finish(grid, run, outcomes)
 
 
-def complete(grid: Grid, lease: Lease | None = None) -> dict[str, tuple[Cell, Outcome]]:
+def complete(
+    grid: Grid, lease: Lease | None = None, session: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> dict[str, tuple[Cell, Outcome]]:
     """Run what is missing, each cell once, until no cell is ready; returns all by name with their outcomes.
 
-    A cell that is finished may make others known, such as those of the learning rate that it is chosen by.
+    A cell that is finished may make others known, such as those of the learning rate that it is chosen by. Cells that
+    are measured in this process come last, when the session is closed: it would take the processors for itself.
+
+    Args:
+        grid: of the study.
+        lease: on its run.
+        session: opens what jobs run on.
     """
-    study, tried = study_of(grid.config.study), set[str]()
-    while True:
-        known = with_needs(study.cells(grid))
-        ready = [c for c in known if c.name not in tried and grid.cells.is_ready(c)]
-        if not ready:
-            return {cell.name: (cell, grid.cells.outcome(cell)) for cell in known}
-        ready.sort(key=lambda cell: _ORDER.index(cell.kind))
-        first = ready[0].kind
-        for place, cell in enumerate(batch := [c for c in ready if c.kind == first]):
-            if lease is not None:
-                lease.check()
-            log.info("%d of %s", place + 1, sized(len(batch), f"cell to {first}"))
-            tried.add(cell.name)
-            grid.cells.run(cell)
+    tried: set[str] = set()
+    while ready := _ready(grid, tried):
+        if is_local(ready[0], grid.config):
+            _run_all(grid, ready, tried, lease)
+            continue
+        with session():
+            while (ready := _ready(grid, tried)) and not is_local(ready[0], grid.config):
+                _run_all(grid, ready, tried, lease)
+    known = with_needs(study_of(grid.config.study).cells(grid))
+    return {cell.name: (cell, grid.cells.outcome(cell)) for cell in known}
 
 
-def _missing(grid: Grid) -> bool:
-    return any(grid.cells.is_ready(cell) for cell in with_needs(study_of(grid.config.study).cells(grid)))
+def _ready(grid: Grid, tried: Container[str]) -> list[Cell]:
+    """The cells of one kind, the earliest in order, that can be run and were not tried yet."""
+    known = with_needs(study_of(grid.config.study).cells(grid))
+    ready = [cell for cell in known if cell.name not in tried and grid.cells.is_ready(cell)]
+    first = min((_ORDER.index(cell.kind) for cell in ready), default=0)
+    return [cell for cell in ready if cell.kind == _ORDER[first]]
+
+
+def _run_all(grid: Grid, cells: Sequence[Cell], tried: set[str], lease: Lease | None) -> None:
+    for place, cell in enumerate(cells):
+        if lease is not None:
+            lease.check()
+        log.info("%d of %d cells to %s", place + 1, len(cells), cell.kind)
+        tried.add(cell.name)
+        grid.cells.run(cell)
 
 
 def _finish(grid: Grid, run: Run, outcomes: dict[str, tuple[Cell, Outcome]]) -> dict[str, Any]:

@@ -7,13 +7,14 @@ one. A rate whose training failed is passed over.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from statistics import median
 from typing import Any, Literal
 
-from cinesynth.config import EvaluateSettings, TrainConfig
+from cinesynth.config import EvaluateSettings, RaySettings, TrainConfig
 from cinesynth.metrics import catalogue
 from cinesynth.metrics.record import Comparison, MetricsRecord, Value
 from cinesynth.outline import sized
@@ -22,6 +23,7 @@ from cinesynth.storage import Storage
 from cinesynth.studies.cells import Cell, Cells, make_cell
 from cinesynth.studies.config import StudyConfig
 from cinesynth.studies.estimates import Estimate, over_seeds
+from cinesynth.studies.families import folder_hash
 from cinesynth.studies.inputs import LONG_FRAMES, Inputs
 from cinesynth.studies.segments import cut_parts, part_folder, part_frames
 from cinesynth.train.events import training_steps
@@ -166,6 +168,22 @@ class Grid:
         needs = [] if made_by is None else [made_by]
         return self._cell("generate", self._generate, given, inputs, told, needs, refused)
 
+    def family_videos(self, name: str, steps: int) -> Cell:
+        """The windows of the first domain, made by a model of `latency.families`."""
+        config, family = self.config, self.config.latency.families[name]
+        dataset = config.domains[config.home]
+        given = {
+            "dataset": dataset,
+            "split": config.generate.split,
+            "max_windows": config.latency_windows(),
+            "sampler": {**self._generate["sampler"], "steps": steps},
+            "use_gpu": config.generate.use_gpu,
+            "resources": self._generate["resources"],
+        }
+        inputs = {"dataset": self.inputs.datasets[dataset], "model": folder_hash(family.folder)}
+        told = f"videos of {dataset}: {name}, {steps} steps"
+        return self._cell("family", family.model_dump(mode="json"), given, inputs, told)
+
     def folder(self, videos: Cell, *parts: str) -> str:
         """Where a cell's videos lie: those of its arm, or of other `parts` of its run."""
         inside = parts or ("videos", arm_of(videos))
@@ -173,10 +191,15 @@ class Grid:
 
     # --- measurements ------------------------------------------------------------------------------------------
 
-    def compared(self, arms: Mapping[str, Cell], dataset: str, metrics: Sequence[str]) -> Cell:
-        """The videos of several cells against the real windows; differences are to the first."""
-        given = {"arms": {name: self.folder(cell) for name, cell in arms.items()}}
+    def compared(
+        self, arms: Mapping[str, Cell], dataset: str, metrics: Sequence[str], frames: int | None = None
+    ) -> Cell:
+        """The videos of several cells against the real windows, by their first frames or all; differences are to the
+        first."""
+        given: dict[str, Any] = {"arms": {name: self.folder(cell) for name, cell in arms.items()}}
         given["real"] = {"dataset": dataset, "split": self.config.generate.split}
+        if frames is not None:
+            given["frames"] = frames
         inputs = {"dataset": self.inputs.datasets[dataset]}
         return self.evaluation(given, inputs, metrics, f"metrics of {dataset}: {_against(arms)}", list(arms.values()))
 
@@ -209,7 +232,10 @@ class Grid:
         given = {**given, "metrics": self.known(metrics)}
         # What defines a metric's numbers is among the run's inputs: another version of it is another cell.
         inputs = {**inputs, **self._metric_identity(tuple(given["metrics"]))}
-        return self._cell("evaluate", self._evaluate, given, inputs, what, needs)
+        cell = self._cell("evaluate", self._evaluate, given, inputs, what, needs)
+        if not is_local(cell, self.config):
+            return cell
+        return replace(cell, config=cell.config.model_copy(update={"ray": RaySettings()}))
 
     def _metric_identity(self, metrics: tuple[str, ...]) -> dict[str, str]:
         if metrics not in self._identities:
@@ -341,10 +367,17 @@ class Grid:
         return f"unavailable: {values[0].reason or 'no reason was recorded'}"
 
 
+def is_local(cell: Cell, config: StudyConfig) -> bool:
+    """Whether a cell runs in the study's own process: a measurement by one worker without a GPU, where the study was
+    not submitted to a cluster."""
+    evaluate = config.evaluate
+    in_cluster = "RAY_ADDRESS" in os.environ
+    return cell.kind == "evaluate" and not (evaluate.use_gpu or evaluate.workers > 1 or in_cluster)
+
+
 def arm_of(videos: Cell) -> str:
     """The one arm of a cell of videos."""
-    arms = getattr(videos.config, "arms", {})
-    return next(iter(arms))
+    return next(iter(getattr(videos.config, "arms", {})), "video")
 
 
 def _against(arms: Mapping[str, Cell]) -> str:

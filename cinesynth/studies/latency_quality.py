@@ -13,7 +13,6 @@ from statistics import median
 from typing import Any
 
 from cinesynth.metrics.catalogue import METRICS, label
-from cinesynth.metrics.statistics import MIN_GROUPS
 from cinesynth.report.page import number, span
 from cinesynth.studies.cells import Cell
 from cinesynth.studies.findings import EMPTY, Chart, Findings, Mark, Table
@@ -62,8 +61,19 @@ def settings(grid: Grid) -> list[Setting]:
 
 
 def cells(grid: Grid) -> list[Cell]:
-    """The videos of every setting, and what those of one group size measure."""
-    return [*(videos(grid, setting) for setting in settings(grid)), *(quality(grid, s) for s in settings(grid))]
+    """The videos of every setting, what those of one group size measure, and both of the other families."""
+    of_families = [(name, steps) for name in grid.config.latency.families for steps in grid.config.latency_steps()]
+    return [
+        *(videos(grid, setting) for setting in settings(grid)),
+        *(quality(grid, setting) for setting in settings(grid)),
+        *(family_quality(grid, name, steps) for name, steps in of_families),
+    ]
+
+
+def family_quality(grid: Grid, name: str, steps: int) -> Cell:
+    """What the videos of another family measure, on as many frames as it makes."""
+    dataset, frames = grid.config.domains[grid.config.home], grid.config.latency.families[name].frames
+    return grid.compared({"videos": grid.family_videos(name, steps)}, dataset, LATENCY_METRICS, frames)
 
 
 def videos(grid: Grid, setting: Setting) -> Cell:
@@ -76,7 +86,7 @@ def videos(grid: Grid, setting: Setting) -> Cell:
         "ranks": setting.ranks,
         "workers": 1,
         "keep_every": 0,
-        "max_windows": max(config.latency.repeats + 1, MIN_GROUPS),
+        "max_windows": config.latency_windows(),
     }
     told = f"{setting.steps} steps, {setting.adapter}, group of {setting.ranks}"
     also = {"timed": True, "ranks": setting.ranks}
@@ -100,7 +110,11 @@ def quality(grid: Grid, setting: Setting) -> Cell:
 
 def timing(grid: Grid, setting: Setting) -> Timing | None:
     """What the videos of a setting took; None where there is no warm one."""
-    cell = videos(grid, setting)
+    return timed(grid, videos(grid, setting))
+
+
+def timed(grid: Grid, cell: Cell) -> Timing | None:
+    """What the videos of a cell took; None as above."""
     if not grid.cells.outcome(cell).is_complete:
         return None
     return timing_of(grid.cells.folder(cell).read_json("seconds.json")["videos"], grid.config.latency.repeats)
@@ -130,7 +144,7 @@ def timing_of(made: list[dict[str, Any]], repeats: int) -> Timing | None:
 def findings(grid: Grid) -> Findings:
     """What the finished cells show."""
     charts = [chart for metric in ("tssim", "tlp") for chart in _chart(grid, metric)]
-    return Findings(_shows(grid), [_table(grid)], charts, _warnings(grid), is_of_seeds=False)
+    return Findings(_shows(grid), [_table(grid), *_families(grid)], charts, _warnings(grid), is_of_seeds=False)
 
 
 def _table(grid: Grid) -> Table:
@@ -155,6 +169,26 @@ def _table(grid: Grid) -> Table:
         "Seconds are the median of warm videos, one at a time, without starting the group and loading the model. Group "
         "sizes give the same videos to rounding, and are measured once.",
     )
+
+
+def _families(grid: Grid) -> list[Table]:
+    """The other families, where there are any."""
+    rows = []
+    for name, family in grid.config.latency.families.items():
+        for steps in grid.config.latency_steps():
+            found, measured = timed(grid, grid.family_videos(name, steps)), family_quality(grid, name, steps)
+            times = [EMPTY] * 2 if found is None else [f"{number(found.seconds, 3)} (of {found.count})", found.device]
+            shown = [grid.values([measured], metric, "videos") for metric in LATENCY_METRICS]
+            numbers = [f"{number(v[0].value)} {span(v[0].interval)}" if v else EMPTY for v in shown]
+            rows.append([name, family.family, str(steps), str(family.frames), *times, *numbers])
+    if not rows:
+        return []
+    columns = ["model", "family", "steps", "frames", "seconds a video", "device"]
+    note = (
+        "One process, one video at a time. AnimateDiff makes videos of a prompt and does not see the first frame: its "
+        "paired metrics say how far it is from the real window."
+    )
+    return [Table("Model families", [*columns, *(label(metric) for metric in LATENCY_METRICS)], rows, note)]
 
 
 def _shows(grid: Grid) -> list[str]:

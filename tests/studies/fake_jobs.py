@@ -15,6 +15,7 @@ from cinesynth.runs import COMPLETE, FAILED, RESULT_SCHEMA
 from cinesynth.settings import parse_config
 from cinesynth.studies.cells import Cells
 from cinesynth.studies.config import StudyConfig
+from cinesynth.studies.families import FamilyConfig
 from cinesynth.studies.grid import Grid
 from cinesynth.studies.inputs import Inputs
 
@@ -68,7 +69,8 @@ class FakeJobs:
 
     @property
     def jobs(self) -> dict[str, Callable[[Any], dict[str, Any]]]:
-        return {"train": self.train, "generate": self.generate, "evaluate": self.evaluate}
+        jobs = {"train": self.train, "generate": self.generate, "evaluate": self.evaluate, "family": self.family}
+        return jobs
 
     def train(self, config: TrainConfig) -> dict[str, Any]:
         if self.fails(config):
@@ -83,6 +85,10 @@ class FakeJobs:
         group = {"attempt": 1, "group": 0, "device": "a CPU", "load_seconds": 5.0}
         seconds = [99.0, *[config.sampler.steps / config.ranks] * 6]
         rows = [{**group, "file": f"{i}.mkv", "seconds": {"denoise": s}} for i, s in enumerate(seconds)]
+        return self._end(config, {}, {"seconds.json": json.dumps({"videos": rows})})
+
+    def family(self, config: FamilyConfig) -> dict[str, Any]:
+        rows = [{"attempt": 1, "group": 0, "device": "a CPU", "load_seconds": 1.0, "seconds": {"video": 7.0}}] * 3
         return self._end(config, {}, {"seconds.json": json.dumps({"videos": rows})})
 
     def evaluate(self, config: EvaluateConfig) -> dict[str, Any]:
