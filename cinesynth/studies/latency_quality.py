@@ -238,9 +238,9 @@ def _chart(grid: Grid, metric: str) -> list[Chart]:
         if found is None or not values or values[0].value is None:
             continue
         interval = values[0].interval
-        ends = (None, None) if interval is None else (interval.low, interval.high)
+        low, high = (None, None) if interval is None else (interval.low, interval.high)
         name = f"{setting.adapter}, group of {setting.ranks}"
-        series.setdefault(name, []).append(Mark(found.seconds, values[0].value, *ends, word=str(setting.steps)))
+        series.setdefault(name, []).append(Mark(found.seconds, values[0].value, low, high, str(setting.steps)))
     if not series:
         return []
     real = next((v.real for v in grid.values([quality(grid, s) for s in settings(grid)], metric, "videos")), None)

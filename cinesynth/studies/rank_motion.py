@@ -53,9 +53,8 @@ def _contrasts(grid: Grid) -> Table:
     least, rows = min(grid.config.ranks), []
     for rule in RULES:
         for rank in (r for r in grid.config.ranks if r != least):
-            home, away, both = _differences(grid, rule, rank)
-            shown = [told(estimate) for estimate in (home, away, both)]
-            rows.append([f"rank {rank} − rank {least}", RULES[rule], *shown, seeds(both)])
+            found = _differences(grid, rule, rank)
+            rows.append([f"rank {rank} − rank {least}", RULES[rule], *map(told, found), seeds(found[2])])
     home, away = grid.config.home, grid.config.away
     columns = ["difference", "rule", home, away, f"{away} − {home}", "each seed"]
     return Table("Distance to the real set, between ranks", columns, rows, "Below zero: the higher rank is closer.")

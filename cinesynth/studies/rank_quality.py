@@ -161,7 +161,7 @@ def _long_charts(grid: Grid) -> list[Chart]:
 
 
 def _long_shows(grid: Grid) -> list[str]:
-    found = []
+    found: list[str] = []
     for rank, parts in long_parts(grid).items():
         if not found:
             found.append(grid.counted(parts, "Parts of the long clips", grid.config.seeds[:1]))

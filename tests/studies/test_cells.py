@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from cinesynth.config import TrainConfig
+from cinesynth.data.video import read_video, write_video
+from cinesynth.errors import DatasetError
 from cinesynth.runs import Run
+from cinesynth.storage import Storage
 from cinesynth.studies.cells import Cells, with_needs
 from cinesynth.studies.driver import complete, study_of
-from cinesynth.studies.grid import GRID_METRICS
+from cinesynth.studies.grid import GRID_METRICS, Grid
+from cinesynth.studies.rank_quality import long_parts
+from cinesynth.studies.segments import cut_parts, part_folder
 from tests.studies.fake_jobs import INPUTS, FakeJobs, grid_of, study_config
 
 
@@ -155,3 +164,63 @@ def test_metrics_that_the_catalogue_lacks_are_not_asked_for(tmp_path: Path) -> N
     assert cell.config.metrics == known  # type: ignore[attr-defined]
     assert grid.unavailable([], "no_such_metric") == "unavailable: not in the catalogue"
     assert grid.known(["no_such_metric"]) == ["lpips"]
+
+
+def test_a_session_is_open_for_what_needs_a_cluster_and_closed_for_what_is_measured_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    jobs, opened = FakeJobs(), [0]
+    at: dict[str, set[int]] = {}
+
+    @contextmanager
+    def session() -> Iterator[None]:
+        opened[0] += 1
+        yield
+        opened[0] -= 100
+
+    def noting(job: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
+        def noted(config: Any) -> dict[str, Any]:
+            at.setdefault(config.kind, set()).add(opened[0])
+            return job(config)
+
+        return noted
+
+    noted = {kind: noting(job) for kind, job in jobs.jobs.items()}
+    config = study_config(tmp_path, "domain_shift", ray={"address": "head:6379"})
+    grid = Grid(config, Cells(config.storage, noted), INPUTS)
+    done = complete(grid, None, session)
+    assert at == {"train": {1}, "generate": {1}, "evaluate": {-99}}  # opened once, then closed
+    addresses = {(cell.kind, cell.config.ray.address) for cell, _ in done.values()}
+    assert addresses == {("train", "head:6379"), ("generate", "head:6379"), ("evaluate", None)}
+
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")  # a submitted job
+    config = study_config(tmp_path / "submitted", "domain_shift")
+    at.clear()
+    opened[0] = 0
+    complete(Grid(config, Cells(config.storage, noted), INPUTS), None, session)
+    assert at["evaluate"] == {1}
+
+
+def test_parts_of_long_clips_are_cut_without_loss(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (13, 16, 16, 3), dtype=np.uint8)
+    run = Storage.open(tmp_path)
+    (tmp_path / "videos" / "base").mkdir(parents=True)
+    write_video(tmp_path / "videos" / "base" / "w.mkv", frames, 16, "ffv1")
+    for number in (0, 2):
+        cut_parts(run, "base", number, 4)
+        part = tmp_path.joinpath(*part_folder(number, 4, "base")) / "w.mkv"
+        assert np.array_equal(read_video(part)[0], frames[4 * number : 4 * number + 4])
+        before = part.stat().st_mtime_ns
+        cut_parts(run, "base", number, 4)
+        assert part.stat().st_mtime_ns == before
+    with pytest.raises(DatasetError, match="has 13 frames: no part 3 of 4"):
+        cut_parts(run, "base", 3, 4)
+
+
+def test_a_long_clip_has_as_many_parts_as_segments_that_add_to_it(tmp_path: Path) -> None:
+    parts = long_parts(grid_of(study_config(tmp_path)))
+    assert {rank: len(cells) for rank, cells in parts.items()} == {4: 4, 32: 4}
+    assert all(cell.before is not None for cells in parts.values() for cell in cells)
+    assert len({cell.name for cells in parts.values() for cell in cells}) == 8
+    assert long_parts(grid_of(study_config(tmp_path, generate={"split": "test"}))) == {}
