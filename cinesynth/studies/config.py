@@ -53,6 +53,7 @@ class LatencySettings(Settings):
     )
     ranks: list[int] = Field([1, 2], min_length=1, description="processes of a group that make each video together")
     repeats: int = Field(5, ge=1, description="videos whose median counts, after one that warms the group up")
+    cpus_per_worker: Finite = runtime(1.0, gt=0, description="CPUs of each process of a group")
     families: dict[Annotated[str, Field(pattern=NAME_PATTERN)], FamilySettings] = Field(
         {}, description="name to a model of another family, or of the same one"
     )

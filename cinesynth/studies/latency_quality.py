@@ -77,7 +77,8 @@ def family_quality(grid: Grid, name: str, steps: int) -> Cell:
 
 
 def videos(grid: Grid, setting: Setting) -> Cell:
-    """The videos of a setting. The group's size is no identity of a generation, but of what is timed it is."""
+    """The videos of a setting. Neither the group's size nor its CPUs are identity of a generation, but of what is
+    timed they are."""
     config = grid.config
     adapter = grid.adapter(config.train.lora.rank, config.seeds[0], 1.0)
     changes: dict[str, Any] = {
@@ -85,11 +86,12 @@ def videos(grid: Grid, setting: Setting) -> Cell:
         "merge": setting.merged,
         "ranks": setting.ranks,
         "workers": 1,
+        "cpus_per_worker": config.latency.cpus_per_worker,
         "keep_every": 0,
         "max_windows": config.latency_windows(),
     }
     told = f"{setting.steps} steps, {setting.adapter}, group of {setting.ranks}"
-    also = {"timed": True, "ranks": setting.ranks}
+    also = {"timed": True, "ranks": setting.ranks, "cpus": config.latency.cpus_per_worker}
     refused = merged_refusal(grid) if setting.merged else ""
     return grid.videos(adapter, config.domains[config.home], changes, also, told, refused)
 
