@@ -345,7 +345,9 @@ class GenerateSettings(Settings):
     )
     sampler: SamplerSettings = SamplerSettings()
     shots: list[ShotRequest] = Field([], description="videos to make from images and prompts")
-    expansion: ExpansionSettings | None = Field(None, description="of long shots; null: each is made at once")
+    expansion: ExpansionSettings | None = Field(
+        None, description="of long shots and windows; null: each is made at once"
+    )
     split: Literal["val", "test"] | None = Field(None, description="held-out windows of `dataset` to make again")
     max_windows: int | None = Field(
         None, ge=1, description="at most so many windows of the split, one of each group before a second; default: all"

@@ -1,10 +1,24 @@
-"""What this machine's processor computes fast."""
+"""What this machine's processor is called, and what it computes fast."""
 
 from __future__ import annotations
 
+import platform
 from functools import cache
+from pathlib import Path
 
 import torch
+
+
+def device_title(device: str) -> str:
+    """The name of a GPU, or of this machine's processor, as its maker calls it."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.machine()
 
 
 @cache

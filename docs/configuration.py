@@ -17,6 +17,7 @@ from cinesynth.config import (
 )
 from cinesynth.settings import Settings
 from cinesynth.settings_help import markdown
+from cinesynth.studies.config import StudyConfig
 from cinesynth.studies.review.config import ReviewConfig
 from serve.config import ServeConfig
 
@@ -41,6 +42,7 @@ JOBS: dict[str, type[Settings]] = {
     "jobs.generate": GenerateConfig,
     "jobs.evaluate": EvaluateConfig,
     "jobs.publish": PublishConfig,
+    "jobs.study": StudyConfig,
     "jobs.pipeline": PipelineConfig,
     "cinesynth.studies.review": ReviewConfig,
     "serve.run": ServeConfig,

@@ -30,8 +30,9 @@ def run_job(
     outline: Callable[[Config], Outline],
     argv: list[str] | None = None,
     check: Callable[[Config], None] | None = None,
-) -> None:
-    """Run `job` with the configuration on the command line. Ends the process with an exit code.
+) -> dict[str, Any] | None:
+    """Run `job` with the configuration on the command line, and return its result; None of `dry_run`. Whatever goes
+    wrong ends the process with an exit code.
 
     `job`, `outline` and `check` import what they need when they are called, which takes seconds: a bad configuration
     is refused before that.
@@ -57,7 +58,7 @@ def run_job(
             check(config)
         if config.dry_run:
             print(f"{outline(config).text()}\ndry run: nothing was started or written", flush=True)
-            return
+            return None
         result = job(config)
     except (KeyboardInterrupt, SystemExit) as e:
         _say("stopped; the same command goes on from what is stored")
@@ -69,7 +70,8 @@ def run_job(
         _say(f"error: {found}")
         raise SystemExit(2) from None
     _print_summary(result)
-    print(f"{cls.kind} {config.name}: complete", flush=True)
+    print(f"{cls.kind} {config.name}: {result.get('status', 'complete')}", flush=True)
+    return result
 
 
 def _parser(cls: type[JobConfig], description: str) -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@ adapter."""
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -12,11 +13,13 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from cinesynth.config import GenerateConfig, ShotRequest
-from cinesynth.data.dataset import ClipsDataset, WindowRow
+from cinesynth.data.dataset import ClipsDataset, WindowRow, pixels_file
+from cinesynth.data.video import read_video
 from cinesynth.errors import WeightsUnavailable
 from cinesynth.generate.expansion import Segment, make_shot, segments_of
 from cinesynth.generate.group import RankGroup
 from cinesynth.generate.groups import Work, make_videos, shape_of, whole
+from cinesynth.generate.held_out import window_seed
 from cinesynth.generate.keyframes import make_keyframe
 from cinesynth.generate.messages import VideoRequest
 from cinesynth.generate.shape import GroupShape, check_group
@@ -24,7 +27,7 @@ from cinesynth.generate.windows import GROUPS, copy_real, held_out_windows, sett
 from cinesynth.lease import Lease, held
 from cinesynth.locate import adapter_chain, locate_adapter, locate_dataset
 from cinesynth.metrics.networks.clip import Clip
-from cinesynth.pictures import check_picture
+from cinesynth.pictures import check_picture, png_bytes
 from cinesynth.report.generation import write_generation_report
 from cinesynth.runs import Run, records_its_end
 from cinesynth.session import interruptible, ray_session
@@ -34,6 +37,10 @@ from cinesynth.wan.family import Family
 from cinesynth.wan.folder import base_hash, model_hash, model_spec
 
 log = logging.getLogger("cinesynth.generate")
+
+
+SECONDS = "seconds.json"
+"""File of a run with what each video took."""
 
 
 class Applied(NamedTuple):
@@ -79,7 +86,7 @@ def check_generation(config: GenerateConfig) -> Checked:
     if config.split is not None:
         dataset = locate_dataset(storage, str(config.dataset))
         inputs["dataset"] = dataset.manifest_sha256
-        for size in sorted(sizes_of_windows(dataset.windows(config.split))):
+        for size in sorted(sizes_of_windows(config, spec.family, dataset.windows(config.split))):
             spec.check_size(*size, f"dataset {config.dataset!r}")
     else:
         for i, shot in enumerate(config.shots):
@@ -96,9 +103,13 @@ def check_generation(config: GenerateConfig) -> Checked:
     return arms, dataset, inputs
 
 
-def sizes_of_windows(windows: Iterable[WindowRow]) -> set[Size]:
-    """Frames, height and width of held-out windows."""
-    return {(w.num_frames, w.height, w.width) for w in windows}
+def sizes_of_windows(config: GenerateConfig, family: Family, windows: Iterable[WindowRow]) -> set[Size]:
+    """Frames, height and width of what held-out windows are made in."""
+    return {
+        (segment.frames, w.height, w.width)
+        for w in windows
+        for segment in window_segments(config, family, w.num_frames)
+    }
 
 
 def sizes_of_shot(config: GenerateConfig, family: Family, shot: ShotRequest) -> list[Size]:
@@ -128,7 +139,9 @@ def generate(config: GenerateConfig) -> dict[str, Any]:
     figures: dict[str, Any] = {"videos": len(videos)}
     if left:
         with held(run) as lease, ray_session(config):
-            figures |= seconds_of(_make(config, _shape(config, windows), left, lease))
+            made = _make(config, _shape(config, windows), left, lease)
+            figures |= seconds_of(made)
+            _record_seconds(run, made)
     for unfinished in ("states", "segments"):
         run.folder.delete_folder(unfinished)
     figures["seconds"] = round(time.monotonic() - started, 1)
@@ -156,6 +169,16 @@ def seconds_of(made: Sequence[dict[str, Any]]) -> dict[str, float]:
     for stage in dict.fromkeys(stage for row in made for stage in row["seconds"]):
         figures[f"seconds/{stage}"] = [row["seconds"].get(stage, 0.0) for row in made]
     return {name: round(float(median(values)), 2) for name, values in figures.items() if values}
+
+
+def _record_seconds(run: Run, made: Sequence[dict[str, Any]]) -> None:
+    """Write `seconds.json`: of each video in the order in which they were made, its file, the number and the device of
+    its group, the seconds in which that was there with its model, and the video's own by stage."""
+    before = run.folder.read_json(SECONDS)["videos"] if run.folder.exists(SECONDS) else []
+    attempt = 1 + max((row["attempt"] for row in before), default=0)
+    fields = ("file", "group", "device", "load_seconds", "seconds")
+    rows = [{"attempt": attempt, **{name: row[name] for name in fields}} for row in made]
+    run.folder.write_json(SECONDS, {"videos": [*before, *rows]})
 
 
 def _made(run: Run) -> int:
@@ -197,24 +220,54 @@ def _shot(request: VideoRequest, shot: ShotRequest, segments: list[Segment], fps
 
 def shot_segments(config: GenerateConfig, family: Family, shot: ShotRequest) -> list[Segment]:
     """The segments of a shot; one where it is made at once."""
+    return window_segments(config, family, shot.num_frames)
+
+
+def window_segments(config: GenerateConfig, family: Family, num_frames: int) -> list[Segment]:
+    """The segments of a video of so many frames; one where it is made at once."""
     if config.expansion is None:
-        return [Segment(0, shot.num_frames)]
-    return segments_of(family, shot.num_frames, config.expansion.segment_frames, config.expansion.overlap)
+        return [Segment(0, num_frames)]
+    return segments_of(family, num_frames, config.expansion.segment_frames, config.expansion.overlap)
 
 
 def _windows(
     config: GenerateConfig, arms: Arms, run: Run, dataset: ClipsDataset, windows: list[WindowRow]
 ) -> dict[str, Work]:
+    found: dict[str, Work] = {}
+    family = model_spec(config.model).family
+    for arm, adapters in arms.items():
+        for window in windows:
+            common = _common(config, adapters, run, f"{arm}/{window.window_id}.mkv")
+            found[common["file"]] = window_work(config, common, dataset, window, family)
+    return found
+
+
+def window_work(
+    config: GenerateConfig, common: dict[str, Any], dataset: ClipsDataset, window: WindowRow, family: Family
+) -> Work:
+    """A window made at once from what the dataset has of it or, where it is longer than a segment, as a shot of its
+    first frame."""
     assert config.split is not None
-    place = dataset.storage.reference()
-    requests = [
-        VideoRequest(
-            **_common(config, adapters, run, f"{arm}/{w.window_id}.mkv"), window=(place, config.split, w.window_id)
-        )
-        for arm, adapters in arms.items()
-        for w in windows
-    ]
-    return {request.file: whole(request) for request in requests}
+    segments = window_segments(config, family, window.num_frames)
+    if len(segments) == 1:
+        place = dataset.storage.reference(), config.split, window.window_id
+        return whole(VideoRequest(**common, window=place))
+    seed = window_seed(config.sampler.seed, window.window_id)
+    request = VideoRequest(
+        **{**common, "sampler": config.sampler.model_copy(update={"seed": seed})},
+        prompt=window.caption,
+        num_frames=window.num_frames,
+        height=window.height,
+        width=window.width,
+    )
+    file = pixels_file(window.window_id)
+
+    def work(group: RankGroup) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as scratch:
+            frames, _ = read_video(dataset.storage.download(file, Path(scratch) / "window.mkv"), 1)
+        return make_shot(group, replace(request, image=png_bytes(frames[0])), segments, family.fps)
+
+    return work
 
 
 def _common(config: GenerateConfig, adapters: list[Applied], run: Run, file: str) -> dict[str, Any]:
@@ -232,7 +285,7 @@ def _common(config: GenerateConfig, adapters: list[Applied], run: Run, file: str
 def _shape(config: GenerateConfig, windows: Sequence[WindowRow]) -> GroupShape:
     family = model_spec(config.model).family
     if config.split is not None:
-        return shape_of(config, sizes_of_windows(windows))
+        return shape_of(config, sizes_of_windows(config, family, windows))
     return shape_of(config, (size for shot in config.shots for size in sizes_of_shot(config, family, shot)))
 
 

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -94,7 +94,7 @@ def make_shot(group: RankGroup, request: VideoRequest, segments: Sequence[Segmen
     Segments that are there already, from an attempt that was cut short, are not made again.
     """
     output = Storage(*request.output)
-    folder = f"segments/{Path(request.file).stem}"
+    folder = f"segments/{Path(request.file).relative_to('videos').with_suffix('')}"
     files = [f"{folder}/{i:03d}.mkv" for i in range(len(segments))]
     seconds: dict[str, float] = {}
     image = request.image
@@ -123,7 +123,9 @@ def make_shot(group: RankGroup, request: VideoRequest, segments: Sequence[Segmen
             provenance = provenance or read_metadata(path)
         provenance = {**provenance, "segments": [[s.start, s.frames] for s in segments]}
         frames = join(parts, segments, request.num_frames)
-        shot = write_video(Path(scratch) / "shot.mp4", frames, fps, "h264", provenance)
+        suffix = Path(request.file).suffix
+        codec: Literal["h264", "ffv1"] = "h264" if suffix == ".mp4" else "ffv1"
+        shot = write_video(Path(scratch) / f"shot{suffix}", frames, fps, codec, provenance)
         output.upload(shot, request.file)
         sha256 = sha256_file(shot)
     output.delete_folder(folder)

@@ -86,7 +86,7 @@ def make_videos(
         shape: of each group.
         videos: by file. A group loads adapters when they change, so videos with the same ones follow each other.
         made: called from several threads, one at a time, with what a group says of each video: its `file`, `seconds` by
-            stage, and the group's number and `load_seconds`.
+            stage, and the group's number, `device` and `load_seconds`.
 
     Raises CinesynthError for a request that is refused, and RankLost when a video has cost `ATTEMPTS` groups.
     """
@@ -143,8 +143,9 @@ def _made_by(
                 if number not in groups or not groups[number].usable:
                     groups[number] = _new_group(config, shape, placement)
                 told = work(groups[number])
-                load = max(rank["load_seconds"] for rank in groups[number].loaded)
-                yield {**told, "file": file, "load_seconds": load}
+                ranks = groups[number].loaded
+                load = max(rank["load_seconds"] for rank in ranks)
+                yield {**told, "file": file, "load_seconds": load, "device": ranks[0]["device"]}
                 break
             except RankLost as e:
                 if errors:  # something went wrong elsewhere, and all groups were ended

@@ -40,6 +40,7 @@ from cinesynth.generate.shape import GroupShape
 from cinesynth.generate.state import SamplerState
 from cinesynth.locate import locate_adapter
 from cinesynth.pictures import read_picture
+from cinesynth.processor import device_title
 from cinesynth.storage import Storage, sha256_file
 from cinesynth.wan.device_memory import is_out_of_memory, told_out_of_memory
 
@@ -80,7 +81,8 @@ class Rank:
         return int(self._store.port)
 
     def join(self, host: str, port: int) -> dict[str, Any]:
-        """Meet the other ranks, and load the model. Returns this process's `pid` and `host`, and `load_seconds`."""
+        """Meet the other ranks, and load the model. Returns this process's `pid`, `host` and `device`, and
+        `load_seconds`."""
         started = time.monotonic()
         if self.size > 1:
             store = self._store or dist.TCPStore(host, port, self.size, is_master=False)
@@ -95,7 +97,8 @@ class Rank:
             if is_out_of_memory(e):
                 raise OutOfMemory(f"loading the model: {told_out_of_memory(e, self.device)}") from e
             raise
-        return {"pid": os.getpid(), "host": socket.gethostname(), "load_seconds": time.monotonic() - started}
+        process = {"pid": os.getpid(), "host": socket.gethostname(), "device": device_title(self.device)}
+        return {**process, "load_seconds": time.monotonic() - started}
 
     def start(self, request: VideoRequest) -> None:
         """Begin a video. Raises RuntimeError while another one is being made."""

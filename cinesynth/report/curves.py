@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -16,6 +17,9 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+if TYPE_CHECKING:
+    from cinesynth.studies.findings import Chart
 
 _INK, _SOFT, _LINE, _ACCENT = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04"
 _VARIABLES = {_INK: "var(--ink)", _SOFT: "var(--soft)", _LINE: "var(--line)", _ACCENT: "var(--accent)"}
@@ -182,6 +186,39 @@ def slice_chart(values: Mapping[str, Sequence[tuple[float, float]]], label: str,
                 ends = sorted({min(xs), (min(xs) * max(xs)) ** 0.5, max(xs)})
                 axes.set_xticks(ends, [f"{end:.3g}" for end in ends])
                 axes.minorticks_off()
+        return _themed(figure)
+
+
+def study_chart(chart: Chart) -> Markup:
+    """A study's chart: its series with their intervals, and its levels drawn across."""
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": chart.title}):
+        figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
+        axes = figure.subplots()
+        if chart.logarithmic:
+            axes.set_xscale("log")
+        for place, (name, marks) in enumerate(chart.series.items()):
+            colour = (_ACCENT, _INK, _SOFT)[place % 3]
+            style = ("-", "--", ":")[place // 3 % 3]
+            xs, ys = [m.x for m in marks], [m.y for m in marks]
+            below = [0.0 if m.low is None else m.y - m.low for m in marks]
+            above = [0.0 if m.high is None else m.high - m.y for m in marks]
+            axes.plot(xs, ys, color=colour, linewidth=1.6, linestyle=style, marker="o", markersize=5, label=name)
+            axes.errorbar(xs, ys, yerr=[below, above], fmt="none", ecolor=colour, elinewidth=1.2, capsize=3)
+            for mark in marks:
+                at = (mark.x, mark.y)
+                axes.annotate(mark.word, at, xytext=(7, 7), textcoords="offset points", color=colour, fontsize=10)
+        for name, level in chart.levels.items():
+            axes.axhline(level, color=_SOFT, linewidth=0.9, linestyle="--", label=name)
+        if chart.logarithmic:
+            ends = sorted({m.x for marks in chart.series.values() for m in marks})
+            axes.set_xticks(ends, [f"{end:g}" for end in ends])
+            axes.minorticks_off()
+        elif all(float(m.x).is_integer() for marks in chart.series.values() for m in marks):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel(chart.x)
+        axes.set_ylabel(chart.y)
+        axes.margins(x=0.12, y=0.14)
+        axes.legend(frameon=False, fontsize=10, labelcolor=_SOFT)
         return _themed(figure)
 
 

@@ -11,7 +11,7 @@ from cinesynth.errors import ConfigError
 
 StrategyName = Literal["replicate", "fsdp2", "hsdp", "deepspeed"]
 
-_HEADROOM = 0.92
+HEADROOM = 0.92
 """Share of a device's memory that an estimate may take; the rest is for the context and for fragments."""
 
 
@@ -73,8 +73,8 @@ def choose_strategy(
     Raises ConfigError for all weights that do not fit, which nothing shards yet, and for workers that cannot be divided
     as asked for.
     """
-    room = _HEADROOM * room_bytes
-    limit = f"{_HEADROOM:.0%} of a device's {room_bytes / 1e9:.1f} GB"
+    room = HEADROOM * room_bytes
+    limit = f"{HEADROOM:.0%} of a device's {room_bytes / 1e9:.1f} GB"
     if full:
         if requested == "auto" and memory.on_each() > room:
             raise ConfigError(

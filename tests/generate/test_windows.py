@@ -6,15 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cinesynth.config import GenerateConfig
 from cinesynth.data.dataset import WindowRow
+from cinesynth.data.video import read_video, write_video
 from cinesynth.errors import DatasetError
-from cinesynth.generate.driver import seconds_of
+from cinesynth.generate.driver import seconds_of, window_work
+from cinesynth.generate.held_out import window_seed
+from cinesynth.generate.messages import VideoRequest
 from cinesynth.generate.windows import copy_real, held_out_windows, settle_windows
+from cinesynth.pictures import read_picture
 from cinesynth.settings import parse_config
 from cinesynth.storage import Storage
+from cinesynth.wan.family import WAN21_I2V
 
 ROW = WindowRow(
     window_id="", source_uri="a.mp4", source_sha256="", shot_id="", group="", start_s=0.0, end_s=1.0, fps=16,
@@ -84,3 +90,45 @@ def test_seconds_of_loading_and_of_videos_are_apart() -> None:
         "seconds/decode": 0.5,
     }
     assert seconds_of([]) == {}
+
+
+class StillGroup:
+    """A group that repeats the image that it is given."""
+
+    def __init__(self) -> None:
+        self.asked: list[VideoRequest] = []
+
+    def start(self, request: VideoRequest) -> None:
+        self.asked.append(request)
+        if request.image is not None:
+            frames = np.repeat(np.asarray(read_picture(request.image))[None], request.num_frames, 0)
+            path = Path(Storage(*request.output).path) / request.file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_video(path, frames, 16, "ffv1")
+
+    def result(self) -> dict[str, Any]:
+        return {"seconds": {"denoise": 1.0}, "sha256": "", "provenance": {}}
+
+
+def test_a_window_longer_than_a_segment_is_made_of_its_first_frame(tmp_path: Path) -> None:
+    held, output, group = Held(tmp_path / "data", "a"), Storage.open(tmp_path / "run"), StillGroup()
+    row = replace(held.rows[0], num_frames=25, height=32, width=48)
+    real = np.random.default_rng(0).integers(0, 256, (25, 32, 48, 3), dtype=np.uint8)
+    write_video(tmp_path / "data" / "pixels" / "w0.mkv", real, 16, "ffv1")
+    config = parse_config(
+        GenerateConfig,
+        {"name": "g", "dataset": "d", "split": "test", "expansion": {"segment_frames": 17, "overlap": 0}},
+    )
+    common = {"storage": held.storage.reference(), "output": output.reference(), "file": "videos/base/w0.mkv"}
+    common |= {"sampler": config.sampler, "state": None}
+
+    told = window_work(config, common, held, row, WAN21_I2V)(group)  # type: ignore[arg-type]
+    assert [(r.num_frames, r.prompt, r.window) for r in group.asked] == [(n, row.caption, None) for n in (17, 9)]
+    assert group.asked[0].sampler.seed == window_seed(0, "w0")
+    assert told["provenance"]["segments"] == [[0, 17], [16, 9]]
+    made, _ = read_video(tmp_path / "run" / "videos" / "base" / "w0.mkv")
+    assert np.array_equal(made, np.repeat(real[:1], 25, 0))  # lossless, as the real ones are
+
+    short = replace(row, num_frames=17)
+    window_work(config, common, held, short, WAN21_I2V)(group)  # type: ignore[arg-type]
+    assert group.asked[-1].window == (held.storage.reference(), "test", "w0")

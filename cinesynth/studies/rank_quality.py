@@ -1,0 +1,188 @@
+"""`rank_quality`: what the rank does to the distribution of the videos and to how close each is to its real one."""
+
+from __future__ import annotations
+
+from statistics import fmean
+
+from cinesynth.metrics.catalogue import label
+from cinesynth.report.page import number
+from cinesynth.studies.cells import Cell
+from cinesynth.studies.findings import EMPTY, Chart, Findings, Mark, Table, seeds, sentence, told
+from cinesynth.studies.grid import RULES, Grid, Rule
+
+PART_METRICS = ("kvd", "fvd", "lpips", "r_lpips")
+
+
+def cells(grid: Grid) -> list[Cell]:
+    """The grid, and long clips by the lowest and the highest rank."""
+    return [*grid.grid_cells(), *(cell for found in long_parts(grid).values() for cell in found)]
+
+
+def long_parts(grid: Grid) -> dict[int, list[Cell]]:
+    """Rank to the measurements of the parts of long clips: lowest and highest rank, fixed learning rate, first seed."""
+    config = grid.config
+    if config.generate.expansion is None:
+        return {}
+    base = grid.videos(None, config.long)
+    return {
+        rank: grid.parts(
+            base, grid.videos(grid.adapter(rank, config.seeds[0], 1.0), config.long), config.long, PART_METRICS
+        )
+        for rank in (min(config.ranks), max(config.ranks))
+    }
+
+
+def findings(grid: Grid) -> Findings:
+    """What the finished cells show."""
+    metrics = ("kvd", "fvd", grid.perceptual)
+    charts = [chart for rule in RULES for chart in _trade(grid, rule)]
+    return Findings(
+        shows=[*_shows(grid), *_long_shows(grid)],
+        tables=[*(_table(grid, rule, metrics) for rule in RULES), _contrasts(grid, metrics), *_long_tables(grid)],
+        charts=[*charts, *_long_charts(grid)],
+        warnings=_warnings(grid),
+    )
+
+
+def _table(grid: Grid, rule: Rule, metrics: tuple[str, ...]) -> Table:
+    rows = []
+    for rank in grid.config.ranks:
+        factor = grid.factor(rule, rank)
+        row = [str(rank), EMPTY if factor is None else f"{grid.lr(factor):g}"]
+        for metric in metrics:
+            found = grid.seeds_of(rule, rank, grid.config.home)
+            values = grid.values(found, metric, "adapter")
+            row.append(", ".join(number(v.value) for v in values) or grid.unavailable(found, metric) or EMPTY)
+            row.append(told(grid.difference(found, metric, "adapter")))
+        rows.append(row)
+    columns = ["rank", "lr"]
+    columns += [name for metric in metrics for name in (f"{label(metric)}, each seed", "adapter − base")]
+    return Table(
+        f"By rank, {RULES[rule]}",
+        columns,
+        rows,
+        f"In the domain that was trained on, {grid.config.home}. Differences are means over seeds; lower is closer to "
+        "the real windows.",
+    )
+
+
+def _contrasts(grid: Grid, metrics: tuple[str, ...]) -> Table:
+    least, rows = min(grid.config.ranks), []
+    for rule in RULES:
+        for rank in grid.config.ranks:
+            if rank == least:
+                continue
+            for metric in metrics:
+                found = grid.contrast(rule, rank, grid.config.home, metric)
+                counts = ["–", "–"] if found is None else [str(found.n), str(found.groups)]
+                what = [f"rank {rank} − rank {least}", RULES[rule], label(metric)]
+                rows.append([*what, told(found), seeds(found), *counts])
+    return Table(
+        "Between ranks",
+        ["difference", "rule", "metric", "mean over seeds", "each seed", "N", "groups"],
+        rows,
+        "Of the same windows, paired.",
+    )
+
+
+def _shows(grid: Grid) -> list[str]:
+    most, least = max(grid.config.ranks), min(grid.config.ranks)
+    found = [grid.counted(grid.seeds_of("fixed", least, grid.config.home), f"Windows of {grid.config.home}")]
+    for rule in RULES:
+        for metric in ("kvd", grid.perceptual):
+            what = f"{label(metric)}, rank {most} − rank {least}, {RULES[rule]}"
+            lower = f"rank {most} is closer to the real windows than rank {least}"
+            higher = f"rank {least} is closer to the real windows than rank {most}"
+            found.append(sentence(what, grid.contrast(rule, most, grid.config.home, metric), lower, higher))
+    return found
+
+
+def _trade(grid: Grid, rule: Rule) -> list[Chart]:
+    """The distribution's distance over the perceptual one: a point a rank."""
+    charts = []
+    for metric in ("kvd", "fvd"):
+        marks = []
+        for rank in grid.config.ranks:
+            cells_of = grid.seeds_of(rule, rank, grid.config.home)
+            xs, ys = grid.values(cells_of, grid.perceptual, "adapter"), grid.values(cells_of, metric, "adapter")
+            if xs and ys:
+                x, y = (fmean(float(v.value) for v in values if v.value is not None) for values in (xs, ys))
+                marks.append(Mark(x, y, word=f"rank {rank}"))
+        base = grid.seeds_of(rule, grid.config.ranks[0], grid.config.home)
+        bases = [grid.values(base, name, "base") for name in (grid.perceptual, metric)]
+        series = {"adapters": marks}
+        if all(bases) and marks:
+            x, y = (float(values[0].value or 0.0) for values in bases)
+            series["base"] = [Mark(x, y, word="base")]
+        if marks:
+            title = f"{label(metric)} against {label(grid.perceptual)}, {RULES[rule]}"
+            note = "Means over seeds. Lower left is closer to the real windows."
+            charts.append(Chart(title, label(grid.perceptual), label(metric), series, note=note))
+    return charts
+
+
+def _long_tables(grid: Grid) -> list[Table]:
+    rows = []
+    for rank, parts in long_parts(grid).items():
+        for k, cell in enumerate(parts):
+            for metric in ("kvd", "fvd", grid.perceptual):
+                values = [grid.values([cell], metric, arm) for arm in ("base", "adapter")]
+                shown = [number(v[0].value) if v else EMPTY for v in values]
+                difference = grid.difference([cell], metric, "adapter")
+                rows.append([str(rank), str(k + 1), label(metric), *shown, told(difference)])
+    if not rows:
+        return []
+    expansion = grid.config.generate.expansion
+    assert expansion is not None
+    return [
+        Table(
+            "Long clips, part by part",
+            ["rank", "part", "metric", "base", "adapter", "adapter − base"],
+            rows,
+            f"Clips of {grid.config.long}, made in segments of {expansion.segment_frames} frames; a part is the frames "
+            f"that a segment adds, {expansion.segment_frames - 1}. Fixed learning rate, first seed.",
+        )
+    ]
+
+
+def _long_charts(grid: Grid) -> list[Chart]:
+    charts = []
+    for metric in ("kvd", grid.perceptual):
+        series: dict[str, list[Mark]] = {}
+        for rank, parts in long_parts(grid).items():
+            for arm, name in (("base", "base"), ("adapter", f"rank {rank}")):
+                found = [(k + 1, grid.values([cell], metric, arm)) for k, cell in enumerate(parts)]
+                marks = [Mark(k, float(v[0].value)) for k, v in found if v and v[0].value is not None]
+                if marks:
+                    series[name] = marks
+        if series:
+            charts.append(Chart(f"{label(metric)} over a long clip", "part", label(metric), series))
+    return charts
+
+
+def _long_shows(grid: Grid) -> list[str]:
+    found: list[str] = []
+    for rank, parts in long_parts(grid).items():
+        if not found:
+            found.append(grid.counted(parts, "Parts of the long clips", grid.config.seeds[:1]))
+        first, last = (grid.difference([cell], grid.perceptual, "adapter") for cell in (parts[0], parts[-1]))
+        name = f"{label(grid.perceptual)}, rank {rank} − base, part"
+        lower, higher = "the adapter is closer to the real clips there", "the base is closer to the real clips there"
+        found += [sentence(f"{name} {place}", e, lower, higher) for place, e in ((1, first), (len(parts), last))]
+    if not found:
+        return ["Long clips were not made: generate.expansion is not given."]
+    return found
+
+
+def _warnings(grid: Grid) -> list[str]:
+    counts = [
+        v.n for v in grid.values(grid.seeds_of("fixed", grid.config.ranks[0], grid.config.home), "fvd", "adapter")
+    ]
+    found = []
+    if counts and min(counts) < 400:
+        found.append(f"FVD of {min(counts)} videos is mostly bias (its features have 400 dimensions): read KVD.")
+    if grid.perceptual == "lpips":
+        found.append(
+            "R-LPIPS needs its published weights (evaluate.r_lpips_weights): LPIPS is shown, under its own name."
+        )
+    return found
