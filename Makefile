@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install demo nano lint test test-ray test-plain test-slow clean
+.PHONY: help install demo nano lint test test-ray test-plain test-slow test-slow-ray test-slow-plain clean
 
 help:
 	@echo "make demo       footage to a served video on this machine (8 to 15 minutes on 2 cores)"
@@ -49,8 +49,15 @@ test-ray: install
 test-plain: install
 	$(BIN)/python -m pytest -q -m 'not ray and not slow'
 
+# Those that need no Ray run beside those that wait for it.
 test-slow: install
-	$(BIN)/python -m pytest -q -m slow
+	$(MAKE) --no-print-directory --output-sync=target --jobs=2 test-slow-ray test-slow-plain
+
+test-slow-ray: install
+	$(BIN)/python -m pytest -q -m 'slow and not beside'
+
+test-slow-plain: install
+	nice -n 10 $(BIN)/python -m pytest -q -m 'slow and beside'
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

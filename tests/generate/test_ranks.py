@@ -353,6 +353,7 @@ def test_a_state_is_read_as_it_was_written(groups: dict[int, list[dict[str, Any]
 
 
 @pytest.mark.slow
+@pytest.mark.beside
 @pytest.mark.timeout(600)
 def test_compiled_blocks_make_the_same(folder: Path) -> None:
     """Tokens that do not divide are computed eagerly, as their exchange does not compile."""

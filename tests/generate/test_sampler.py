@@ -122,6 +122,7 @@ def test_a_still_is_denoised_from_sigma_and_goes_farther_the_higher_it_is(
 
 
 @pytest.mark.slow
+@pytest.mark.beside
 def test_a_720p_video_is_made_with_a_longer_table_of_positions(image: Image.Image, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(model_folder("nano"), model)

@@ -45,6 +45,7 @@ def with_a_real_frame(case: Case, png: bytes) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.beside
 def test_no_request_is_answered_with_what_is_not_described(
     client: TestClient, config: ServeConfig, store: JobStore, png: bytes
 ) -> None:

@@ -66,7 +66,10 @@ def _montage(steady: bool) -> tuple[np.ndarray, list[int]]:
     return np.concatenate(parts), np.cumsum([len(part) for part in parts])[:-1].tolist()
 
 
-@pytest.mark.parametrize("detector", [*DETECTORS[:3], pytest.param("transnet", marks=pytest.mark.slow)])
+BESIDE = [pytest.mark.slow, pytest.mark.beside]
+
+
+@pytest.mark.parametrize("detector", [*DETECTORS[:3], pytest.param("transnet", marks=BESIDE)])
 def test_known_joins_of_a_montage_are_found(detector: str) -> None:
     """Under light that pulses in all colours, but for the detectors that take that for cuts."""
     frames, joins = _montage(steady=detector in ("hash", "transnet"))
