@@ -11,6 +11,7 @@ from cinesynth.config import EvaluateConfig, GenerateConfig, PipelineConfig, Pre
 from cinesynth.data.prepare import check_inputs
 from cinesynth.errors import ConfigError
 from cinesynth.settings import differences, load_config, parse_config
+from cinesynth.studies.config import StudyConfig
 
 CONFIGS = Path(__file__).parent.parent / "jobs" / "configs"
 STYLE = str(CONFIGS / "nano" / "style.yaml")
@@ -214,12 +215,14 @@ def test_generation_takes_one_source() -> None:
 def _class_of(path: Path) -> Any:
     by_name: dict[str, Any] = {"prepare": PrepareConfig, "pipeline": PipelineConfig, "generate": GenerateConfig}
     by_name |= {"evaluate": EvaluateConfig, "style": TrainConfig, "motion": TrainConfig, "tune": TuneConfig}
-    return by_name[path.stem]
+    by_name |= {"study": StudyConfig}
+    return by_name[path.stem.partition("-")[0]]
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_every_shipped_configuration_is_valid(path: Path) -> None:
     needed = ["r_lpips_weights=w.pth"] if path.parent.name == "wan14b" and path.stem == "tune" else []
+    needed += ["study=rank_quality"] if path.stem == "study" else []
     load_config(_class_of(path), str(path), needed)
 
 

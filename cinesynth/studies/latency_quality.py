@@ -156,21 +156,23 @@ def _table(grid: Grid) -> Table:
         times = [EMPTY] * 3
         if found is not None:
             times = [f"{number(found.seconds, 3)} (of {found.count})", number(found.load_seconds, 3), found.device]
-        shown = []
-        for metric in LATENCY_METRICS:
-            values = grid.values([measured], metric, "videos")
-            why = grid.unavailable([measured], metric)
-            missing = "unavailable" if why else EMPTY
-            shown.append(f"{number(values[0].value)} {span(values[0].interval)}" if values else missing)
+        shown = [_shown(grid, measured, metric) for metric in LATENCY_METRICS]
         rows.append([str(setting.steps), setting.adapter, str(setting.ranks), *times, *shown])
-    columns = ["steps", "adapter", "group", "seconds a video", "load, seconds", "device"]
+    columns = ["steps", "adapter", "group", "seconds a video", "seconds to load", "device"]
     return Table(
         "By setting",
         [*columns, *(label(metric) for metric in LATENCY_METRICS)],
         rows,
-        "Seconds are the median of warm videos, one at a time, without starting the group and loading the model. Group "
-        "sizes give the same videos to rounding, and are measured once.",
+        "Seconds are the median of warm videos, one at a time; neither the start of the group's processes nor loading "
+        "the model is in them. Group sizes give the same videos to rounding, and are measured once.",
     )
+
+
+def _shown(grid: Grid, measured: Cell, metric: str) -> str:
+    """A metric of some videos with its interval, or why there is none."""
+    if values := grid.values([measured], metric, "videos"):
+        return f"{number(values[0].value)} {span(values[0].interval)}"
+    return "unavailable" if grid.unavailable([measured], metric) else EMPTY
 
 
 def _families(grid: Grid) -> list[Table]:
@@ -180,8 +182,7 @@ def _families(grid: Grid) -> list[Table]:
         for steps in grid.config.latency_steps():
             found, measured = timed(grid, grid.family_videos(name, steps)), family_quality(grid, name, steps)
             times = [EMPTY] * 2 if found is None else [f"{number(found.seconds, 3)} (of {found.count})", found.device]
-            shown = [grid.values([measured], metric, "videos") for metric in LATENCY_METRICS]
-            numbers = [f"{number(v[0].value)} {span(v[0].interval)}" if v else EMPTY for v in shown]
+            numbers = [_shown(grid, measured, metric) for metric in LATENCY_METRICS]
             rows.append([name, family.family, str(steps), str(family.frames), *times, *numbers])
     if not rows:
         return []

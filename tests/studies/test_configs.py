@@ -51,13 +51,13 @@ def test_the_large_model_has_the_same_grid(study: str) -> None:
 
 def test_the_datasets_are_those_that_the_shipped_configurations_prepare() -> None:
     config = shipped("nano")
-    made = {p.stem: load_config(PrepareConfig, str(p)) for p in (CONFIGS / "nano").glob("study-*.yaml")}
+    made = {p.stem: load_config(PrepareConfig, str(p)) for p in (CONFIGS / "nano").glob("prepare-*.yaml")}
     assert {c.name for c in made.values()} == {*config.domains.values(), config.long}
-    assert made["study-long"].window.num_frames == [129]
+    assert made["prepare-long"].window.num_frames == [129]
     assert {name: c.footage[0].domain for name, c in made.items()} == {
-        "study-historical": config.home,
-        "study-sci-fi": config.away,
-        "study-long": config.home,
+        "prepare-historical": config.home,
+        "prepare-sci-fi": config.away,
+        "prepare-long": config.home,
     }
 
 
