@@ -67,6 +67,7 @@ def open_page(browser: Browser, service: Service) -> Iterator[Callable[..., Page
     def go(width: int = 1280, height: int = 900, **options: Any) -> Page:
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
         context.set_default_timeout(15_000)
+        expect.set_options(timeout=15_000)
         contexts.append(context)
         page = context.new_page()
 

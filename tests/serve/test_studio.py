@@ -63,6 +63,7 @@ def open_page(browser: Browser, service: Service) -> Iterator[Callable[..., Page
     def go(width: int = 1280, height: int = 900, **options: Any) -> Page:
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
         context.set_default_timeout(15_000)
+        expect.set_options(timeout=15_000)
         contexts.append(context)
         page = context.new_page()
 
@@ -564,7 +565,7 @@ def test_the_first_of_two_plays_at_once_and_goes_on_when_the_second_joins(
     contents.remove(first)
     contents[0].continue_()
     expect(videos).to_have_count(2)
-    page.wait_for_function("[...document.querySelectorAll('#screens video')].every(v => v.currentTime > 0.2)")
+    page.wait_for_function("() => [...document.querySelectorAll('#screens video')].every(v => v.currentTime > 0.2)")
     assert videos.evaluate_all("all => all.map(v => [v.paused, Math.floor(v.currentTime * 16)])") == [[True, 4]] * 2
     expect(page.get_by_text("5 / 9")).to_be_visible()
 
