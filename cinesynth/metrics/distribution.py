@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -63,20 +62,8 @@ NETWORK = Network(
 )
 
 
-def _of_frames(name: str, start: int, count: int, which: str) -> Network:
-    """I3D that sees `count` frames from `start` on."""
-    return replace(
-        NETWORK,
-        name=name,
-        label=f"I3D ({count} frames)",
-        preprocessing={"frames": which, **NETWORK.preprocessing},
-        start=start,
-        count=count,
-    )
-
-
-NETWORK_16F = _of_frames("i3d_16f", 0, 16, "the first 16")
-NETWORK_128F = _of_frames("i3d_128f", 1, 128, f"128 from frame 1 on: {FRAME_0_GIVEN}")
+NETWORK_16F = NETWORK.of_frames(0, 16, "the first 16")
+NETWORK_128F = NETWORK.of_frames(1, 128, f"128 from frame 1 on: {FRAME_0_GIVEN}")
 
 
 def kvd(metric: Metric, real: Sample, arms: Sequence[Sample]) -> Results:
@@ -254,20 +241,9 @@ FVD = Metric(
 )
 
 
-def _secondary(metric: Metric, suffix: str, network: Network) -> Metric:
-    """A metric over the frames that another network sees."""
-    return replace(
-        metric,
-        name=f"{metric.name}_{suffix}",
-        label=f"{metric.label}-{network.count}",
-        network=network,
-        primary=False,
-    )
-
-
 METRICS = (
     KVD,
     FVD,
-    *(_secondary(metric, "16f", NETWORK_16F) for metric in (KVD, FVD)),
-    *(_secondary(metric, "128f", NETWORK_128F) for metric in (KVD, FVD)),
+    *(metric.of_frames(NETWORK_16F) for metric in (KVD, FVD)),
+    *(metric.of_frames(NETWORK_128F) for metric in (KVD, FVD)),
 )

@@ -8,7 +8,6 @@ frames count whose videos are of different groups, for the reason that `mmd` giv
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,14 +55,7 @@ NETWORK = Network(
     },
     d=INCEPTION_FEATURES,
 )
-NETWORK_128F = replace(
-    NETWORK,
-    name="inception_128f",
-    label="Inception (128 frames)",
-    preprocessing={"frames": "128 from frame 1 on: frame 0 is given", **NETWORK.preprocessing},
-    start=1,
-    count=128,
-)
+NETWORK_128F = NETWORK.of_frames(1, 128, "128 from frame 1 on: frame 0 is given")
 
 FID = Metric(
     name="fid",
@@ -91,5 +83,5 @@ KID = Metric(
 METRICS = (
     FID,
     KID,
-    *(replace(m, name=f"{m.name}_128f", label=f"{m.label}-128", network=NETWORK_128F) for m in (FID, KID)),
+    *(metric.of_frames(NETWORK_128F) for metric in (FID, KID)),
 )

@@ -76,6 +76,17 @@ class Network:
     dtype: str = "float32 networks without TF32, float64 statistics"
     version: int = 1
 
+    def of_frames(self, start: int, count: int, which: str) -> Network:
+        """This network where it sees `count` frames from `start` on; `which` says so in its preprocessing."""
+        return replace(
+            self,
+            name=f"{self.name}_{count}f",
+            label=f"{self.label} ({count} frames)",
+            preprocessing={"frames": which, **self.preprocessing},
+            start=start,
+            count=count,
+        )
+
     @property
     def frames_needed(self) -> int:
         """Frames that a video has to have."""
@@ -168,6 +179,11 @@ class Metric:
             "real": self.real or self.direction == "match",
         }
         return [name for name, needs in needed.items() if needs]
+
+    def of_frames(self, network: Network) -> Metric:
+        """This metric over the frames that another network sees, as a secondary one."""
+        name, label = f"{self.name}_{network.count}f", f"{self.label}-{network.count}"
+        return replace(self, name=name, label=label, network=network, primary=False)
 
     def frames(self, fewest: int, most: int) -> str:
         """Which of a video's frames count, in words; the shortest video has `fewest`, the longest `most`."""
