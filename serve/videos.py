@@ -20,6 +20,7 @@ from serve.errors import NO_RETRY, ApiError, disk_errors, disk_full
 from serve.events import EventStream, Listening
 from serve.jobs import Job, Jobs, JobStore, KeyReused, NewJob, QueueFull
 from serve.media import ImageRefused, frame_png, write_whole
+from serve.recent import Recent
 from serve.records import DatabaseFull
 from serve.schema import (
     DeletedVideo,
@@ -44,8 +45,6 @@ LOOKED_S = 0.25
 """Seconds that what the table said of a video answers who polls for it: so often a progress is shown anew."""
 PREDICTED_S = 2.0
 """Seconds that a prediction holds for who asks again sooner, so that a poll costs one question to the table."""
-REMEMBERED = 1000
-"""Predictions, and looks at the table, that are kept."""
 
 
 class Videos:
@@ -65,8 +64,8 @@ class Videos:
         self._contents = Contents()
         self._listening = Listening(jobs)
         self._since = int(time.time())
-        self._poll_after: dict[str, tuple[float, int]] = {}
-        self._looks: dict[str, tuple[float, asyncio.Task[Job | None]]] = {}
+        self._poll_after: Recent[int] = Recent()
+        self._looks: Recent[Job | None] = Recent()
         self._readiness: asyncio.Task[Exception | None] | None = None
         self._ready_until = 0.0
         self._decoding = Turns("the first frame", DECODE_WAIT_S)
@@ -115,38 +114,22 @@ class Videos:
 
     async def look(self, video_id: str, key: Key) -> Job:
         """As `job`, up to `LOOKED_S` old: polls that come together ask the table once. Raises ApiError 404."""
-        loop = asyncio.get_running_loop()
-        until, task = self._looks.get(video_id, (0.0, None))
-        if task is None or loop.time() >= until:
-            if len(self._looks) >= REMEMBERED:
-                self._looks.clear()
-            task = loop.create_task(self._row(video_id))
-            self._looks[video_id] = loop.time() + LOOKED_S, task
-        try:
-            job = await asyncio.shield(task)  # one that goes away takes the answer from nobody
-        except Exception:
-            self._looks.pop(video_id, None)
-            raise
+        job = await self._looks.get(video_id, LOOKED_S, lambda: self._row(video_id))
         return _owned(job, video_id, key)
 
     async def poll_after_ms(self, job: Job) -> int | None:
         """When to ask again for a job that has not ended, where the table says."""
         if job.status in ("completed", "failed"):
             return None
-        now = asyncio.get_running_loop().time()
-        until, after = self._poll_after.get(job.id, (0.0, 0))
-        if now < until:
-            return after
         try:
-            place = await self.jobs(JobStore.place, job.id)
+            return await self._poll_after.get(job.id, PREDICTED_S, lambda: self._predicted_ms(job.id))
         except ApiError:  # no reason to call a video refused that was queued
             return None
+
+    async def _predicted_ms(self, job_id: str) -> int:
+        place = await self.jobs(JobStore.place, job_id)
         low, high = POLL_MS
-        after = low if place is None else round(min(max(place.eta_s * 1000 / POLLS, low), high))
-        if len(self._poll_after) >= REMEMBERED:
-            self._poll_after.clear()
-        self._poll_after[job.id] = now + PREDICTED_S, after
-        return after
+        return low if place is None else round(min(max(place.eta_s * 1000 / POLLS, low), high))
 
     async def page(self, key: Key, after: str | None, limit: int, newest_first: bool) -> VideoList:
         """Some of the owner's videos by age. Raises ApiError 404 where `after` is none of them."""
@@ -164,7 +147,7 @@ class Videos:
         job = await self.jobs(JobStore.delete, video_id, key.owner) if _may_exist(video_id) else None
         if job is None:
             raise _not_found(video_id)
-        self._looks.pop(video_id, None)
+        self._looks.forget(video_id)
         await asyncio.to_thread(self._unlink, job)
         return DeletedVideo(id=video_id)
 

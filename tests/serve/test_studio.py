@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from cinesynth.data.video import read_video
 from cinesynth.registry import Published
@@ -24,22 +23,15 @@ from serve import pages
 from serve.auth import create_key, revoke_key
 from serve.config import ServeConfig
 from serve.jobs import JobStore
+from tests.serve.browsing import chromium, opening
 from tests.serve.running import Service, running_service
-
-CHROMIUM = shutil.which("chromium")
-EXPECTED = "Failed to load resource"
-"""What the console says of a refusal, which the page shows in its own words."""
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """One for all tests of this file: Debian's."""
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed (Debian: apt-get install chromium)")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -58,33 +50,8 @@ def service(config: ServeConfig, store: JobStore, monkeypatch: pytest.MonkeyPatc
 @pytest.fixture
 def open_page(browser: Browser, service: Service) -> Iterator[Callable[..., Page]]:
     """Open `/studio` in a context of its own; at the end nothing went elsewhere, and the console has no error."""
-    contexts, wrong = [], []
-
-    def go(width: int = 1280, height: int = 900, **options: Any) -> Page:
-        context = browser.new_context(viewport={"width": width, "height": height}, **options)
-        context.set_default_timeout(15_000)
-        expect.set_options(timeout=15_000)
-        contexts.append(context)
-        page = context.new_page()
-
-        def asked(url: str) -> None:
-            if urlsplit(url).scheme != "blob" and not url.startswith(f"{service.url}/"):
-                wrong.append(f"asked for {url}")
-
-        def said(kind: str, text: str) -> None:
-            if kind in ("error", "warning") and not text.startswith(EXPECTED):
-                wrong.append(f"{kind}: {text}")
-
-        page.on("request", lambda request: asked(request.url))
-        page.on("console", lambda message: said(message.type, message.text))
-        page.on("pageerror", lambda error: wrong.append(f"uncaught: {error}"))
-        page.goto(f"{service.url}/studio")
-        return page
-
-    yield go
-    for context in contexts:
-        context.close()
-    assert wrong == []
+    with opening(browser, service.url, "/studio") as go:
+        yield go
 
 
 @pytest.fixture
