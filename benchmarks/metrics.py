@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import statistics
 import tempfile
@@ -24,6 +23,7 @@ import numpy as np
 import torch
 from scipy.linalg import sqrtm
 
+from benchmarks.conclusion import conclude
 from cinesynth.config import EvaluateConfig, EvaluateSettings
 from cinesynth.data.video import write_video
 from cinesynth.metrics import catalogue
@@ -75,15 +75,7 @@ def main(argv: list[str] | None = None) -> None:
             figures |= workers(batches, networks, given.metrics, given.workers, Path(scratch) / "head.log")
     figures |= frechet(given.dims, given.rounds)
     figures |= kvd(given.kvd)
-    passed = {
-        name: figures[name] >= bound if sign == ">=" else figures[name] <= bound
-        for name, (sign, bound) in TARGETS.items()
-    }
-    for name, value in figures.items():
-        mark = "" if name not in passed else "ok" if passed[name] else "MISSED"
-        print(f"  {name:40} {value!s:>12}  {mark}")
-    targets = {name: f"{sign} {bound}" for name, (sign, bound) in TARGETS.items()}
-    print(json.dumps({"name": "metrics", "figures": figures, "targets": targets, "pass": all(passed.values())}))
+    conclude("metrics", figures, TARGETS)
 
 
 def write_sets(folder: Path, count: int, frames: int, size: str) -> dict[str, Path]:

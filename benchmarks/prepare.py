@@ -27,6 +27,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.conclusion import conclude
 from cinesynth.data.encode.commits import Commits
 from cinesynth.scripted.series import write_scripted_clips
 from cinesynth.storage import Storage
@@ -68,15 +69,7 @@ def main(argv: list[str] | None = None) -> None:
         figures |= _share(longer)
         figures |= _decoding(footage)
         figures |= _memory(Path(scratch))
-    passed = {
-        name: figures[name] >= bound if sign == ">=" else figures[name] <= bound
-        for name, (sign, bound) in TARGETS.items()
-    }
-    for name, value in figures.items():
-        mark = "" if name not in passed else "ok" if passed[name] else "MISSED"
-        print(f"  {name:40} {value:>12}  {mark}")
-    targets = {name: f"{sign} {bound}" for name, (sign, bound) in TARGETS.items()}
-    print(json.dumps({"name": "prepare", "figures": figures, "targets": targets, "pass": all(passed.values())}))
+    conclude("prepare", figures, TARGETS)
 
 
 # --- speed ---------------------------------------------------------------------------------------------------

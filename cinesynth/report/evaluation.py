@@ -6,12 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import pyarrow.parquet as pq
-
 from cinesynth.config import EvaluateConfig
 from cinesynth.data.video import read_video
 from cinesynth.metrics.record import MetricsRecord
 from cinesynth.metrics.statistics import group_mean
+from cinesynth.metrics.windows import WindowValue, read_windows
 from cinesynth.outline import sized
 from cinesynth.report.filmstrips import Scene, Strip
 from cinesynth.report.images import strip, strip_places
@@ -19,35 +18,12 @@ from cinesynth.report.page import number, write_page
 from cinesynth.report.values import Tables
 from cinesynth.report.verdict import evaluation_verdict
 from cinesynth.runs import Run
-from cinesynth.storage import Storage, public_uri
-
-WINDOWS = "windows.parquet"
-"""What an evaluation keeps of each video, in its run's folder; `windows.csv` beside it holds the same."""
+from cinesynth.storage import public_uri
 
 _PICTURES = 144
 """Pictures that a page shows at 160 pixels; of more, each is smaller."""
 _BYTES = 3_500_000
 """Most bytes of all pictures of a page; windows beyond them are left out, and counted."""
-
-
-class WindowValue(NamedTuple):
-    """A metric's number of one video: the mean over the frames that count."""
-
-    metric: str
-    arm: str
-    id: str
-    group: str
-    domain: str
-    value: float
-
-
-def read_windows(folder: Storage) -> list[WindowValue]:
-    """The rows of `windows.parquet`; none of a run of before there was such a file."""
-    if not folder.exists(WINDOWS):
-        return []
-    with folder.filesystem.open_input_file(f"{folder.path}/{WINDOWS}") as file:
-        columns = pq.read_table(file, columns=list(WindowValue._fields)).to_pydict()
-    return [WindowValue(*row) for row in zip(*columns.values(), strict=True)]
 
 
 def write_evaluation_report(

@@ -17,8 +17,9 @@ from cinesynth.metrics import catalogue
 from cinesynth.metrics.evaluate import definition_of, evaluate
 from cinesynth.metrics.metric import Sample
 from cinesynth.metrics.record import MetricsRecord, left_out_warnings
+from cinesynth.metrics.windows import WindowValue
 from cinesynth.report import evaluation
-from cinesynth.report.evaluation import DomainMeans, WindowValue, pick_windows, write_evaluation_report
+from cinesynth.report.evaluation import DomainMeans, pick_windows, write_evaluation_report
 from cinesynth.report.page import MAX_BYTES
 from cinesynth.runs import Run
 from cinesynth.settings import parse_config
