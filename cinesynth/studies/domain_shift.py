@@ -84,7 +84,7 @@ def _every(grid: Grid, rule: Rule, rank: int) -> list[Cell | None]:
 
 
 def _directions() -> str:
-    higher = [label(m) for m in SHIFT_METRICS if m in METRICS and METRICS[m].direction == "higher"]
+    higher = [label(m) for m in SHIFT_METRICS if METRICS[m].direction == "higher"]
     return f"Lower is better, of {joined(higher)} higher." if higher else "Lower is better."
 
 
@@ -95,7 +95,7 @@ def _shows(grid: Grid) -> list[str]:
         if why := grid.unavailable(_every(grid, "fixed", config.ranks[0]), metric):
             missing.append(f"{label(metric)} ({why})")
             continue
-        raised = metric in METRICS and METRICS[metric].direction == "higher"
+        raised = METRICS[metric].direction == "higher"
         words = [
             f"adapting to {config.home} helps {config.away} {than} than {config.home} itself"
             for than in ("more", "less")

@@ -228,8 +228,8 @@ class Grid:
     def evaluation(
         self, given: Mapping[str, Any], inputs: Mapping[str, Any], metrics: Sequence[str], what: str, needs: list[Cell]
     ) -> Cell:
-        """An evaluation by those of the metrics that there are."""
-        given = {**given, "metrics": self.known(metrics)}
+        """An evaluation by those of the metrics that there are weights for."""
+        given = {**given, "metrics": self.possible(metrics)}
         # What defines a metric's numbers is among the run's inputs: another version of it is another cell.
         inputs = {**inputs, **self._metric_identity(tuple(given["metrics"]))}
         cell = self._cell("evaluate", self._evaluate, given, inputs, what, needs)
@@ -259,12 +259,9 @@ class Grid:
             self._made[key] = make_cell(self.config, kind, settings, given, inputs, what, needs, refused)
         return self._made[key]
 
-    def known(self, metrics: Sequence[str]) -> list[str]:
-        """Those of the metrics that the catalogue has; R-LPIPS only with its weights. LPIPS stands for none."""
-        found = [name for name in metrics if name in catalogue.METRICS]
-        if not self.config.evaluate.r_lpips_weights:
-            found = [name for name in found if name != "r_lpips"]
-        return found or ["lpips"]
+    def possible(self, metrics: Sequence[str]) -> list[str]:
+        """The metrics, R-LPIPS only with its weights."""
+        return [name for name in metrics if name != "r_lpips" or self.config.evaluate.r_lpips_weights]
 
     def record(self, cell: Cell) -> MetricsRecord | None:
         """What an evaluation found; None where it is not complete."""
@@ -280,7 +277,7 @@ class Grid:
     @cached_property
     def perceptual(self) -> str:
         """R-LPIPS, or LPIPS under its own name where there are no weights for it."""
-        return "r_lpips" if self.config.evaluate.r_lpips_weights and "r_lpips" in catalogue.METRICS else "lpips"
+        return "r_lpips" if self.config.evaluate.r_lpips_weights else "lpips"
 
     def against_base(self, rule: Rule, rank: int, domain: str, seed: int) -> Cell | None:
         """An adapter against the base in one domain; None where its learning rate is not known yet."""
@@ -356,8 +353,6 @@ class Grid:
 
     def unavailable(self, cells: Sequence[Cell | None], metric: str) -> str:
         """Why there is no value of a metric in any of these cells; empty where there is one, or no cell is complete."""
-        if metric not in catalogue.METRICS:
-            return "unavailable: not in the catalogue"
         if metric == "r_lpips" and not self.config.evaluate.r_lpips_weights:
             return "unavailable: r_lpips_weights is not given"
         records = [record for cell in cells if cell is not None and (record := self.record(cell)) is not None]

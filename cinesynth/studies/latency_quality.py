@@ -248,7 +248,7 @@ def _chart(grid: Grid, metric: str) -> list[Chart]:
         return []
     real = next((v.real for v in grid.values([quality(grid, s) for s in settings(grid)], metric, "videos")), None)
     levels = {} if real is None else {"real": real}
-    direction = METRICS[metric].direction if metric in METRICS else "lower"
+    direction = METRICS[metric].direction
     better = {"lower": "lower is better", "higher": "higher is better", "match": "closer to the real set is better"}
     note = f"The numbers beside the points are steps; {better[direction]}."
     return [Chart(f"{label(metric)} against latency", "seconds a video", label(metric), series, levels, note=note)]

@@ -16,7 +16,8 @@ from cinesynth.studies.findings import EMPTY, Chart, Findings, Mark, Table, seed
 from cinesynth.studies.grid import Grid
 from cinesynth.studies.inputs import too_large
 
-FULL_METRICS = ("kvd_128f", "fvd_128f", "fid_128f", "motion_score", "lpips")
+FULL_METRICS = ("kvd_128f", "fvd_128f", "fid_128f", "motion_score")
+"""The metrics that carry the question, and what is read beside them."""
 """LPIPS stands in where the catalogue has none of the others."""
 
 Arm = Literal["lora", "full"]
@@ -132,7 +133,7 @@ def _arms(grid: Grid) -> Table:
 
 def _metrics(grid: Grid) -> list[Table]:
     rows = []
-    for metric in _asked(grid):
+    for metric in FULL_METRICS:
         for budget, name in BUDGETS.items():
             pairs = [against_lora(grid, budget, seed) for seed in grid.config.seeds]
             alone = {arm: [against_base(grid, arm, budget, seed) for seed in grid.config.seeds] for arm in ARMS}
@@ -149,11 +150,6 @@ def _metrics(grid: Grid) -> list[Table]:
     return [
         Table("Long clips", columns, rows, f"Of {grid.config.long}, on the first 128 frames where the name says so.")
     ]
-
-
-def _asked(grid: Grid) -> list[str]:
-    """The metrics that carry the question, and what is read beside them."""
-    return [m for m in FULL_METRICS if m != "lpips" or grid.known(FULL_METRICS) == ["lpips"]]
 
 
 def _shows(grid: Grid) -> list[str]:
@@ -179,7 +175,7 @@ def _shows(grid: Grid) -> list[str]:
 
 def _charts(grid: Grid) -> list[Chart]:
     charts = []
-    for metric in _asked(grid):
+    for metric in FULL_METRICS:
         series: dict[str, list[Mark]] = {}
         for arm in ARMS:
             for budget, name in BUDGETS.items():

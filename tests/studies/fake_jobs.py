@@ -52,6 +52,7 @@ class FakeJobs:
         measure: what evaluations find.
         losses: held-out loss by learning rate; default: the lower rate's is lower.
         fails: a training that fails, by rank and learning rate.
+        unmeasured: metrics that have no weights.
     """
 
     def __init__(
@@ -60,7 +61,9 @@ class FakeJobs:
         losses: Callable[[float], float] = lambda lr: lr,
         fails: Callable[[TrainConfig], bool] = lambda config: False,
         step_seconds: Callable[[TrainConfig], float] = lambda config: 0.1,
+        unmeasured: frozenset[str] = frozenset(),
     ) -> None:
+        self.unmeasured = unmeasured
         self.measure, self.losses, self.fails, self.step_seconds = measure, losses, fails, step_seconds
         self.ran: list[str] = []
 
@@ -108,6 +111,9 @@ class FakeJobs:
         baseline, *arms = config.arms
         values, comparisons = [], []
         for metric in config.metrics:
+            if metric in self.unmeasured:
+                values += [self.absent(metric, arm) for arm in config.arms]
+                continue
             values.append(self.value(metric, baseline, 2.0))
             for arm in arms:
                 difference, error = self.measure(config, metric)
@@ -149,6 +155,10 @@ class FakeJobs:
     def value(self, metric: str, arm: str, value: float) -> Value:
         real = 3.0 if catalogue.METRICS[metric].direction == "match" else None
         return Value(metric=metric, arm=arm, value=value, real=real, n_real=8, n=8, groups=8)
+
+    def absent(self, metric: str, arm: str) -> Value:
+        reason = "no weights: a file is not there"
+        return Value(metric=metric, arm=arm, value=None, reason=reason, n_real=8, n=8, groups=8)
 
 
 def definition(name: str) -> Definition:

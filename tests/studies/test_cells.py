@@ -154,16 +154,13 @@ def test_a_stopped_cell_is_empty_and_goes_on(tmp_path: Path) -> None:
     assert cells.run(cell).is_complete
 
 
-def test_metrics_that_the_catalogue_lacks_are_not_asked_for(tmp_path: Path) -> None:
+def test_r_lpips_is_asked_for_only_with_its_weights(tmp_path: Path) -> None:
     grid = grid_of(study_config(tmp_path))
     cell = grid.against_base("fixed", 4, "historical", 0)
     assert cell is not None
-    known = grid.known(GRID_METRICS)
-    assert {"kvd", "fvd", "lpips"} <= set(known)
-    assert "r_lpips" not in known
-    assert cell.config.metrics == known  # type: ignore[attr-defined]
-    assert grid.unavailable([], "no_such_metric") == "unavailable: not in the catalogue"
-    assert grid.known(["no_such_metric"]) == ["lpips"]
+    assert "r_lpips" in GRID_METRICS
+    assert cell.config.metrics == [m for m in GRID_METRICS if m != "r_lpips"]  # type: ignore[attr-defined]
+    assert grid.unavailable([], "r_lpips") == "unavailable: r_lpips_weights is not given"
 
 
 def test_a_session_is_open_for_what_needs_a_cluster_and_closed_for_what_is_measured_here(

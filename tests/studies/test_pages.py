@@ -122,9 +122,8 @@ def test_failed_and_empty_cells_are_on_the_page(tmp_path: Path, monkeypatch: pyt
 
 
 def test_metrics_without_a_number_are_called_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cinesynth.studies.domain_shift.SHIFT_METRICS", ("kvd", "no_such_metric"))
-    page = run(tmp_path, "domain_shift", monkeypatch, FakeJobs())
-    assert "Nothing can be said by no_such_metric (unavailable: not in the catalogue)" in page
+    page = run(tmp_path, "domain_shift", monkeypatch, FakeJobs(unmeasured=frozenset({"fid"})))
+    assert "Nothing can be said by FID (unavailable: no weights: a file is not there)" in page
 
 
 @pytest.mark.parametrize("study", ["rank_motion", "lora_vs_full", "latency_quality"])
