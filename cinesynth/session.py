@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -144,11 +145,18 @@ def _fitting(needs: Mapping[str, float], there: Mapping[str, float]) -> int:
 
 
 def connect(address: str, key: str, log_to_driver: bool) -> None:
-    """`ray.init` at the address that the option `key` gave. Raises ConfigError when no cluster can be used there."""
+    """`ray.init` at the address that the option `key` gave. Raises ConfigError when no cluster can be used there.
+
+    SIGTERM goes on meaning what the process made it mean: the handler that Ray sets for a private cluster ends its
+    processes first, and this one with them, before a run can record that it was stopped.
+    """
     import ray
 
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=log_to_driver, logging_level=logging.WARNING)
+        if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as e:
         reason = " ".join(str(e).split()) or type(e).__name__
         raise ConfigError(f"{key}: no Ray cluster can be used at {address!r}: {reason[:300]}") from e

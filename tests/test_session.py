@@ -59,6 +59,18 @@ def test_a_head_that_answers_is_taken(ray_head: Head) -> None:
     check_head("local", "ray.address")
 
 
+def test_ray_takes_no_signal_from_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A private cluster's own handler would end the process before a run records that it was stopped."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    ours = signal.getsignal(signal.SIGTERM)
+    try:
+        monkeypatch.setattr("ray.init", lambda **_: signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1)))
+        session.connect("local", "ray.address", log_to_driver=False)
+        assert signal.getsignal(signal.SIGTERM) is ours
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_an_interrupt_ends_a_wait_at_once_and_errors_come_through(request: pytest.FixtureRequest) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it in the background
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
