@@ -208,7 +208,9 @@ def study_chart(chart: Chart) -> Markup:
                 at = (mark.x, mark.y)
                 axes.annotate(mark.word, at, xytext=(7, 7), textcoords="offset points", color=colour, fontsize=10)
         for name, level in chart.levels.items():
-            axes.axhline(level, color=_SOFT, linewidth=0.9, linestyle="--", label=name)
+            axes.axhline(level, color=_SOFT, linewidth=0.9, linestyle="--")
+            across = axes.get_yaxis_transform()  # x: share of the axes; y: data
+            axes.text(0.99, level, name, transform=across, ha="right", va="bottom", color=_SOFT, fontsize=10)
         if chart.logarithmic:
             ends = sorted({m.x for marks in chart.series.values() for m in marks})
             axes.set_xticks(ends, [f"{end:g}" for end in ends])

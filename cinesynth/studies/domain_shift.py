@@ -10,8 +10,21 @@ from cinesynth.metrics.catalogue import METRICS, label
 from cinesynth.report.page import number
 from cinesynth.studies.cells import Cell
 from cinesynth.studies.estimates import Estimate, beyond
-from cinesynth.studies.findings import EMPTY, Chart, Findings, Mark, Table, joined, seeds, sentence, told
-from cinesynth.studies.grid import RULES, Grid, Rule
+from cinesynth.studies.findings import (
+    EMPTY,
+    UNAVAILABLE,
+    Chart,
+    Difference,
+    Findings,
+    Mark,
+    Table,
+    conclusions,
+    joined,
+    seeds,
+    told,
+    unsaid,
+)
+from cinesynth.studies.grid import Grid, Rule
 
 SHIFT_METRICS = ("kvd", "fid", "kid", "clip_fid", "clip_sim_text", "clip_sim_frames")
 
@@ -25,7 +38,7 @@ def findings(grid: Grid) -> Findings:
     """What the finished cells show."""
     return Findings(
         shows=_shows(grid),
-        tables=[*(_table(grid, rule) for rule in RULES), _values(grid)],
+        tables=[*(_table(grid, rule) for rule in grid.rules), _values(grid)],
         charts=[chart for metric in SHIFT_METRICS for chart in _chart(grid, metric)],
         warnings=_warnings(grid),
     )
@@ -43,8 +56,8 @@ def _differences(grid: Grid, rule: Rule, rank: int, metric: str) -> tuple[Estima
 def _table(grid: Grid, rule: Rule) -> Table:
     config, rows = grid.config, []
     for metric in SHIFT_METRICS:
-        if why := grid.unavailable([c for rank in config.ranks for c in _every(grid, rule, rank)], metric):
-            rows.append([label(metric), "all", why, *["–"] * 4])
+        if grid.unavailable([c for rank in config.ranks for c in _every(grid, rule, rank)], metric):
+            rows.append([label(metric), "all", UNAVAILABLE, *["–"] * 4])
             continue
         for rank in config.ranks:
             differences = _differences(grid, rule, rank, metric)
@@ -52,7 +65,7 @@ def _table(grid: Grid, rule: Rule) -> Table:
             counts = "–" if both is None else f"{both.n} of {both.groups} groups"
             rows.append([label(metric), str(rank), *map(told, differences), seeds(both), counts])
     return Table(
-        f"Adapter − base in both domains, {RULES[rule]}",
+        f"Adapter − base in both domains, {grid.rules[rule]}",
         ["metric", "rank", config.home, config.away, f"{config.away} − {config.home}", "each seed", "N of each"],
         rows,
         f"Adapters were trained on {config.home}. {_directions()} The last difference takes the domains as "
@@ -89,11 +102,10 @@ def _directions() -> str:
 
 
 def _shows(grid: Grid) -> list[str]:
-    config, missing = grid.config, []
-    found = [grid.counted(grid.seeds_of("fixed", config.ranks[0], d), f"Windows of {d}") for d in config.domains]
+    config, asked, missing = grid.config, [], {}
     for metric in SHIFT_METRICS:
         if why := grid.unavailable(_every(grid, "fixed", config.ranks[0]), metric):
-            missing.append(f"{label(metric)} ({why})")
+            missing[label(metric)] = why
             continue
         raised = METRICS[metric].direction == "higher"
         words = [
@@ -104,10 +116,9 @@ def _shows(grid: Grid) -> list[str]:
         for rank in config.ranks:
             both = _differences(grid, "fixed", rank, metric)[2]
             what = f"{label(metric)}, rank {rank}, (adapter − base) in {config.away} − in {config.home}"
-            found.append(sentence(what, both, lower, higher))
-    if missing:
-        found.append(f"Nothing can be said by {'; '.join(missing)}.")
-    return found
+            asked.append(Difference(what, both, lower, higher))
+    counted = [grid.counted(grid.seeds_of("fixed", config.ranks[0], d), f"Windows of {d}") for d in config.domains]
+    return [*counted, *conclusions(asked), *unsaid(missing)]
 
 
 def _chart(grid: Grid, metric: str) -> list[Chart]:

@@ -72,14 +72,15 @@ class Findings:
 
 EMPTY = "empty"
 """What a table says where a cell has no finished run; the list of cells says why."""
+UNAVAILABLE = "unavailable"
+"""What a table says of a metric that has no number, as where its weights are absent; `unsaid` says why."""
 
 
 def told(estimate: Estimate | None) -> str:
     """A difference with its interval, as a table shows it."""
     if estimate is None:
         return EMPTY
-    why = "" if estimate.low is not None else f" ({estimate.reason or 'no interval'})"
-    return _numbers(estimate) + why
+    return _numbers(estimate) + ("" if estimate.low is not None else " (no interval)")
 
 
 def seeds(estimate: Estimate | None) -> str:
@@ -94,24 +95,55 @@ def _numbers(estimate: Estimate) -> str:
     return f"{signed(estimate.value)}{ends}{lacking}"
 
 
-def sentence(what: str, estimate: Estimate | None, lower: str, higher: str) -> str:
-    """One sentence on a difference, never more than it carries.
+@dataclass(frozen=True)
+class Difference:
+    """A difference that a question asks for.
 
-    Args:
-        what: the difference is of, such as `KVD, rank 32 - rank 4`.
-        estimate: of it.
+    Attributes:
+        what: it is of, such as `KVD, rank 32 - rank 4`.
+        estimate: of it; None where nothing was measured.
         lower, higher: what it means that it is below, or above, zero.
     """
-    if estimate is None:
-        return f"{what}: nothing was measured."
-    numbers = _numbers(estimate)
-    if estimate.low is None:
-        return f"{what}: {numbers}, without an interval ({estimate.reason}): it decides nothing."
-    if estimate.is_shown:
-        return f"{what}: {numbers} shows that {lower if estimate.value < 0 else higher}."
-    if estimate.excludes_zero:
-        return f"{what}: {numbers} excludes zero, but the seeds differ in sign ({seeds(estimate)}): not shown."
-    return f"{what}: {numbers} holds zero: the data do not show a difference."
+
+    what: str
+    estimate: Estimate | None
+    lower: str
+    higher: str
+
+
+def conclusions(asked: Sequence[Difference]) -> list[str]:
+    """What differences show, then what they leave open, and why; never more than their intervals carry."""
+    shown, mixed, open_, lacking = [], [], [], []
+    undecided: dict[str, list[str]] = {}
+    for difference in asked:
+        what, estimate = difference.what, difference.estimate
+        if estimate is None:
+            lacking.append(what)
+        elif estimate.low is None:
+            undecided.setdefault(estimate.reason or "no interval", []).append(f"{what}: {_numbers(estimate)}")
+        elif estimate.is_shown:
+            meaning = difference.lower if estimate.value < 0 else difference.higher
+            shown.append(f"{what}: {_numbers(estimate)} shows that {meaning}.")
+        elif estimate.excludes_zero:
+            why = f"excludes zero, but the seeds differ in sign ({seeds(estimate)}): not shown"
+            mixed.append(f"{what}: {_numbers(estimate)} {why}.")
+        else:
+            open_.append(f"{what}: {_numbers(estimate)}")
+    found = [*shown, *mixed]
+    if open_:
+        found.append(f"The data do not show a difference where the interval holds zero: {'; '.join(open_)}.")
+    found += [f"Undecided ({why}): {'; '.join(whats)}." for why, whats in undecided.items()]
+    if lacking:
+        found.append(f"Nothing was measured of: {'; '.join(lacking)}.")
+    return found
+
+
+def unsaid(reasons: Mapping[str, str]) -> list[str]:
+    """What cannot be said, by metrics that have no number: name to the reason."""
+    alike: dict[str, list[str]] = {}
+    for name, why in reasons.items():
+        alike.setdefault(why, []).append(name)
+    return [f"Nothing can be said by {joined(names)}: {why}." for why, names in alike.items()]
 
 
 def joined(names: Sequence[str]) -> str:

@@ -111,6 +111,13 @@ class Grid:
         """The trainings that the learning rate of a rank is chosen by: factor to cell."""
         return {f: self.adapter(rank, self.config.seeds[0], f) for f in self.config.lr_factors}
 
+    @property
+    def rules(self) -> dict[Rule, str]:
+        """The rules for the learning rate, and what they are called; one where both choose the same at every rank."""
+        if all(self.factor("best", rank) == 1.0 for rank in self.config.ranks):
+            return {"fixed": "fixed learning rate, the best on val too"}
+        return RULES
+
     def factor(self, rule: Rule, rank: int) -> float | None:
         """The factor of a rank's learning rate; None where it is not known yet, or no training of it succeeded."""
         return 1.0 if rule == "fixed" else self.lowest(self.lr_trials(rank))
@@ -354,12 +361,12 @@ class Grid:
     def unavailable(self, cells: Sequence[Cell | None], metric: str) -> str:
         """Why there is no value of a metric in any of these cells; empty where there is one, or no cell is complete."""
         if metric == "r_lpips" and not self.config.evaluate.r_lpips_weights:
-            return "unavailable: r_lpips_weights is not given"
+            return "r_lpips_weights is not given"
         records = [record for cell in cells if cell is not None and (record := self.record(cell)) is not None]
         values = [v for record in records for v in record.values if v.metric == metric]
         if not values or any(value.value is not None for value in values):
             return ""
-        return f"unavailable: {values[0].reason or 'no reason was recorded'}"
+        return values[0].reason or "no reason was recorded"
 
 
 def is_local(cell: Cell, config: StudyConfig) -> bool:

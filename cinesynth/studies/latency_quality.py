@@ -15,7 +15,7 @@ from typing import Any
 from cinesynth.metrics.catalogue import METRICS, label
 from cinesynth.report.page import number, span
 from cinesynth.studies.cells import Cell
-from cinesynth.studies.findings import EMPTY, Chart, Findings, Mark, Table
+from cinesynth.studies.findings import EMPTY, UNAVAILABLE, Chart, Findings, Mark, Table, unsaid
 from cinesynth.studies.grid import Grid
 from cinesynth.studies.inputs import too_large
 
@@ -172,7 +172,7 @@ def _shown(grid: Grid, measured: Cell, metric: str) -> str:
     """A metric of some videos with its interval, or why there is none."""
     if values := grid.values([measured], metric, "videos"):
         return f"{number(values[0].value)} {span(values[0].interval)}"
-    return "unavailable" if grid.unavailable([measured], metric) else EMPTY
+    return UNAVAILABLE if grid.unavailable([measured], metric) else EMPTY
 
 
 def _families(grid: Grid) -> list[Table]:
@@ -256,8 +256,7 @@ def _chart(grid: Grid, metric: str) -> list[Chart]:
 
 def _warnings(grid: Grid) -> list[str]:
     measured = [quality(grid, setting) for setting in settings(grid)]
-    missing = [f"{label(m)} ({why})" for m in LATENCY_METRICS if (why := grid.unavailable(measured, m))]
-    found = [f"Not measured: {'; '.join(missing)}."] if missing else []
+    found = unsaid({label(m): why for m in LATENCY_METRICS if (why := grid.unavailable(measured, m))})
     if why := merged_refusal(grid):
         found.append(f"Merged cells are empty: {why}.")
     elif grid.config.generate.use_gpu:

@@ -12,13 +12,25 @@ from typing import Literal
 from cinesynth.metrics.catalogue import label
 from cinesynth.report.page import number
 from cinesynth.studies.cells import Cell
-from cinesynth.studies.findings import EMPTY, Chart, Findings, Mark, Table, seeds, sentence, told
+from cinesynth.studies.findings import (
+    EMPTY,
+    UNAVAILABLE,
+    Chart,
+    Difference,
+    Findings,
+    Mark,
+    Table,
+    conclusions,
+    joined,
+    seeds,
+    told,
+    unsaid,
+)
 from cinesynth.studies.grid import Grid
 from cinesynth.studies.inputs import too_large
 
 FULL_METRICS = ("kvd_128f", "fvd_128f", "fid_128f", "motion_score")
 """The metrics that carry the question, and what is read beside them."""
-"""LPIPS stands in where the catalogue has none of the others."""
 
 Arm = Literal["lora", "full"]
 Budget = Literal["steps", "time"]
@@ -137,7 +149,7 @@ def _metrics(grid: Grid) -> list[Table]:
         for budget, name in BUDGETS.items():
             pairs = [against_lora(grid, budget, seed) for seed in grid.config.seeds]
             alone = {arm: [against_base(grid, arm, budget, seed) for seed in grid.config.seeds] for arm in ARMS}
-            why = grid.unavailable([*pairs, *alone["lora"]], metric)
+            is_absent = bool(grid.unavailable([*pairs, *alone["lora"]], metric))
             values = [
                 ", ".join(number(v.value) for v in grid.values(found, metric, arm)) for arm, found in alone.items()
             ]
@@ -145,7 +157,7 @@ def _metrics(grid: Grid) -> list[Table]:
             difference = grid.difference(pairs, metric, "full")
             shown = [number(base[0].value) if base else EMPTY, *(value or EMPTY for value in values), told(difference)]
             counts = "–" if difference is None else f"{seeds(difference)}; N {difference.n}"
-            rows.append([label(metric), name, *([why] * 4 if why else shown), counts])
+            rows.append([label(metric), name, *([UNAVAILABLE] * 4 if is_absent else shown), counts])
     columns = ["metric", "budget", "base", "LoRA, each seed", "full, each seed", "full − LoRA", "each seed"]
     return [
         Table("Long clips", columns, rows, f"Of {grid.config.long}, on the first 128 frames where the name says so.")
@@ -155,21 +167,24 @@ def _metrics(grid: Grid) -> list[Table]:
 def _shows(grid: Grid) -> list[str]:
     if why := refusal(grid):
         return [f"Nothing can be said of LoRA against full fine-tuning on {grid.config.model}: {why}."]
-    pairs = [against_lora(grid, "steps", seed) for seed in grid.config.seeds]
-    found = [grid.counted(pairs, f"Clips of {grid.config.long}")]
+    asked, missing, bounds = [], {}, []
     for budget, name in BUDGETS.items():
         for metric in ("kvd_128f", "fvd_128f", "fid_128f"):
             pairs = [against_lora(grid, budget, seed) for seed in grid.config.seeds]
             what = f"{label(metric)}, full − LoRA, {name}"
-            if missing := grid.unavailable(pairs, metric):
-                found.append(f"{what}: {missing}.")
+            if why := grid.unavailable(pairs, metric):
+                missing[label(metric)] = why
                 continue
             difference = grid.difference(pairs, metric, "full")
             lower = "full fine-tuning is closer to the real clips"
-            found.append(sentence(what, difference, lower, "LoRA is closer to the real clips"))
+            asked.append(Difference(what, difference, lower, "LoRA is closer to the real clips"))
             if difference is not None and difference.low is not None and not difference.is_shown:
-                most = number(max(0.0, -difference.low))
-                found.append(f"That is no proof that LoRA reaches it: full fine-tuning may be closer by up to {most}.")
+                bounds.append(f"{number(max(0.0, -difference.low))} ({label(metric)}, {name})")
+    counted = grid.counted([against_lora(grid, "steps", s) for s in grid.config.seeds], f"Clips of {grid.config.long}")
+    found = [counted, *conclusions(asked), *unsaid(missing)]
+    if bounds:
+        most = f"full fine-tuning may be closer by up to {joined(bounds)}"
+        found.append(f"An interval that holds zero is no proof that LoRA reaches it: {most}.")
     return found
 
 

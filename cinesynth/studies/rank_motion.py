@@ -8,8 +8,8 @@ from cinesynth.metrics.catalogue import label
 from cinesynth.report.page import number
 from cinesynth.studies.cells import Cell
 from cinesynth.studies.estimates import Estimate, beyond
-from cinesynth.studies.findings import EMPTY, Chart, Findings, Mark, Table, seeds, sentence, told
-from cinesynth.studies.grid import RULES, Grid, Rule
+from cinesynth.studies.findings import EMPTY, Chart, Difference, Findings, Mark, Table, conclusions, seeds, told
+from cinesynth.studies.grid import Grid, Rule
 
 METRIC = "motion_score"
 
@@ -26,8 +26,10 @@ def findings(grid: Grid) -> Findings:
     )
     if why:
         return Findings([f"Nothing can be said by {label(METRIC)}: {why}."], [], [])
-    charts = [chart for rule in RULES for chart in _charts(grid, rule)]
-    return Findings(_shows(grid), [*(_table(grid, rule) for rule in RULES), _contrasts(grid)], charts, _warnings(grid))
+    charts = [chart for rule in grid.rules for chart in _charts(grid, rule)]
+    return Findings(
+        _shows(grid), [*(_table(grid, rule) for rule in grid.rules), _contrasts(grid)], charts, _warnings(grid)
+    )
 
 
 def _table(grid: Grid, rule: Rule) -> Table:
@@ -42,7 +44,7 @@ def _table(grid: Grid, rule: Rule) -> Table:
             difference = grid.difference(found, METRIC, "adapter")
             rows.append([domain, str(rank), number(real), number(base), each or EMPTY, told(difference)])
     return Table(
-        f"{label(METRIC)} by rank, {RULES[rule]}",
+        f"{label(METRIC)} by rank, {grid.rules[rule]}",
         ["domain", "rank", "real", "base", "adapter, each seed", "distance to real, adapter − base"],
         rows,
         "A video that moves more is not better for it: what counts is how far a set's mean lies from the real set's.",
@@ -51,10 +53,10 @@ def _table(grid: Grid, rule: Rule) -> Table:
 
 def _contrasts(grid: Grid) -> Table:
     least, rows = min(grid.config.ranks), []
-    for rule in RULES:
+    for rule in grid.rules:
         for rank in (r for r in grid.config.ranks if r != least):
             found = _differences(grid, rule, rank)
-            rows.append([f"rank {rank} − rank {least}", RULES[rule], *map(told, found), seeds(found[2])])
+            rows.append([f"rank {rank} − rank {least}", grid.rules[rule], *map(told, found), seeds(found[2])])
     home, away = grid.config.home, grid.config.away
     columns = ["difference", "rule", home, away, f"{away} − {home}", "each seed"]
     return Table("Distance to the real set, between ranks", columns, rows, "Below zero: the higher rank is closer.")
@@ -67,20 +69,26 @@ def _differences(grid: Grid, rule: Rule, rank: int) -> tuple[Estimate | None, ..
 
 
 def _shows(grid: Grid) -> list[str]:
-    config = grid.config
+    config, asked = grid.config, []
     most, least = max(config.ranks), min(config.ranks)
-    found = [grid.counted(grid.seeds_of("fixed", least, d), f"Windows of {d}") for d in config.domains]
-    for rule in RULES:
-        home, away, both = _differences(grid, rule, most)
-        lower = f"rank {most} moves more like the real windows than rank {least}"
-        higher = f"rank {least} moves more like the real windows than rank {most}"
-        for domain, estimate in ((config.home, home), (config.away, away)):
-            what = f"Distance of {label(METRIC)} to the real set in {domain}, rank {most} − rank {least}, {RULES[rule]}"
-            found.append(sentence(what, estimate, lower, higher))
-        what = f"What the rank does in {config.away} less what it does in {config.home}, {RULES[rule]}"
-        told_away = (f"a higher rank helps {config.away} {than} than {config.home}" for than in ("more", "less"))
-        found.append(sentence(what, both, *told_away))
-    return found
+    for rule, told_rule in grid.rules.items():
+        for domain in config.domains:
+            for rank in config.ranks:
+                what = f"Distance of {label(METRIC)} to the real set in {domain}, rank {rank} − base, {told_rule}"
+                found = grid.difference(grid.seeds_of(rule, rank, domain), METRIC, "adapter")
+                words = (f"the {arm} moves more like the real windows" for arm in ("adapter", "base"))
+                asked.append(Difference(what, found, *words))
+        *own, both = _differences(grid, rule, most)
+        for domain, estimate in zip(config.domains, own, strict=True):
+            what = f"Distance of {label(METRIC)} to the real set in {domain}, rank {most} − rank {least}, {told_rule}"
+            lower = f"rank {most} moves more like the real windows than rank {least}"
+            higher = f"rank {least} moves more like the real windows than rank {most}"
+            asked.append(Difference(what, estimate, lower, higher))
+        what = f"What the rank does in {config.away} less what it does in {config.home}, {told_rule}"
+        words = (f"a higher rank helps {config.away} {than} than {config.home}" for than in ("more", "less"))
+        asked.append(Difference(what, both, *words))
+    counted = [grid.counted(grid.seeds_of("fixed", least, d), f"Windows of {d}") for d in config.domains]
+    return [*counted, *conclusions(asked)]
 
 
 def _charts(grid: Grid, rule: Rule) -> list[Chart]:
@@ -95,7 +103,7 @@ def _charts(grid: Grid, rule: Rule) -> list[Chart]:
             for v in grid.values(found, METRIC, "base"):
                 levels = {"base": float(v.value or 0.0), **({} if v.real is None else {"real": v.real})}
         if marks:
-            title = f"{label(METRIC)} in {domain}, {RULES[rule]}"
+            title = f"{label(METRIC)} in {domain}, {grid.rules[rule]}"
             note = "Bars go from the lowest seed to the highest."
             charts.append(Chart(title, "rank", label(METRIC), {"adapters": marks}, levels, logarithmic=True, note=note))
     return charts

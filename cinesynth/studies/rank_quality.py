@@ -7,8 +7,8 @@ from statistics import fmean
 from cinesynth.metrics.catalogue import label
 from cinesynth.report.page import number
 from cinesynth.studies.cells import Cell
-from cinesynth.studies.findings import EMPTY, Chart, Findings, Mark, Table, seeds, sentence, told
-from cinesynth.studies.grid import RULES, Grid, Rule
+from cinesynth.studies.findings import EMPTY, Chart, Difference, Findings, Mark, Table, conclusions, seeds, told
+from cinesynth.studies.grid import Grid, Rule
 
 PART_METRICS = ("kvd", "fvd", "lpips", "r_lpips")
 
@@ -35,10 +35,10 @@ def long_parts(grid: Grid) -> dict[int, list[Cell]]:
 def findings(grid: Grid) -> Findings:
     """What the finished cells show."""
     metrics = ("kvd", "fvd", grid.perceptual)
-    charts = [chart for rule in RULES for chart in _trade(grid, rule)]
+    charts = [chart for rule in grid.rules for chart in _trade(grid, rule)]
     return Findings(
         shows=[*_shows(grid), *_long_shows(grid)],
-        tables=[*(_table(grid, rule, metrics) for rule in RULES), _contrasts(grid, metrics), *_long_tables(grid)],
+        tables=[*(_table(grid, rule, metrics) for rule in grid.rules), _contrasts(grid, metrics), *_long_tables(grid)],
         charts=[*charts, *_long_charts(grid)],
         warnings=_warnings(grid),
     )
@@ -58,7 +58,7 @@ def _table(grid: Grid, rule: Rule, metrics: tuple[str, ...]) -> Table:
     columns = ["rank", "lr"]
     columns += [name for metric in metrics for name in (f"{label(metric)}, each seed", "adapter − base")]
     return Table(
-        f"By rank, {RULES[rule]}",
+        f"By rank, {grid.rules[rule]}",
         columns,
         rows,
         f"In the domain that was trained on, {grid.config.home}. Differences are means over seeds; lower is closer to "
@@ -68,14 +68,14 @@ def _table(grid: Grid, rule: Rule, metrics: tuple[str, ...]) -> Table:
 
 def _contrasts(grid: Grid, metrics: tuple[str, ...]) -> Table:
     least, rows = min(grid.config.ranks), []
-    for rule in RULES:
+    for rule in grid.rules:
         for rank in grid.config.ranks:
             if rank == least:
                 continue
             for metric in metrics:
                 found = grid.contrast(rule, rank, grid.config.home, metric)
                 counts = ["–", "–"] if found is None else [str(found.n), str(found.groups)]
-                what = [f"rank {rank} − rank {least}", RULES[rule], label(metric)]
+                what = [f"rank {rank} − rank {least}", grid.rules[rule], label(metric)]
                 rows.append([*what, told(found), seeds(found), *counts])
     return Table(
         "Between ranks",
@@ -86,15 +86,22 @@ def _contrasts(grid: Grid, metrics: tuple[str, ...]) -> Table:
 
 
 def _shows(grid: Grid) -> list[str]:
-    most, least = max(grid.config.ranks), min(grid.config.ranks)
-    found = [grid.counted(grid.seeds_of("fixed", least, grid.config.home), f"Windows of {grid.config.home}")]
-    for rule in RULES:
+    config, least = grid.config, min(grid.config.ranks)
+    asked = []
+    for rule, told_rule in grid.rules.items():
         for metric in ("kvd", grid.perceptual):
-            what = f"{label(metric)}, rank {most} − rank {least}, {RULES[rule]}"
-            lower = f"rank {most} is closer to the real windows than rank {least}"
-            higher = f"rank {least} is closer to the real windows than rank {most}"
-            found.append(sentence(what, grid.contrast(rule, most, grid.config.home, metric), lower, higher))
-    return found
+            for rank in config.ranks:
+                found = grid.seeds_of(rule, rank, config.home)
+                lower, higher = (f"the {arm} is closer to the real windows" for arm in ("adapter", "base"))
+                what = f"{label(metric)}, rank {rank} − base, {told_rule}"
+                asked.append(Difference(what, grid.difference(found, metric, "adapter"), lower, higher))
+            for rank in (r for r in config.ranks if r != least):
+                lower = f"rank {rank} is closer to the real windows than rank {least}"
+                higher = f"rank {least} is closer to the real windows than rank {rank}"
+                what = f"{label(metric)}, rank {rank} − rank {least}, {told_rule}"
+                asked.append(Difference(what, grid.contrast(rule, rank, config.home, metric), lower, higher))
+    counted = grid.counted(grid.seeds_of("fixed", least, config.home), f"Windows of {config.home}")
+    return [counted, *conclusions(asked)]
 
 
 def _trade(grid: Grid, rule: Rule) -> list[Chart]:
@@ -115,7 +122,7 @@ def _trade(grid: Grid, rule: Rule) -> list[Chart]:
             x, y = (float(values[0].value or 0.0) for values in bases)
             series["base"] = [Mark(x, y, word="base")]
         if marks:
-            title = f"{label(metric)} against {label(grid.perceptual)}, {RULES[rule]}"
+            title = f"{label(metric)} against {label(grid.perceptual)}, {grid.rules[rule]}"
             note = "Means over seeds. Lower left is closer to the real windows."
             charts.append(Chart(title, label(grid.perceptual), label(metric), series, note=note))
     return charts
@@ -161,17 +168,18 @@ def _long_charts(grid: Grid) -> list[Chart]:
 
 
 def _long_shows(grid: Grid) -> list[str]:
-    found: list[str] = []
-    for rank, parts in long_parts(grid).items():
-        if not found:
-            found.append(grid.counted(parts, "Parts of the long clips", grid.config.seeds[:1]))
-        first, last = (grid.difference([cell], grid.perceptual, "adapter") for cell in (parts[0], parts[-1]))
-        name = f"{label(grid.perceptual)}, rank {rank} − base, part"
-        lower, higher = "the adapter is closer to the real clips there", "the base is closer to the real clips there"
-        found += [sentence(f"{name} {place}", e, lower, higher) for place, e in ((1, first), (len(parts), last))]
-    if not found:
+    every = long_parts(grid)
+    if not every:
         return ["Long clips were not made: generate.expansion is not given."]
-    return found
+    asked = []
+    for rank, parts in every.items():
+        name = f"{label(grid.perceptual)} of long clips, rank {rank} − base, part"
+        lower, higher = "the adapter is closer to the real clips there", "the base is closer to the real clips there"
+        for place, cell in ((1, parts[0]), (len(parts), parts[-1])):
+            difference = grid.difference([cell], grid.perceptual, "adapter")
+            asked.append(Difference(f"{name} {place}", difference, lower, higher))
+    counted = grid.counted(every[min(every)], "Parts of the long clips", grid.config.seeds[:1])
+    return [counted, *conclusions(asked)]
 
 
 def _warnings(grid: Grid) -> list[str]:

@@ -103,6 +103,7 @@ def test_the_best_rate_is_that_of_the_lowest_held_out_loss_and_shares_the_fixed_
     complete(grid)
     assert grid.factor("best", 4) == 1.0
     assert grid.against_base("best", 4, "historical", 0) == grid.against_base("fixed", 4, "historical", 0)
+    assert grid.rules == {"fixed": "fixed learning rate, the best on val too"}, "told once"
 
     other = grid_of(study_config(tmp_path / "other"), FakeJobs(losses=lambda lr: 1.0))
     complete(other)
@@ -160,7 +161,7 @@ def test_r_lpips_is_asked_for_only_with_its_weights(tmp_path: Path) -> None:
     assert cell is not None
     assert "r_lpips" in GRID_METRICS
     assert cell.config.metrics == [m for m in GRID_METRICS if m != "r_lpips"]  # type: ignore[attr-defined]
-    assert grid.unavailable([], "r_lpips") == "unavailable: r_lpips_weights is not given"
+    assert grid.unavailable([], "r_lpips") == "r_lpips_weights is not given"
 
 
 def test_a_session_is_open_for_what_needs_a_cluster_and_closed_for_what_is_measured_here(

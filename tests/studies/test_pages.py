@@ -14,7 +14,7 @@ from cinesynth.studies.cells import Cell
 from cinesynth.studies.config import STUDIES, StudyConfig
 from cinesynth.studies.driver import complete, outline_study, run_study, study_of
 from cinesynth.studies.estimates import Estimate, beyond, over_seeds
-from cinesynth.studies.findings import sentence, told
+from cinesynth.studies.findings import Difference, conclusions, told, unsaid
 from cinesynth.studies.inputs import GPU_BYTES, Inputs, too_large
 from cinesynth.studies.latency_quality import timing_of
 from cinesynth.wan.placement import Memory
@@ -62,7 +62,8 @@ def test_seeds_of_different_sign_show_nothing() -> None:
     found = mean_of(compared(-0.1, -0.12, -0.08), compared(3.0, 2.9, 3.1))
     assert found.excludes_zero
     assert not found.is_shown
-    assert "seeds differ in sign (−0.1000, +3.000): not shown" in sentence("KVD", found, "lower", "higher")
+    (said,) = conclusions([Difference("KVD", found, "lower", "higher")])
+    assert "seeds differ in sign (−0.1000, +3.000): not shown" in said
 
 
 def test_variances_of_two_domains_add() -> None:
@@ -73,12 +74,23 @@ def test_variances_of_two_domains_add() -> None:
     assert beyond(away, mean_of(compared(1.0))).low is None
 
 
-def test_a_sentence_claims_what_the_interval_carries() -> None:
-    shown, open_ = mean_of(compared(-1.0, -1.2, -0.8)), mean_of(compared(-1.0, -2.0, 0.1))
-    assert sentence("KVD", shown, "it is closer", "x") == "KVD: −1.000 [−1.200, −0.8000] shows that it is closer."
-    assert sentence("KVD", open_, "x", "y").endswith("holds zero: the data do not show a difference.")
-    assert "it decides nothing" in sentence("FVD", mean_of(compared(-1.0)), "x", "y")
-    assert sentence("KVD", None, "x", "y") == "KVD: nothing was measured."
+def test_conclusions_claim_what_the_intervals_carry() -> None:
+    """What is shown comes first; what is not is told together, by why it is not."""
+    shown, open_, bare = mean_of(compared(-1.0, -1.2, -0.8)), mean_of(compared(-1.0, -2.0, 0.1)), mean_of(compared(-1))
+    worse = mean_of(compared(1.0, 0.8, 1.2))
+    told_of = {"a": open_, "b": bare, "c": None, "d": shown, "e": open_, "f": worse}
+    assert conclusions([Difference(what, e, "it is closer", "it is farther") for what, e in told_of.items()]) == [
+        "d: −1.000 [−1.200, −0.8000] shows that it is closer.",
+        "f: +1.000 [0.8000, 1.200] shows that it is farther.",
+        "The data do not show a difference where the interval holds zero: "
+        "a: −1.000 [−2.000, 0.1000]; e: −1.000 [−2.000, 0.1000].",
+        f"Undecided ({bare.reason}): b: −1.000.",
+        "Nothing was measured of: c.",
+    ]
+    assert unsaid({"FID": "no weights", "KID": "no weights", "R-LPIPS": "not given"}) == [
+        "Nothing can be said by FID and KID: no weights.",
+        "Nothing can be said by R-LPIPS: not given.",
+    ]
 
 
 def strong(config: EvaluateConfig, metric: str) -> tuple[float, float]:
@@ -99,7 +111,7 @@ def test_rank_quality_says_what_is_shown_and_what_is_not(tmp_path: Path, monkeyp
     page = run(tmp_path, "rank_quality", monkeypatch, FakeJobs(strong))
     assert "KVD, rank 32 − rank 4, fixed learning rate: −1.000" in page
     assert "shows that rank 32 is closer to the real windows than rank 4" in page
-    assert "holds zero: the data do not show a difference" in page
+    assert "The data do not show a difference where the interval holds zero: KVD, rank 4 − base" in page
     assert "LPIPS is shown, under its own name" in page
     assert "Long clips, part by part" in page
     assert page.count("<svg viewBox") >= 4
@@ -123,7 +135,7 @@ def test_failed_and_empty_cells_are_on_the_page(tmp_path: Path, monkeypatch: pyt
 
 def test_metrics_without_a_number_are_called_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = run(tmp_path, "domain_shift", monkeypatch, FakeJobs(unmeasured=frozenset({"fid"})))
-    assert "Nothing can be said by FID (unavailable: no weights: a file is not there)" in page
+    assert "Nothing can be said by FID: no weights: a file is not there." in page
 
 
 @pytest.mark.parametrize("study", ["rank_motion", "lora_vs_full", "latency_quality"])
