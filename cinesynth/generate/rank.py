@@ -102,8 +102,10 @@ class Rank:
 
     def start(self, request: VideoRequest) -> None:
         """Begin a video. Raises RuntimeError while another one is being made."""
-        if self._work is not None and self._work.is_alive():
-            raise RuntimeError("a video is being made")
+        if self._work is not None:
+            if not self._ended.is_set():
+                raise RuntimeError("a video is being made")
+            self._work.join()  # its thread may still be ending, after the outcome was told
         self._outcome = None
         self._ended.clear()
         self._cancelled.clear()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -49,6 +51,30 @@ class Told(RankGroup):
 class _Actor:
     class outcome:
         remote = staticmethod(lambda wait_s: None)
+
+
+class _Lingering(threading.Event):
+    """Set some time before the thread that sets it ends."""
+
+    def set(self) -> None:
+        super().set()
+        time.sleep(0.2)
+
+
+def test_the_next_video_begins_though_the_thread_of_the_last_one_is_still_ending(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rank = Rank(GroupShape("nano"), 0)
+    goes_on = threading.Event()
+    monkeypatch.setattr(rank, "_make", lambda request: {"waited": goes_on.wait(10)})
+    rank._ended = _Lingering()
+    for _ in range(2):
+        goes_on.clear()
+        rank.start(REQUEST)
+        with pytest.raises(RuntimeError, match="a video is being made"):
+            rank.start(REQUEST)
+        goes_on.set()
+        assert rank.outcome(10) == Outcome("made", made={"waited": True})
 
 
 def test_out_of_memory_is_no_loss_that_another_group_would_mend(monkeypatch: pytest.MonkeyPatch) -> None:
