@@ -1,1 +1,1 @@
-"""The jobs' command lines: `python -m jobs.NAME ...` runs one, and `python -m jobs.submit NAME ...` submits it to a cluster."""
+"""The jobs: `python -m jobs.NAME ...` runs one here, and `python -m jobs.submit NAME ...` submits it to a cluster."""

@@ -1,0 +1,102 @@
+"""Dashboards agree with the table of series; Prometheus's own tool takes alerts and configuration."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cinesynth.telemetry import SERIES
+from cluster.monitoring import dashboards
+from tests.conftest import REPOSITORY
+
+MONITORING = REPOSITORY / "cluster" / "monitoring"
+NAMED = re.compile(r"ray_cinesynth_\w+")
+
+
+def named_in(text: str) -> set[str]:
+    """Series of ours that a text names, by the names of the table."""
+    found = {name.removeprefix("ray_") for name in NAMED.findall(text)}
+    return {re.sub(r"_(bucket|sum|count)$", "", name) for name in found}
+
+
+def promtool(*arguments: str) -> None:
+    tool = shutil.which("promtool")
+    if tool is None:
+        pytest.skip("promtool is not installed (Debian: apt-get install prometheus)")
+    done = subprocess.run([tool, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_files_are_what_the_table_says() -> None:
+    dashboards.main(["--check"])
+
+
+def test_a_stale_a_missing_and_a_foreign_file_are_found(tmp_path: Path) -> None:
+    dashboards.write(tmp_path)
+    assert dashboards.stale(tmp_path) == []
+    (tmp_path / "cinesynth-serve.json").unlink()
+    (tmp_path / "cinesynth-old.json").write_text("{}")
+    train = tmp_path / "cinesynth-train.json"
+    train.write_text(train.read_text().replace("train_loss", "train_lost"))
+    assert dashboards.stale(tmp_path) == ["cinesynth-old.json", "cinesynth-serve.json", "cinesynth-train.json"]
+
+
+def test_every_series_is_on_its_own_dashboard_and_nothing_else_is_asked_for() -> None:
+    shown = set()
+    for path in sorted((MONITORING / "grafana").glob("*.json")):
+        board = json.loads(path.read_text())
+        exprs = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+        ours = named_in(" ".join(exprs))
+        assert {name.split("_")[1] for name in ours} == {path.stem.removeprefix("cinesynth-")}
+        shown |= ours
+        assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+        assert {(p["gridPos"]["x"], p["gridPos"]["y"]) for p in board["panels"]} == {
+            (12 * (i % 2), 8 * (i // 2)) for i in range(len(board["panels"]))
+        }
+    assert shown == set(SERIES)
+
+
+def test_names_follow_prometheus() -> None:
+    for series in SERIES.values():
+        assert re.fullmatch(r"cinesynth_(train|prepare|tune|serve)_[a-z_]+", series.name)
+        assert series.name.endswith("_total") == (series.kind == "counter")
+        assert bool(series.buckets) == (series.kind == "histogram")
+        assert not re.search(r"_(ms|minutes|hours|gb|mb|percent|s)$", series.name), f"{series.name}: no base unit"
+
+
+def test_alerts_ask_for_series_of_the_table_and_say_what_to_do() -> None:
+    text = (MONITORING / "alerts.yaml").read_text()
+    assert named_in(text) <= set(SERIES)
+    for rule in yaml.safe_load(text)["groups"][0]["rules"]:
+        assert rule["labels"]["severity"] in ("critical", "warning")
+        assert rule["annotations"]["summary"]
+        assert rule["annotations"]["description"]
+
+
+def test_prometheus_takes_the_alerts_and_the_configuration() -> None:
+    promtool("check", "rules", str(MONITORING / "alerts.yaml"))
+    promtool("check", "config", str(MONITORING / "prometheus.yaml"))
+
+
+def test_alerts_fire_when_they_should_and_only_then() -> None:
+    promtool("test", "rules", str(Path(__file__).with_name("alerts_test.yaml")))
+
+
+def test_the_folder_of_a_head_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        dashboards.main(["--ray", str(tmp_path)])
+    assert end.value.code == 2
+    assert f"{tmp_path}/session_latest/metrics/grafana/dashboards is not there" in capsys.readouterr().err
+
+
+def test_dashboards_go_where_the_head_has_its_own(tmp_path: Path) -> None:
+    folder = tmp_path / "session_latest" / "metrics" / "grafana" / "dashboards"
+    folder.mkdir(parents=True)
+    dashboards.main(["--ray", str(tmp_path)])
+    assert dashboards.stale(folder) == []
