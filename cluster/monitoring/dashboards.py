@@ -1,8 +1,8 @@
 """Grafana's dashboards, made of the table of series: `python -m cluster.monitoring.dashboards`.
 
 It writes `grafana/cinesynth-{train,prepare,tune,serve}.json` beside this file. `--check` ends with exit code 1 where a
-file is not what it would write. `--ray [TEMP_DIR]` writes them, and how Grafana finds them, into the folder of a
-running Ray head that its own dashboard's Metrics page reads from.
+file is not what it would write. `--ray [TEMP_DIR]` writes them into the folder that the Grafana of a running Ray head
+reads, and puts them as rows, closed, above Ray's own panels on the Metrics page of its dashboard.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ _UNITS = {"seconds": "s", "bytes": "bytes", "ratio": "percentunit", "timestamp":
 """Unit of the table to Grafana's."""
 _WIDTH, _HEIGHT = 12, 8
 """Of a panel, in cells of Grafana's grid, which is 24 wide."""
+METRICS_PAGE = "default_grafana_dashboard.json"
+"""The file of the dashboard that Ray's Metrics page shows."""
+_OUR_IDS = 100_000
+"""Ids of our panels in Ray's dashboard begin here; Ray's are below, and its pages name some of them."""
 
 
 @dataclass(frozen=True)
@@ -194,16 +198,45 @@ def write(folder: Path) -> list[Path]:
     return written
 
 
+def with_our_rows(board: dict[str, Any]) -> dict[str, Any]:
+    """Ray's dashboard of the Metrics page with a closed row for each of ours on top; it may have them already."""
+    theirs = [panel for panel in board["panels"] if panel["id"] < _OUR_IDS]
+    top = min((panel["gridPos"]["y"] for panel in theirs), default=0)
+    rows = [_row(place, name) for place, name in enumerate(_TITLES)]
+    moved = [panel | {"gridPos": panel["gridPos"] | {"y": panel["gridPos"]["y"] - top + len(rows)}} for panel in theirs]
+    return board | {"panels": [*rows, *moved]}
+
+
+def _row(place: int, name: str) -> dict[str, Any]:
+    first = _OUR_IDS + 1000 * place
+    panels = [_graph(i, panel) for i, panel in enumerate(panels_of(name)) if panel not in OF_NODES]
+    for panel in panels:
+        panel["id"] += first
+        panel["gridPos"]["y"] += place + 1
+    at = {"x": 0, "y": place, "w": 2 * _WIDTH, "h": 1}
+    return {"id": first, "type": "row", "title": _TITLES[name], "collapsed": True, "gridPos": at, "panels": panels}
+
+
+def show_on_metrics_page(folder: Path) -> Path:
+    """Put our rows into Ray's dashboard in a folder; returns its path."""
+    path = folder / METRICS_PAGE
+    board = with_our_rows(json.loads(path.read_text()))
+    written = folder / f".{METRICS_PAGE}.tmp"  # Grafana may be reading
+    written.write_text(json.dumps(board))
+    written.replace(path)
+    return path
+
+
 def ray_folder(temp_dir: Path) -> Path:
     """The folder that the Grafana of a Ray head reads dashboards from.
 
     Raises FileNotFoundError where no head runs with this temporary folder, or has not written its own ones yet.
     """
     folder = temp_dir / "session_latest" / "metrics" / "grafana" / "dashboards"
-    if not folder.is_dir():
+    if not (folder / METRICS_PAGE).is_file():
         raise FileNotFoundError(
-            f"{folder} is not there: give the head's temporary folder (its --temp-dir; /tmp/ray by default), on the "
-            "head's own machine, while it runs"
+            f"{folder / METRICS_PAGE} is not there: give the temporary folder of a head (its --temp-dir; /tmp/ray by "
+            "default), on the head's own machine, while it runs"
         )
     return folder
 
@@ -229,6 +262,8 @@ def main(argv: Iterable[str] | None = None) -> None:
         raise SystemExit(2) from None
     for path in write(folder):
         print(path)
+    if arguments.ray:
+        print(show_on_metrics_page(folder))
 
 
 if __name__ == "__main__":

@@ -92,11 +92,29 @@ def test_the_folder_of_a_head_that_is_not_there_is_named(tmp_path: Path, capsys:
     with pytest.raises(SystemExit) as end:
         dashboards.main(["--ray", str(tmp_path)])
     assert end.value.code == 2
-    assert f"{tmp_path}/session_latest/metrics/grafana/dashboards is not there" in capsys.readouterr().err
+    assert f"{tmp_path}/session_latest/metrics/grafana/dashboards/default_" in capsys.readouterr().err
 
 
-def test_dashboards_go_where_the_head_has_its_own(tmp_path: Path) -> None:
+def test_our_dashboards_lie_beside_ray_s_and_are_rows_above_its_panels_however_often_they_are_written(
+    tmp_path: Path,
+) -> None:
+    from ray.dashboard.modules.metrics.grafana_dashboard_factory import generate_default_grafana_dashboard
+
     folder = tmp_path / "session_latest" / "metrics" / "grafana" / "dashboards"
     folder.mkdir(parents=True)
-    dashboards.main(["--ray", str(tmp_path)])
-    assert dashboards.stale(folder) == []
+    rays, _ = generate_default_grafana_dashboard()
+    page = folder / "default_grafana_dashboard.json"
+    page.write_text(rays)
+    for _ in range(2):
+        dashboards.main(["--ray", str(tmp_path)])
+        assert {path.name for path in folder.iterdir()} == {page.name, *dashboards.files()}
+        panels = json.loads(page.read_text())["panels"]
+        rows, theirs = panels[:4], panels[4:]
+        assert [row["title"].partition(": ")[2] for row in rows] == ["training", "datasets", "searches", "serving"]
+        assert all(row["type"] == "row" and row["collapsed"] and row["panels"] for row in rows)
+        before = json.loads(rays)["panels"]
+        assert [p["id"] for p in theirs] == [p["id"] for p in before]
+        assert [p["gridPos"]["y"] for p in theirs] == [p["gridPos"]["y"] + 4 for p in before]
+        ids = [p["id"] for row in rows for p in [row, *row["panels"]]] + [p["id"] for p in before]
+        assert len(ids) == len(set(ids))
+        assert named_in(json.dumps(rows)) == set(SERIES)
