@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cinesynth.telemetry import SERIES
+from cinesynth.telemetry import SERIES, Series
 from cluster.monitoring import dashboards
 from tests.conftest import REPOSITORY
 
@@ -82,6 +82,67 @@ def test_alerts_ask_for_series_of_the_table_and_say_what_to_do() -> None:
 def test_prometheus_takes_the_alerts_and_the_configuration() -> None:
     promtool("check", "rules", str(MONITORING / "alerts.yaml"))
     promtool("check", "config", str(MONITORING / "prometheus.yaml"))
+
+
+def exported(series: Series) -> dict[str, str]:
+    """A series' lines in Prometheus and their values, of two processes, as Ray labels them."""
+    labels = ", ".join(f'{label}="x"' for label in series.labels)
+    found = {}
+    for worker in ("a", "b"):
+        told = f'WorkerId="{worker}"' + (f", {labels}" if labels else "")
+        if series.kind != "histogram":
+            found[f"{series.exported}{{{told}}}"] = "1+1x90"
+            continue
+        for at, bucket in enumerate([*series.buckets, "+Inf"]):
+            found[f'{series.exported}_bucket{{{told}, le="{bucket}"}}'] = f"{at}x90"
+    return found
+
+
+def test_every_query_finds_a_number_in_what_is_exported(tmp_path: Path) -> None:
+    nodes = ("mem_used", "mem_total", "disk_usage", "disk_free", "cpu_utilization", "gpus_utilization")
+    lines = {f'ray_node_{name}{{instance="n:1", GpuIndex="0"}}': "1x90" for name in nodes}
+    for series in SERIES.values():
+        lines |= exported(series)
+    exprs = {
+        target["expr"]
+        for content in dashboards.files().values()
+        for panel in json.loads(content)["panels"]
+        for target in panel["targets"]
+    }
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in lines.items()],
+        "promql_expr_test": [
+            # NaN is no number, and not equal to itself
+            {"expr": f"count(({expr}) == ({expr}))", "eval_time": at, "exp_samples": [{"labels": "{}", "value": 1}]}
+            for expr in sorted(exprs)
+            for at in ("0m", "30m")
+        ],
+    }
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump({"tests": [test]}))
+    promtool("test", "rules", str(tmp_path / "test.yaml"))
+
+
+def test_a_counter_that_begins_late_shows_its_first_event(tmp_path: Path) -> None:
+    (query,) = dashboards.queries_of(SERIES["cinesynth_serve_leases_lost_total"])
+    name = "ray_cinesynth_serve_leases_lost_total"
+    test = {
+        "interval": "1m",
+        "input_series": [
+            {"series": f'{name}{{reason="oom", WorkerId="a"}}', "values": "_x5 1x100"},
+            {"series": f'{name}{{reason="timeout", WorkerId="a"}}', "values": "2x50 5x55"},
+        ],
+        "promql_expr_test": [
+            {
+                "expr": query.expr,
+                "eval_time": at,
+                "exp_samples": [{"labels": f'{{reason="{r}"}}', "value": v} for r, v in values.items()],
+            }
+            for at, values in (("20m", {"oom": 1, "timeout": 2}), ("70m", {"oom": 0, "timeout": 3}))
+        ],
+    }
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump({"tests": [test]}))
+    promtool("test", "rules", str(tmp_path / "test.yaml"))
 
 
 def test_alerts_fire_when_they_should_and_only_then() -> None:

@@ -32,7 +32,7 @@ from tests.serve.service import Service, serving, until
 from tune.records import COMPLETE, FAILED
 from tune.study import show_search
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 MONITORING = REPOSITORY / "cluster" / "monitoring"
 ONLY_ON_GPUS = {"GPU utilisation", "Model FLOPs utilisation"}
