@@ -27,19 +27,17 @@ from cinesynth.storage import public_uri
 from cinesynth.studies.config import StudyConfig
 from jobs.study import overrides_of
 
-JOBS: dict[str, type[JobConfig]] = {
-    cls.kind: cls
-    for cls in (
-        PrepareConfig,
-        TrainConfig,
-        GenerateConfig,
-        EvaluateConfig,
-        TuneConfig,
-        StudyConfig,
-        PublishConfig,
-        PipelineConfig,
-    )
-}
+_CONFIGS: tuple[type[JobConfig], ...] = (
+    PrepareConfig,
+    TrainConfig,
+    GenerateConfig,
+    EvaluateConfig,
+    TuneConfig,
+    StudyConfig,
+    PublishConfig,
+    PipelineConfig,
+)
+JOBS = {cls.kind: cls for cls in _CONFIGS}
 """Job (the NAME of `python -m jobs.NAME`) to its configuration."""
 
 
