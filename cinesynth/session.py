@@ -43,8 +43,8 @@ def ray_session(config: JobConfig) -> Iterator[None]:
     address = config.ray.address or os.environ.get("RAY_ADDRESS")
     if not address:
         raise ConfigError(
-            "ray.address: no Ray cluster is known; submit with `ray job submit --working-dir . -- python -m "
-            f"jobs.{config.kind} ...`, or set ray.address=HOST:PORT, or ray.address=local for a private one"
+            "ray.address: no Ray cluster is known; submit with `python -m jobs.submit "
+            f"{config.kind} ...`, or set ray.address=HOST:PORT, or ray.address=local for a private one"
         )
     check_head(address, "ray.address")
     interpreter = sys.executable

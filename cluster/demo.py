@@ -89,9 +89,8 @@ def _say(text: str) -> None:
 
 
 def _submit(head: LocalHead, out: Path, job: str, *arguments: str) -> None:
-    command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--working-dir", str(REPOSITORY), "--"]
     process = subprocess.Popen(
-        [*command, "python", "-m", f"jobs.{job}", *arguments],
+        [sys.executable, "-m", "jobs.submit", job, *arguments],
         env=head.environment,
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,

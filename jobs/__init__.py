@@ -1,1 +1,1 @@
-"""The jobs' command lines: `ray job submit --working-dir . -- python -m jobs.NAME --config FILE [key=value ...]`."""
+"""The jobs: `python -m jobs.NAME ...` runs one here, and `python -m jobs.submit NAME ...` submits it to a cluster."""

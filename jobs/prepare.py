@@ -1,6 +1,6 @@
 """Turn footage into a clips dataset, check a dataset, or take a source out of one.
 
-ray job submit --working-dir . -- python -m jobs.prepare --config jobs/configs/nano/prepare.yaml name=clips storage=...
+python -m jobs.submit prepare --config jobs/configs/nano/prepare.yaml name=clips storage=...
 python -m jobs.prepare --check /data/cinesynth/datasets/clips
 python -m jobs.prepare --withdraw /footage/take-7.mov --dataset /data/cinesynth/datasets/clips
 """

@@ -22,6 +22,7 @@ from cinesynth.storage import HIDDEN
 from serve.config import ServeConfig
 from serve.jobs import Backlog, JobStore, Lease, LocalJobs, P, T
 from serve.nodes import node_lives
+from serve.telemetry import JobTelemetry, count_restart, show_queue
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ class Dispatcher:
         self._judges = ThreadPoolExecutor(4, thread_name_prefix="judge")
         self.store = open_store(config)
         self.store.extend()
+        self.store.observer = JobTelemetry()
         self.jobs = LocalJobs(self.store)
         self._calls: dict[str, asyncio.Task[None]] = {}
         self._holding: dict[str, str | None] = {}
@@ -124,6 +126,7 @@ class Dispatcher:
     async def step_aside(self, call_id: str) -> None:
         """The engine that works on a call makes its group anew and leases nothing meanwhile: another may be called."""
         if call_id in self._calls:
+            count_restart("group")
             self._aside.add(call_id)
             self._wake.set()
 
@@ -157,6 +160,7 @@ class Dispatcher:
         spare = [call_id for call_id in self._calls if call_id not in self._holding and call_id not in self._aside]
         for call_id in spare[: max(0, len(self._calls) - len(self._aside) - wanted)]:
             self._calls.pop(call_id).cancel()
+        show_queue(backlog, await self.jobs(JobStore.oldest_wait), len(self._calls))
         await self._sweep()
 
     async def _own_fault(self, node: str | None) -> bool:
@@ -198,6 +202,8 @@ class Dispatcher:
                 message, own = "the engine was taken away by Serve", False
             elif not await self._own_fault(self._holding.get(call_id)):
                 message, own = f"the engine's node was lost ({type(e).__name__})", False
+            if not _taken_away(e):
+                count_restart("replica")
             await self.jobs(JobStore.release, call_id, message, own)
             await asyncio.sleep(TICK_S)  # do not call an engine that fails at once in a tight loop
         finally:

@@ -48,6 +48,22 @@ _JOB_COLUMNS = [_jobs.c[name] for name in Job.__dataclass_fields__]
 _LOSS_COLUMNS = (_jobs.c.id, _jobs.c.token, _jobs.c.attempts, _jobs.c.holder, _jobs.c.node)
 
 
+class Observer:
+    """Is told what becomes of jobs, in the thread that writes it. This one looks away."""
+
+    def leased(self, job: Job, waited_s: float | None) -> None:
+        """An engine took it. `waited_s`: seconds until this first lease; None: it is not the first."""
+
+    def completed(self, job: Job) -> None:
+        """Its video is there."""
+
+    def failed(self, code: ErrorCode) -> None:
+        """A job failed for good."""
+
+    def lost(self, code: ErrorCode) -> None:
+        """A lease ended without an outcome."""
+
+
 class JobStore:
     """The jobs of one database. Thread-safe; methods block for a few milliseconds.
 
@@ -80,6 +96,7 @@ class JobStore:
         self.ttl_s, self.assumed_job_s, self.clock = ttl_s, assumed_job_s, clock
         self.on_queued: Callable[[], object] = lambda: None
         """Called after a job was queued, in the thread that queued it."""
+        self.observer = Observer()
         self._engine, self._reads = open_database(url)
 
     def close(self) -> None:
@@ -202,7 +219,9 @@ class JobStore:
             if older:
                 db.execute(sa.update(_jobs).where(_jobs.c.seq.in_(older)).values(passed_over=_jobs.c.passed_over + 1))
             row = db.execute(sa.select(*_JOB_COLUMNS, _jobs.c.token).where(_jobs.c.id == chosen.id)).one()
-            return Lease(_job(row), row.token, now + self.lease_s)
+        job = _job(row)
+        self.observer.leased(job, max(0.0, now - job.created_at) if row.token == 1 else None)
+        return Lease(job, row.token, now + self.lease_s)
 
     def heartbeat(self, job_id: str, token: int, progress: int) -> bool:
         """Renew the lease and record progress (percent). False when the lease is lost: the engine must stop.
@@ -227,6 +246,8 @@ class JobStore:
         """
         values = {"status": "completed", "progress": 100, "result": result, "sha256": sha256, "timings": timings}
         if self._write(job_id, token, {**values, **self._finished()}):
+            if (job := self.get(job_id)) is not None:  # it may be deleted already
+                self.observer.completed(job)
             return True
         ours = sa.select(_jobs.c.id).where(
             _jobs.c.id == job_id, _jobs.c.token == token, _jobs.c.status == "completed", _jobs.c.result == result
@@ -236,7 +257,10 @@ class JobStore:
 
     def fail(self, job_id: str, token: int, code: ErrorCode, message: str) -> bool:
         """End the job for good. False when the lease is lost."""
-        return self._write(job_id, token, {**self._finished(), **_failure(code, message)})
+        held = self._write(job_id, token, {**self._finished(), **_failure(code, message)})
+        if held:
+            self.observer.failed(code)
+        return held
 
     def give_up(self, job_id: str, token: int, code: ErrorCode, message: str, own: bool = True) -> bool:
         """Queue the job of a lost attempt again, or fail it after the last one. False when the lease is lost.
@@ -300,6 +324,13 @@ class JobStore:
         """The unfinished jobs, and the seconds that one engine is predicted to need for them."""
         with self._reads.connect() as db:
             return backlog_of(unfinished_jobs(db, self.assumed_job_s))
+
+    def oldest_wait(self) -> float:
+        """Seconds that the oldest queued job is in the table; 0 where none is queued."""
+        oldest = sa.select(sa.func.min(_jobs.c.created_at)).where(_jobs.c.status == "queued")
+        with self._reads.connect() as db:
+            since = db.scalar(oldest)
+        return 0.0 if since is None else max(0.0, self.clock() - since)
 
     def expired(self) -> set[str]:
         """Ids of the finished jobs that were kept for `ttl_s`."""
@@ -374,7 +405,12 @@ class JobStore:
             "%s lost lease %d on node %s (%s, %s): %s; now %s",
             *(row.id, row.token, row.node, code, "its own" if own else "not its own", message, values["status"]),
         )
-        return _change(db, row.id, row.token, {**values, "attempts": attempts})
+        held = _change(db, row.id, row.token, {**values, "attempts": attempts})
+        if held:
+            self.observer.lost(code)
+            if chances is not None:
+                self.observer.failed(code)
+        return held
 
 
 class Jobs(Protocol):

@@ -9,7 +9,7 @@ import os
 import time
 import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,12 @@ from cinesynth.metrics.record import MetricsRecord
 from cinesynth.runs import Run, read_result, records_its_end
 from cinesynth.session import check_room, interruptible, ray_session
 from cinesynth.storage import Storage
+from cinesynth.telemetry import Telemetry
 from tune.check import Checked, check_study, settled
 from tune.front import hypervolume
 from tune.outcome import Outcome, outcome
 from tune.page import is_shown, write_study_page
-from tune.records import CUT, FAILED, Records
+from tune.records import COMPLETE, CUT, FAILED, Records
 from tune.scorer import Scorer
 from tune.search import StudySearch
 from tune.space import Point, Trial, make_sampler, wanted_points
@@ -120,15 +121,9 @@ def _search(
     config: TuneConfig, run: Run, checked: Checked, base: dict[str, float], scorer: Any, concurrency: int, lease: Lease
 ) -> int:
     """Run trials until the budget is spent; returns how many points the study has tried."""
-    from ray.util.metrics import Gauge
-
     records = Records(run.folder)
     started, before = time.monotonic(), len(records.read())
     wanted = wanted_points(config) + config.baseline_seeds - 1
-    gauges = {
-        name: Gauge(f"cinesynth_tune_{name}", told, ("study",))
-        for name, told in (("trials", "trials that ended"), ("hypervolume", "below the base model's values"))
-    }
 
     def tell() -> None:
         known = records.read()
@@ -136,12 +131,10 @@ def _search(
         if not values:
             return
         eta = (time.monotonic() - started) / max(1, len(known) - before) * max(0, wanted - len(known))
-        best = ", ".join(
-            f"{name} {min(axis):.4f}" for name, axis in zip(config.objectives, zip(*values, strict=True), strict=True)
-        )
+        lowest = {name: min(axis) for name, axis in zip(config.objectives, zip(*values, strict=True), strict=True)}
+        best = ", ".join(f"{name} {value:.4f}" for name, value in lowest.items())
         area = hypervolume(values, (base[config.objectives[0]], base[config.objectives[1]]))
-        for name, value in (("trials", len(known)), ("hypervolume", area)):
-            gauges[name].set(value, {"study": config.name})
+        show_search(config.name, [record.status for record in known.values()], wanted, lowest, area, eta)
         log.info("%d/%d trials  best %s  hypervolume %.4g  ETA %.0f s", len(known), wanted, best, area, eta)
 
     searcher = StudySearch(config, open_study(config, run), records, tell, checked.earlier)
@@ -149,6 +142,29 @@ def _search(
     _on_tune(run_trial, task, run.folder, lease, search_alg=searcher, num_samples=-1, max_concurrent_trials=concurrency)
     searcher.close()
     return sum(record.trial.seed == config.train.seed for record in records.read().values())
+
+
+def show_search(
+    study: str, ended: Sequence[str], wanted: int, lowest: Mapping[str, float], area: float, eta_s: float
+) -> None:
+    """Show where a search stands, for Prometheus.
+
+    Args:
+        study: its name.
+        ended: status of each trial that ended.
+        wanted: trials of the whole search.
+        lowest: objective to the best value that was found.
+        area: the hypervolume.
+        eta_s: seconds left.
+    """
+    telemetry = Telemetry(study=study)
+    for state in (COMPLETE, FAILED, CUT):
+        telemetry.set("cinesynth_tune_trials", ended.count(state), state=state)
+    telemetry.set("cinesynth_tune_trials_wanted", wanted)
+    for name, value in lowest.items():
+        telemetry.set("cinesynth_tune_best", value, objective=name)
+    telemetry.set("cinesynth_tune_hypervolume", area)
+    telemetry.set("cinesynth_tune_remaining_seconds", eta_s)
 
 
 def _on_tune(

@@ -32,7 +32,7 @@ from cinesynth.data.footage.inputs import check_footage
 from cinesynth.data.footage.sources import source_key
 from cinesynth.data.plan.assign import filter_windows
 from cinesynth.data.plan.planning import cut_files, settle_windows, write_sources
-from cinesynth.data.progress import Progress
+from cinesynth.data.progress import Progress, show_plan
 from cinesynth.data.records import (
     Reject,
     Window,
@@ -126,7 +126,9 @@ def _prepare(config: PrepareConfig) -> dict[str, Any]:
         raise DatasetError(f"no window came out of {len(files)} files: {explain(rejects)}")
     windows, more = _encode_captions(config, dataset, windows)
     rejects += more
+    show_plan(config.name, len(windows), (reject.reason for reject in rejects))
     rejects += _encode(config, dataset, family, encoders, windows, commits)
+    show_plan(config.name, len(windows), (reject.reason for reject in rejects))
     facts = {
         "name": config.name,
         "model": config.model,

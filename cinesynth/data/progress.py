@@ -1,13 +1,16 @@
-"""Progress of a stage: a line in the log every few seconds, and gauges on Ray's metrics endpoint."""
+"""Progress of a stage: a line in the log every few seconds, and series for Prometheus (`cinesynth/telemetry.py`)."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
+
+from cinesynth.telemetry import Telemetry
 
 log = logging.getLogger("cinesynth.prepare")
 
@@ -20,33 +23,18 @@ class Progress:
 
     Args:
         stage: `hash`, `scan`, `annotate` or `encode`.
-        run: name of the run, a tag of the gauges.
+        run: name of the run, a label of the series.
         total: number of items.
         unit: name of the items, such as `files`.
         done: number of items that earlier attempts finished.
     """
 
     def __init__(self, stage: str, run: str, total: int, unit: str, done: int = 0) -> None:
-        from ray.util.metrics import Gauge
-
         self._stage, self._unit, self._total, self._before = stage, unit, total, done
         self._done, self._errors = done, 0
         self._started = self._logged = time.monotonic()
-        tags = {"stage": stage, "run": run}
-        names = {
-            "total": f"{unit} there are",
-            "done": f"{unit} that are finished",
-            "errors": f"{unit} that were rejected",
-            "per_s": f"{unit} a second",
-            "eta_s": "seconds left at this rate",
-        }
-        self._gauges = {
-            name: Gauge(f"cinesynth_prepare_{name}", description=text, tag_keys=("stage", "run"))
-            for name, text in names.items()
-        }
-        for gauge in self._gauges.values():
-            gauge.set_default_tags(tags)
-        self._set(0.0)
+        self._telemetry = Telemetry(stage=stage, run=run)
+        self._show(0.0)
 
     def add(self, done: int, errors: int = 0) -> None:
         """Count items that were finished, and how many of them were rejected."""
@@ -54,7 +42,7 @@ class Progress:
         self._errors += errors
         now = time.monotonic()
         rate = (self._done - self._before) / max(now - self._started, 1e-6)
-        self._set(rate)
+        self._show(rate)
         if now - self._logged >= _EVERY_S or (self._done >= self._total and done + errors):
             self._logged = now
             left = f", ETA {(self._total - self._done) / rate:.0f} s" if rate and self._done < self._total else ""
@@ -63,11 +51,21 @@ class Progress:
                 *(self._stage, self._done, self._total, self._unit, rate, self._unit, left, self._errors),
             )
 
-    def _set(self, rate: float) -> None:
-        values = {"total": self._total, "done": self._done, "errors": self._errors, "per_s": rate}
-        values["eta_s"] = (self._total - self._done) / rate if rate else 0.0
-        for name, value in values.items():
-            self._gauges[name].set(value)
+    def _show(self, rate: float) -> None:
+        show = self._telemetry.set
+        show("cinesynth_prepare_items", self._total)
+        show("cinesynth_prepare_items_done", self._done)
+        show("cinesynth_prepare_items_failed", self._errors)
+        show("cinesynth_prepare_items_per_second", rate)
+        show("cinesynth_prepare_remaining_seconds", (self._total - self._done) / rate if rate else 0.0)
+
+
+def show_plan(run: str, windows: int, reasons: Iterable[str]) -> None:
+    """Show how many windows a run has planned, and how many files and windows were rejected for each reason."""
+    telemetry = Telemetry(run=run)
+    telemetry.set("cinesynth_prepare_windows", windows)
+    for reason, count in Counter(reasons).items():
+        telemetry.set("cinesynth_prepare_rejects", count, reason=reason)
 
 
 def in_parts(rows: Any, progress: Progress) -> Iterator[pa.Table]:

@@ -22,6 +22,7 @@ from cinesynth.train.check import Checked, check_training
 from cinesynth.train.checkpoint import StoredCheckpoints
 from cinesynth.train.ending import Ending
 from cinesynth.train.events import validations
+from cinesynth.train.telemetry import GroupGauges
 from cinesynth.train.validations import Validations
 from cinesynth.train.worker import train_worker
 from cinesynth.wan.adapter import add_metrics
@@ -89,10 +90,11 @@ def _train_to_the_end(plan: Plan, lease: Lease, reporter: Reporter) -> None:
         lease.check()
         ending.watch(beside)
 
-    failures, reached = 0, _newest(checkpoints)
+    gauges, failures, reached = GroupGauges(config.name), 0, _newest(checkpoints)
     while not _is_trained(plan, checkpoints):
         try:
-            _fit(plan, placement, check)
+            with gauges.training():
+                _fit(plan, placement, check)
             ending.raise_any()
             break
         except Exception as e:
@@ -100,6 +102,7 @@ def _train_to_the_end(plan: Plan, lease: Lease, reporter: Reporter) -> None:
             found = user_error(e)
             if found is not None and not isinstance(found, AttemptFailed):
                 raise
+            gauges.failed()
             step = _newest(checkpoints)
             failures = 1 if step > reached else failures + 1
             reached = max(step, reached)

@@ -1,4 +1,4 @@
-"""What a training shows while it runs: gauges for Prometheus (Ray exports them), and TensorBoard's files.
+"""What a training shows while it runs: series for Prometheus (`cinesynth/telemetry.py`), and TensorBoard's files.
 
     tensorboard/events.out.tfevents.00000250    the steps after step 250, up to the next checkpoint
 
@@ -8,45 +8,73 @@ There is a file for each segment of events, made of it, so that a run that was k
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cinesynth.storage import Storage
+from cinesynth.telemetry import Telemetry
 
-GAUGES = {
-    "step": "optimiser steps done",
-    "loss": "training loss of the last step",
-    "lr": "learning rate of the last step",
-    "grad_norm": "norm of the gradient before clipping",
-    "step_seconds": "seconds of the last step",
-    "samples_per_second": "windows a second, over all workers",
-    "mfu": "share of the devices' dense bf16 peak; only where it is known",
-    "peak_memory_gb": "most memory of the first worker so far, in GB",
-    "val_loss": "held-out loss",
+_SHOWN = {
+    "step": ("cinesynth_train_step", 1.0),
+    "loss": ("cinesynth_train_loss", 1.0),
+    "val_loss": ("cinesynth_train_validation_loss", 1.0),
+    "lr": ("cinesynth_train_learning_rate", 1.0),
+    "grad_norm": ("cinesynth_train_gradient_norm", 1.0),
+    "step_seconds": ("cinesynth_train_step_seconds", 1.0),
+    "samples_per_second": ("cinesynth_train_samples_per_second", 1.0),
+    "mfu": ("cinesynth_train_mfu_ratio", 1.0),
+    "peak_memory_gb": ("cinesynth_train_peak_memory_bytes", 1e9),
 }
-"""Names, without `cinesynth_train_`, and meanings."""
+"""Figure of an event to its series, and what it is multiplied by."""
 
 
-class Gauges:
-    """A run's gauges `cinesynth_train_*`, each with the run's name as the tag `run`.
+class StepGauges:
+    """What the first worker of a run shows.
+
+    Args:
+        run: name of the run.
+        steps: of the whole run.
+    """
+
+    def __init__(self, run: str, steps: int) -> None:
+        self._telemetry, self._steps = Telemetry(run=run), steps
+
+    def show(self, event: Mapping[str, Any]) -> None:
+        """Show the figures that a step's or a validation's event names."""
+        for name, (series, factor) in _SHOWN.items():
+            if (value := event.get(name)) is not None:
+                self._telemetry.set(series, factor * value)
+        if "loss" in event:
+            self._telemetry.set("cinesynth_train_steps_wanted", self._steps)
+            self._telemetry.set("cinesynth_train_last_step_timestamp_seconds", event["time"])
+
+
+class GroupGauges:
+    """What the driver of a run shows: whether workers are to train, and how often they failed.
 
     Args:
         run: name of the run.
     """
 
     def __init__(self, run: str) -> None:
-        from ray.util.metrics import Gauge
+        self._telemetry = Telemetry(run=run)
 
-        self._gauges = {name: Gauge(f"cinesynth_train_{name}", told, ("run",)) for name, told in GAUGES.items()}
-        self._tags = {"run": run}
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """While the block runs, workers are to train. Its begin counts as a sign of life, as a step does."""
+        self._telemetry.set("cinesynth_train_last_step_timestamp_seconds", time.time())
+        self._telemetry.set("cinesynth_train_running", 1)
+        try:
+            yield
+        finally:
+            self._telemetry.set("cinesynth_train_running", 0)
 
-    def show(self, figures: Mapping[str, Any]) -> None:
-        """Set those that the figures name."""
-        for name, gauge in self._gauges.items():
-            value = figures.get(name)
-            if value is not None:
-                gauge.set(float(value), self._tags)
+    def failed(self) -> None:
+        """Count a group that failed."""
+        self._telemetry.add("cinesynth_train_restarts_total")
 
 
 def write_scalars(run: Storage, name: str, events: Sequence[Mapping[str, Any]]) -> None:

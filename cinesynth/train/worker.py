@@ -27,7 +27,7 @@ from cinesynth.train.memory import adapted, compute_dtype, training_memory
 from cinesynth.train.state import Saved, trained
 from cinesynth.train.strategy import World
 from cinesynth.train.supported import check_supported
-from cinesynth.train.telemetry import Gauges, write_scalars
+from cinesynth.train.telemetry import StepGauges, write_scalars
 from cinesynth.train.validations import Validations
 from cinesynth.train.videos import VideoValidation, VideoWatch
 from cinesynth.wan.adapter import load_adapters, save_adapter
@@ -129,7 +129,7 @@ def train_worker(task: dict[str, Any]) -> None:
         dtype,
         watch,
         EndRequest(run.folder, looks=world.rank == 0),
-        Gauges(config.name).show if world.rank == 0 else lambda event: None,
+        StepGauges(config.name, config.optimizer.steps).show if world.rank == 0 else lambda event: None,
     )
     figures = loop.run()
     if full and world.rank == 0:

@@ -13,8 +13,8 @@ import pytest
 import sqlalchemy as sa
 
 from cinesynth.errors import StorageError
-from serve.jobs import MAX_PASSED_OVER, Job, JobStore, KeyReused, Lease, NewJob, Page, Place, QueueFull
-from serve.records import DatabaseFull
+from serve.jobs import MAX_PASSED_OVER, Job, JobStore, KeyReused, Lease, NewJob, Observer, Page, Place, QueueFull
+from serve.records import DatabaseFull, ErrorCode
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -174,6 +174,52 @@ def test_a_failure_is_final_and_typed(jobs: JobStore) -> None:
     assert job is not None
     assert (job.status, job.error_code, job.error_message) == ("failed", "oom", "too big")
     assert jobs.lease_next("engine") is None
+
+
+def test_what_becomes_of_jobs_is_told_once_each(jobs: JobStore, clock: Clock) -> None:
+    told: list[tuple[object, ...]] = []
+
+    class Noted(Observer):
+        def leased(self, job: Job, waited_s: float | None) -> None:
+            told.append(("leased", job.id, waited_s))
+
+        def completed(self, job: Job) -> None:
+            told.append(("completed", job.id, job.seconds))
+
+        def failed(self, code: ErrorCode) -> None:
+            told.append(("failed", code))
+
+        def lost(self, code: ErrorCode) -> None:
+            told.append(("lost", code))
+
+    jobs.observer = Noted()
+    assert jobs.oldest_wait() == 0
+    add(jobs, "a")
+    clock.now += 7
+    add(jobs, "b")
+    assert jobs.oldest_wait() == 7
+    taken = lease(jobs)
+    assert jobs.oldest_wait() == 0
+    assert jobs.give_up("a", taken.token, "timeout", "no step")
+    taken = lease(jobs)
+    clock.now += 3
+    assert jobs.complete("a", taken.token, "a.mp4", "00")
+    assert jobs.complete("a", taken.token, "a.mp4", "00")  # it was told before
+    assert not jobs.fail("a", taken.token, "oom", "too late")
+    assert jobs.fail("b", lease(jobs).token, "oom", "too big")
+    assert told == [
+        ("leased", "a", 7.0),
+        ("lost", "timeout"),
+        ("leased", "a", None),
+        ("completed", "a", 3.0),
+        ("leased", "b", 3.0),
+        ("failed", "oom"),
+    ]
+    add(jobs, "c")
+    told.clear()
+    for _ in range(3):
+        jobs.give_up("c", lease(jobs).token, "rank_lost", "killed")
+    assert [event for event in told if event[0] != "leased"] == [("lost", "rank_lost")] * 3 + [("failed", "rank_lost")]
 
 
 def test_a_loaded_adapter_goes_first_among_the_oldest_few_only(jobs: JobStore) -> None:

@@ -10,7 +10,8 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from cinesynth.storage import Storage
-from cinesynth.train.telemetry import write_scalars
+from cinesynth.telemetry import SERIES, Telemetry
+from cinesynth.train.telemetry import GroupGauges, StepGauges, write_scalars
 
 
 def records(path: Path) -> list[Event]:
@@ -43,27 +44,51 @@ def test_events_become_scalars_by_name_and_a_segment_that_is_written_again_repla
     ]
 
 
-def test_a_run_has_gauges_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ray.util import metrics
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """The series of the run "noir", without what they begin with."""
+    found: dict[str, float] = {}
 
-    from cinesynth.train.telemetry import Gauges
+    def keep(self: Telemetry, name: str, value: float) -> None:
+        assert self._labels == {"run": "noir"}
+        assert name in SERIES
+        found[name.removeprefix("cinesynth_train_")] = value
 
-    shown: dict[str, tuple[float, dict[str, str]]] = {}
+    monkeypatch.setattr(Telemetry, "set", keep)
+    monkeypatch.setattr(Telemetry, "add", lambda self, name: keep(self, name, 1))
+    return found
 
-    class Gauge:
-        def __init__(self, name: str, description: str, tag_keys: tuple[str, ...]) -> None:
-            assert description
-            assert tag_keys == ("run",)
-            self.name = name
 
-        def set(self, value: float, tags: dict[str, str]) -> None:
-            shown[self.name] = value, tags
-
-    monkeypatch.setattr(metrics, "Gauge", Gauge)
-    Gauges("noir").show({"step": 3, "loss": 0.5, "lr": 1e-4, "val_set": "named", "mfu": None})
-    tags = {"run": "noir"}
+def test_a_step_shows_its_figures_in_base_units(shown: dict[str, float]) -> None:
+    gauges = StepGauges("noir", steps=8)
+    gauges.show({"step": 3, "time": 5.0, "val_set": "named", "val_loss": 0.25})
+    assert shown == {"step": 3, "validation_loss": 0.25}
+    gauges.show({"step": 3, "time": 5.5, "loss": 0.5, "lr": 1e-4, "mfu": 0.4, "peak_memory_gb": 2.0, "grad_norm": None})
     assert shown == {
-        "cinesynth_train_step": (3.0, tags),
-        "cinesynth_train_loss": (0.5, tags),
-        "cinesynth_train_lr": (1e-4, tags),
+        "step": 3,
+        "validation_loss": 0.25,
+        "loss": 0.5,
+        "learning_rate": 1e-4,
+        "mfu_ratio": 0.4,
+        "peak_memory_bytes": 2e9,
+        "steps_wanted": 8,
+        "last_step_timestamp_seconds": 5.5,
     }
+
+
+def test_a_group_counts_as_alive_from_its_start_and_as_over_however_it_ends(
+    shown: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cinesynth.train.telemetry.time.time", lambda: 100.0)
+    gauges = GroupGauges("noir")
+
+    def lose() -> None:
+        with gauges.training():
+            assert shown == {"last_step_timestamp_seconds": 100.0, "running": 1}
+            raise ValueError("lost")
+
+    with pytest.raises(ValueError, match="lost"):
+        lose()
+    assert shown["running"] == 0
+    gauges.failed()
+    assert shown["restarts_total"] == 1

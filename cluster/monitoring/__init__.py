@@ -1,0 +1,1 @@
+"""Watching a cluster: dashboards for Grafana, alerts and scraping for Prometheus (`docs/monitoring.md`)."""
