@@ -20,7 +20,8 @@ MARKET_LABEL = "ray.io/market-type"
 LABELS = (POOL_LABEL, ACCELERATOR_LABEL, MARKET_LABEL)
 
 Market = Literal["on-demand", "spot"]
-Work = Literal["data", "train", "generate", "evaluate", "tune", "serve"]
+Cloud = Literal["aws", "gcp"]
+Work = Literal["read footage", "encode", "train", "generate", "evaluate", "serve"]
 A100_80G = "A100-80G"
 """As `ray.util.accelerators` names it, and `resources.accelerator` in configurations."""
 
@@ -50,7 +51,7 @@ class NodePool:
 
     name: str
     takes: tuple[Work, ...]
-    machines: dict[Literal["aws", "gcp"], Machine]
+    machines: dict[Cloud, Machine]
     accelerator: str | None = None
     market: Market = "on-demand"
 
@@ -66,17 +67,22 @@ class NodePool:
         return {f"accelerator_type:{self.accelerator}": 1} if self.accelerator else {}
 
 
-_A100 = {"aws": Machine("p4de.24xlarge", 96, 8, 1152), "gcp": Machine("a2-ultragpu-8g", 96, 8, 1360)}
+_A100: dict[Cloud, Machine] = {
+    "aws": Machine("p4de.24xlarge", 96, 8, 1152),
+    "gcp": Machine("a2-ultragpu-8g", 96, 8, 1360),
+}
 POOLS = {
     pool.name: pool
     for pool in (
         NodePool("head", (), {"aws": Machine("m6i.2xlarge", 8, 0, 32), "gcp": Machine("n2-standard-8", 8, 0, 32)}),
         NodePool(
-            "data", ("data",), {"aws": Machine("m6i.8xlarge", 32, 0, 128), "gcp": Machine("n2-standard-32", 32, 0, 128)}
+            "data",
+            ("read footage",),
+            {"aws": Machine("m6i.8xlarge", 32, 0, 128), "gcp": Machine("n2-standard-32", 32, 0, 128)},
         ),
-        NodePool("a100", ("train", "generate", "evaluate", "tune", "serve"), _A100, A100_80G),
+        NodePool("a100", ("encode", "train", "generate", "evaluate", "serve"), _A100, A100_80G),
         # What runs here goes on from its last checkpoint or state. A video that somebody waits for does not run here.
-        NodePool("a100-spot", ("train", "generate", "evaluate", "tune"), _A100, A100_80G, "spot"),
+        NodePool("a100-spot", ("encode", "train", "generate", "evaluate"), _A100, A100_80G, "spot"),
     )
 }
 """By name."""

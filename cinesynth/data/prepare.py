@@ -280,7 +280,8 @@ def encode_graph(config: PrepareConfig, dataset: Storage, family: Family, window
             DecodeWindows,
             fn_constructor_args=(DecodeSettings.model_validate(config.decode), dataset.reference()),
             **actor_stage(
-                StageResources(workers=min(decode.workers or 1, len(blocks)), cpus=decode.cpus), config.resources
+                StageResources(workers=min(decode.workers or 1, len(blocks)), cpus=decode.cpus),
+                config.resources.decoders(),
             ),
         )
         .map_batches(
