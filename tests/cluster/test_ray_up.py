@@ -17,11 +17,7 @@ from tests.conftest import REPOSITORY
 CLOUDS = ("aws", "gcp")
 GCP_INSTANCE = {"machineType", "disks", "serviceAccounts", "scheduling"}
 """Fields of an instance that the file sets, from https://cloud.google.com/compute/docs/reference/rest/v1/instances."""
-SCHEDULING = {
-    "onHostMaintenance": {"TERMINATE"},
-    "provisioningModel": {"SPOT"},
-    "instanceTerminationAction": {"DELETE"},
-}
+SCHEDULING = {"onHostMaintenance": "TERMINATE", "provisioningModel": "SPOT", "instanceTerminationAction": "DELETE"}
 
 
 def file_of(cloud: str) -> Path:
