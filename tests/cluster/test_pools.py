@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from pydantic import BaseModel
-from ray.util.accelerators import NVIDIA_A100_80G
+from ray.util.accelerators.accelerators import NVIDIA_A100_80G
 
 from cinesynth.config import (
     EvaluateConfig,
