@@ -65,7 +65,7 @@ def sbatch(environment: dict[str, str], *arguments: str, alone: bool = False) ->
             apart += ["--user", "--map-root-user"]
         network = f"ip link set lo up && ip addr add {NODE}/32 dev lo && ip route add default dev lo src {NODE}"
         command = [*apart, "sh", "-c", f'{network} && exec "$@"', "sh", *command]
-    return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=240)
+    return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=400)
 
 
 def with_ray(environment: dict[str, str], folder: Path, text: str) -> dict[str, str]:
