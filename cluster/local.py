@@ -1,210 +1,219 @@
-"""A local Ray head with token auth, a dashboard on loopback, free ports and a temporary folder of its own.
+"""A local Ray head for development: token auth, loopback only, ports of its own, beside any other Ray on the host.
 
-`python -m cluster.local` runs one until Ctrl-C and prints how to use it. It runs beside any other Ray on the host, and
-stopping it ends only its own processes.
+    python -m cluster.local up            # starts one that goes on; prints the variables to export
+    eval "$(python -m cluster.local env)" # exports them
+    python -m cluster.local status        # whether it lives; its addresses, nodes and jobs
+    python -m cluster.local down          # ends it, and nothing else
+    python -m cluster.local run           # one in the foreground, until Ctrl-C
+
+Exit code 0: done, or it is so already. 1: the head failed, or (`status`, `env`) none runs. 2: the command line.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import secrets
-import shutil
-import signal
-import socket
-import subprocess
+import argparse
+import re
+import shlex
 import sys
-import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterable
-from pathlib import Path
-from types import TracebackType
-from typing import IO
+from collections import Counter
+from typing import Any
 
-import psutil
+import httpx
 
-from cinesynth.session import interpreter_for_ray
+from cinesynth.settings import NAME_PATTERN
+from cluster.local_head import HeadError, LocalHead, end_on_sigterm, end_processes, free_ports
+from cluster.local_record import HeadRecord, heads_folder, held, names, read_record, remove_record, write_record
 
-_MARK = "CINESYNTH_HEAD"
-"""The environment variable that every process of a head inherits. Its value is the head's folder."""
+__all__ = ["HeadError", "LocalHead", "end_on_sigterm", "end_processes", "free_ports"]
 
-
-class HeadError(RuntimeError):
-    """The head did not start."""
+_NODE_S = 30.0
 
 
-def free_ports(count: int) -> list[int]:
-    """Loopback ports, all different, that nothing listens on at this moment."""
-    sockets = [socket.socket() for _ in range(count)]
+def main(argv: list[str] | None = None) -> None:
+    """Do what the command line says."""
+    arguments = _parser().parse_args(argv)
     try:
-        for s in sockets:
-            s.bind(("127.0.0.1", 0))
-        return [int(s.getsockname()[1]) for s in sockets]
-    finally:
-        for s in sockets:
-            s.close()
+        code = arguments.command(arguments)
+    except HeadError as e:
+        print(f"error: {e}", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        print("Stopped; what was started is ended.", file=sys.stderr)
+        code = 130
+    raise SystemExit(code)
 
 
-class LocalHead:
-    """A Ray head in a child process. Use it as a context manager.
-
-    Args:
-        num_cpus: logical CPUs that tasks and actors are scheduled on.
-        object_store_bytes: size of the shared-memory object store.
-        log: the file that takes the head's own output.
-        timeout_s: seconds to wait for the dashboard to answer.
-    """
-
-    def __init__(
-        self, num_cpus: int = 4, object_store_bytes: int = 500_000_000, log: Path | None = None, timeout_s: float = 90
-    ) -> None:
-        self.num_cpus = num_cpus
-        self.object_store_bytes = object_store_bytes
-        self.log = log
-        self.timeout_s = timeout_s
-        self.token = secrets.token_hex(32)
-        gcs, dashboard = free_ports(2)
-        self.address = f"127.0.0.1:{gcs}"
-        self.dashboard = f"http://127.0.0.1:{dashboard}"
-        self._folder: Path | None = None
-        self._python = sys.executable
-        self._process: subprocess.Popen[bytes] | None = None
-        self._output: IO[bytes] | None = None
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """The environment of a client process: token, addresses, and this interpreter first on the path."""
-        return {
-            **os.environ,
-            "PATH": f"{Path(self._python).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": self.token,
-            "RAY_ADDRESS": self.address,
-            "RAY_API_SERVER_ADDRESS": self.dashboard,
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
-            "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-            "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # three in a row: a dead proxy is replaced after seconds
-            "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "5",
-        }
-
-    def __enter__(self) -> LocalHead:
-        # Ray's Unix sockets lie below this folder, and a socket's path has at most 107 characters.
-        self._folder = Path(tempfile.mkdtemp(prefix="cs-", dir="/tmp"))
-        self._python = interpreter_for_ray(self._folder)
-        gcs, dashboard = self.address.rsplit(":", 1)[1], self.dashboard.rsplit(":", 1)[1]
-        client, agent, metrics, runtime_env = free_ports(4)
-        command = [
-            *(self._python, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
-            *("--node-ip-address=127.0.0.1", f"--port={gcs}", f"--temp-dir={self._folder / 'ray'}"),
-            *("--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
-            *(f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"),
-            *(f"--metrics-export-port={metrics}", f"--runtime-env-agent-port={runtime_env}"),
-            *(f"--num-cpus={self.num_cpus}", f"--object-store-memory={self.object_store_bytes}"),
-            "--disable-usage-stats",
-        ]
-        # Ray records the host's newest cluster below RAY_TMPDIR: there it does not replace another head's record.
-        environment = {**self.environment, "RAY_TMPDIR": str(self._folder), _MARK: str(self._folder)}
-        environment.pop("RAY_ADDRESS")
-        self._output = open(self.log or os.devnull, "wb")
-        self._process = subprocess.Popen(
-            command, env=environment, stdout=self._output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        try:
-            self._wait()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    def _wait(self) -> None:
-        assert self._process is not None
-        deadline = time.monotonic() + self.timeout_s
-        request = urllib.request.Request(
-            f"{self.dashboard}/api/jobs/", headers={"Authorization": f"Bearer {self.token}"}
-        )
-        while time.monotonic() < deadline:
-            if self._process.poll() is not None:
-                raise HeadError(f"the Ray head ended with code {self._process.returncode}; its log: {self.log}")
-            try:
-                with urllib.request.urlopen(request, timeout=5):
-                    return
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.25)
-        raise HeadError(f"the Ray dashboard did not answer within {self.timeout_s:.0f} s; its log: {self.log}")
-
-    def wait(self) -> int:
-        """Wait until the head ends by itself; returns its exit code, negative for the signal that killed it."""
-        assert self._process is not None
-        return self._process.wait()
-
-    def stop(self) -> None:
-        """End the head and every process that it started, and no other."""
-        process, self._process = self._process, None
-        if process is not None:
-            # A head that died by itself leaves processes without a parent. They are known by the mark that they
-            # inherited, unless they changed their title, which overwrites it.
-            ours = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-            end_processes({*ours, *_marked(str(self._folder))}, patience_s=15)
-            process.wait()
-        if self._output is not None:
-            self._output.close()
-            self._output = None
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m cluster.local", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.set_defaults(command=_run, cpus=None)
+    commands = parser.add_subparsers(title="commands", metavar="up|env|status|down|run")
+    for name, command, text in (
+        ("up", _up, "start a head that goes on after this command"),
+        ("env", _env, "print `export` lines for a shell to evaluate"),
+        ("status", _status, "say whether it lives; without --name, of all heads"),
+        ("down", _down, "end a head and what it started"),
+        ("run", _run, "run a head until Ctrl-C (what no command at all does, too)"),
+    ):
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=command)
+        if command is not _run:
+            sub.add_argument("--name", type=_name, default=None if command is _status else "local", help="of the head")
+        if command in (_up, _run):
+            sub.add_argument("--cpus", type=_count, help="logical CPUs that work is scheduled on; default: 4")
+    return parser
 
 
-def end_processes(processes: Iterable[psutil.Process], patience_s: float) -> None:
-    """Wait for processes that were asked to end, and kill those that have not ended after `patience_s`."""
-    _, stragglers = psutil.wait_procs(list(processes), timeout=patience_s)
-    for straggler in stragglers:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            straggler.kill()
-    psutil.wait_procs(stragglers, timeout=5)
+def _name(text: str) -> str:
+    if not re.fullmatch(NAME_PATTERN, text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no name: lower-case letters, digits, dots and dashes")
+    return text
 
 
-def _marked(mark: str) -> list[psutil.Process]:
-    """The processes that inherited the mark of the head in a folder."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.environ().get(_MARK) == mark:
-                found.append(process)
-    return found
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of CPUs: 1 or more")
+    return int(text)
 
 
-def main() -> None:
-    """Run a head until Ctrl-C."""
-    with LocalHead() as head:
+def _up(arguments: argparse.Namespace) -> int:
+    name = arguments.name
+    with held(name):
+        record = read_record(name)
+        if record is not None and record.process() is not None:
+            if arguments.cpus not in (None, record.num_cpus):
+                raise HeadError(
+                    f"the head {name!r} runs with {record.num_cpus} CPUs; end it first: {_command('down', name)}"
+                )
+            print(f"The head {name!r} is running already, since {record.since()}; nothing was started.")
+        else:
+            if record is not None:
+                print(f"The head {name!r} ended by itself; what was left of it ({record.end()} processes) is ended.")
+                remove_record(name)
+            record = _start(name, arguments.cpus or 4)
+            print(f"The head {name!r} runs until `{_command('down', name)}`.")
+    print("\n".join(f"  {line}" for line in _exports(record)))
+    print(f'or:  eval "$({_command("env", name)})"')
+    print(f"Dashboard: {record.dashboard} (it asks for the token above)\nLog: {record.log}")
+    return 0
+
+
+def _start(name: str, cpus: int) -> HeadRecord:
+    log = heads_folder() / f"{name}.log"
+    head = LocalHead(num_cpus=cpus, log=log)
+    end_on_sigterm()
+    try:
+        head.start()
+        record = HeadRecord.of(head, log)
+        write_record(name, record)  # before it answers: if this command is killed, `down` still finds it
+        head.wait_until_ready()
+        _wait_for_a_node(record)
+    except BaseException:
+        head.stop()
+        remove_record(name)
+        raise
+    return record
+
+
+def _wait_for_a_node(record: HeadRecord) -> None:
+    """The dashboard answers some seconds before the head can take work itself."""
+    deadline = time.monotonic() + _NODE_S
+    while not _alive(record):
+        if time.monotonic() > deadline:
+            raise HeadError(f"the head's own node was not there within {_NODE_S:g} s; its log: {record.log}")
+        time.sleep(0.5)
+
+
+def _alive(record: HeadRecord) -> list[dict[str, Any]]:
+    """The cluster's nodes that live, as the state API tells them."""
+    nodes = record.ask("/api/v0/nodes")["data"]["result"]["result"]
+    return [node for node in nodes if node["state"] == "ALIVE"]
+
+
+def _env(arguments: argparse.Namespace) -> int:
+    record = read_record(arguments.name)
+    if record is None or record.process() is None:
+        raise HeadError(f"no head {arguments.name!r} runs; start one: {_command('up', arguments.name)}")
+    print("\n".join(_exports(record)))
+    return 0
+
+
+def _exports(record: HeadRecord) -> list[str]:
+    return [f"export {key}={shlex.quote(value)}" for key, value in record.variables.items()]
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    told = [arguments.name] if arguments.name else names()
+    if not told:
+        print("no head runs; start one: python -m cluster.local up")
+    return 0 if [_tell(name) for name in told].count(True) else 1
+
+
+def _tell(name: str) -> bool:
+    """Print how a head is; returns whether it takes jobs."""
+    record = read_record(name)
+    if record is None:
+        print(f"{name}: not running; start it: {_command('up', name)}")
+        return False
+    if record.process() is None:
+        print(f"{name}: it ended by itself; its log: {record.log}; clear up: {_command('down', name)}")
+        return False
+    try:
+        alive = _alive(record)
+        jobs = record.ask("/api/jobs/")
+    except httpx.HTTPError as e:
+        print(f"{name}: it runs (process {record.pid}) but its dashboard does not answer: {e}; its log: {record.log}")
+        return False
+    states = Counter(job["status"] for job in jobs)
+    cpus = sum(node["resources_total"].get("CPU", 0) for node in alive)
+    print(f"{name}: running since {record.since()} (process {record.pid})")
+    print(f"  address    {record.variables['RAY_ADDRESS']}")
+    print(f"  dashboard  {record.dashboard}")
+    print(f"  nodes      {len(alive)} with {cpus:g} CPUs")
+    print(f"  jobs       {', '.join(f'{n} {state}' for state, n in sorted(states.items())) or 'none'}")
+    for job in jobs:
+        if job["status"] in ("PENDING", "RUNNING"):
+            print(f"    {job['status']:<9}{job['submission_id'] or job['job_id']}  {job['entrypoint']}")
+    return True
+
+
+def _down(arguments: argparse.Namespace) -> int:
+    name = arguments.name
+    with held(name):
+        record = read_record(name)
+        if record is None:
+            print(f"no head {name!r} runs; nothing was ended")
+            return 0
+        lived = record.process() is not None
+        ended = record.end()
+        remove_record(name)
+    was = "is ended" if lived else "had ended by itself; what was left of it is ended"
+    print(f"the head {name!r} {was} ({ended} processes)")
+    return 0
+
+
+def _command(command: str, name: str) -> str:
+    return f"python -m cluster.local {command}" + ("" if name == "local" else f" --name {name}")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    end_on_sigterm()
+    with LocalHead(num_cpus=arguments.cpus or 4) as head:
         print("A Ray head is running; Ctrl-C stops it. In another terminal:")
-        for key in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
-            print(f"  export {key}={head.environment[key]}")
-        print("  ray job submit --working-dir . -- python -m jobs.pipeline --config jobs/configs/nano/pipeline.yaml \\")
+        for key, value in head.variables.items():
+            print(f"  export {key}={value}")
+        print("  python -m jobs.submit pipeline --config jobs/configs/nano/pipeline.yaml \\")
         print("      storage=$PWD/storage 'prepare.footage=[{path: /folder/of/videos}]'")
         print(f"Dashboard: {head.dashboard} (it asks for the token above)", flush=True)
         try:
             code = head.wait()
         except KeyboardInterrupt:
             print("Stopping.")
-            return
-    raise SystemExit(f"The head ended by itself, with exit code {code}; start another one.")
-
-
-def end_on_sigterm() -> None:
-    """Treat SIGTERM as Ctrl-C, so that context managers clean up."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.default_int_handler(signal.SIGINT, None))
+            return 0
+    raise HeadError(f"the head ended by itself, with exit code {code}; start another one")
 
 
 if __name__ == "__main__":
-    end_on_sigterm()
     main()

@@ -103,7 +103,7 @@ def build_app(config: ServeConfig, groups: Groups = rank_group) -> ray_serve.App
     store = open_store(config)  # finds a bad database here, not in a replica that restarts for ever
     drain_s = drain_seconds(config, store.predicted(config.largest_flops()))
     store.close()
-    settings, bundles, labels = config.engine, config.bundles(), dict(config.engine.group.pool.labels)
+    settings, bundles, labels = config.engine, config.bundles(), config.engine.group.pool.selector()
     where: Any = {"placement_group_bundle_label_selector": [labels] * len(bundles)} if labels else {}
     quiet = {"enable_access_log": False}  # a line for every heartbeat helps nobody; the Ingress keeps its own log
     engine = ray_serve.deployment(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
+from ray._private.label_utils import validate_label_selector
 
+from cinesynth.data.config import PrepareResources, fitted
 from cinesynth.errors import ConfigError
 from cinesynth.pool import Pool
 from cinesynth.session import check_capacity
@@ -41,3 +44,27 @@ def test_a_pool_is_of_nodes_with_its_accelerator_and_labels() -> None:
     assert pool.options(1) == {"accelerator_type": "A100-80G", "label_selector": {"pool": "train"}}
     assert pool.options(0) == {"label_selector": {"pool": "train"}}
     assert Pool().options(1) == {}
+
+
+def test_a_pool_may_be_of_nodes_with_one_of_several_values() -> None:
+    pool = Pool(labels={"pool": ["train", "spot"], "disk": "nvme"})
+    assert pool.takes({"pool": "spot", "disk": "nvme"})
+    assert not pool.takes({"pool": "spot"})
+    assert not pool.takes({"pool": "serve", "disk": "nvme"})
+    assert pool.told() == "pool=train or spot, disk=nvme"
+    selector = pool.options(0)["label_selector"]
+    assert selector == {"pool": "in(train,spot)", "disk": "nvme"}
+    assert validate_label_selector(selector) is None
+    for wrong in ([], ["in(a)"], ["a", ""]):
+        with pytest.raises(ValidationError):
+            Pool(labels={"pool": wrong})
+
+
+def test_footage_is_read_where_decode_says_and_else_where_it_was() -> None:
+    encoders = {"accelerator": "A100-80G", "labels": {"pool": "gpu"}}
+    alone = PrepareResources.model_validate(encoders)
+    assert alone.readers() == ANY
+    assert alone.decoders() is alone
+    apart = PrepareResources.model_validate({**encoders, "decode": {"labels": {"pool": "cpu"}}})
+    assert apart.readers() == apart.decoders() == Pool(labels={"pool": "cpu"})
+    assert fitted(apart, {"CPU": 4}).decoders() == apart.decoders()

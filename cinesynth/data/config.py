@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from cinesynth.errors import ConfigError
-from cinesynth.pool import Pool
+from cinesynth.pool import LABELS, Labels, Pool
 from cinesynth.settings import NAME_PATTERN, Finite, Gpus, Settings, WindowFrames, runtime, side_steps
 from cinesynth.wan.family import DEFAULT_FAMILY, FAMILIES, ModelSpec, Size, size_tables
 
@@ -164,12 +164,17 @@ class StageResources(Settings):
 
 
 class DecodeResources(Settings):
-    """Decoding of windows while others are encoded; files are scanned before that, on all CPUs."""
+    """Decoding of windows while others are encoded; files are hashed and scanned before that, on all CPUs."""
 
     workers: int | None = Field(
         None, ge=1, description="default: as there is room for when encoding starts, at most 8 for one of vae"
     )
     cpus: Finite = Field(1.0, gt=0, description="of each worker")
+    labels: Labels = Field(
+        {},
+        description=f"{LABELS}: where files are hashed, scanned and decoded; default: windows are decoded where "
+        "they are encoded, and files are hashed and scanned on any node",
+    )
 
 
 class CaptionerSettings(Settings):
@@ -192,6 +197,14 @@ class PrepareResources(Pool):
     clip: StageResources = StageResources()
     text: StageResources = StageResources()
     models: StageResources = Field(StageResources(), description="text overlay, aesthetic score and captions")
+
+    def readers(self) -> Pool:
+        """The nodes that hash and scan files."""
+        return Pool(labels=self.decode.labels)
+
+    def decoders(self) -> Pool:
+        """The nodes that decode windows."""
+        return self.readers() if self.decode.labels else self
 
 
 _DECODERS = 8  # so many keep one VAE worker busy

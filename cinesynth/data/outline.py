@@ -74,7 +74,9 @@ def _resources(config: PrepareConfig) -> Facts:
     named: dict[str, StageResources] = {name: getattr(resources, name) for name in ("vae", "clip", "text")}
     if config.detect_text or config.aesthetic or config.captioner.model:
         named["models"] = resources.models
-    facts = [cluster_of(config), ("decode", f"{decode.workers or 'as many as fit'} of {decode.cpus:g} CPUs each")]
+    where = f", on {resources.readers().told()}, where files are hashed and scanned" if decode.labels else ""
+    each = f"{decode.workers or 'as many as fit'} of {decode.cpus:g} CPUs each{where}"
+    facts = [cluster_of(config), ("decode", each)]
     for name, stage in named.items():
         gpus = f" and {stage.gpus:g} GPUs" if stage.gpus else ""
         facts.append((name, f"{stage.workers} of {stage.cpus:g} CPUs{gpus} each"))

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cinesynth.config import PrepareConfig
-from cinesynth.data.config import DecodeSettings, PrepareSettings, StageResources, fitted
+from cinesynth.data.config import DecodeSettings, PrepareResources, PrepareSettings, StageResources, fitted
 from cinesynth.data.dataset import SPLITS, ClipsDataset
 from cinesynth.data.encode.annotate import annotate_windows, check_models, unavailable
 from cinesynth.data.encode.assemble import assemble, empty_prompt_entry
@@ -49,9 +49,10 @@ from cinesynth.data.scan.decoders import make_decoder
 from cinesynth.data.scan.shots import make_cut_detector
 from cinesynth.data.scan.stored_scans import scan_files
 from cinesynth.data.stages import actor_stage, block_order, device_of, to_blocks
-from cinesynth.errors import DatasetError, ModelError, StorageError
+from cinesynth.errors import ConfigError, DatasetError, ModelError, StorageError
 from cinesynth.report.dataset import write_dataset_page
 from cinesynth.runs import Run, records_its_end
+from cinesynth.session import check_room
 from cinesynth.storage import Storage, public_uri, sha256_json
 from cinesynth.wan.family import Family
 from cinesynth.wan.folder import encoder_hash, model_spec
@@ -74,6 +75,15 @@ def check_inputs(settings: PrepareSettings, model: str) -> None:
     make_decoder(settings.decode.backend)
     make_cut_detector(settings.shots)
     check_models(settings)
+
+
+def check_readers(resources: PrepareResources) -> None:
+    """Raise ConfigError where the connected cluster has no node that may read footage: Ray would wait for ever."""
+    if resources.decode.labels:
+        try:
+            check_room(1, resources.decode.cpus, 0.0, resources.readers())
+        except ConfigError as e:
+            raise ConfigError(f"resources.decode.labels: {e}") from e
 
 
 @records_its_end
@@ -104,6 +114,7 @@ def _prepare(config: PrepareConfig) -> dict[str, Any]:
     _quiet_ray_data()
     encoders, family = encoder_hash(config.model), model_spec(config.model).family
     config = config.model_copy(update={"resources": fitted(config.resources, ray.cluster_resources())})
+    check_readers(config.resources)
     run = Run.open(config, inputs={"model": encoders})
     dataset = open_dataset(config.storage, config.name)
     # As it was recorded first: what later versions add to a configuration is no other plan.
@@ -282,7 +293,8 @@ def encode_graph(config: PrepareConfig, dataset: Storage, family: Family, window
             DecodeWindows,
             fn_constructor_args=(DecodeSettings.model_validate(config.decode), dataset.reference()),
             **actor_stage(
-                StageResources(workers=min(decode.workers or 1, len(blocks)), cpus=decode.cpus), config.resources
+                StageResources(workers=min(decode.workers or 1, len(blocks)), cpus=decode.cpus),
+                config.resources.decoders(),
             ),
         )
         .map_batches(

@@ -53,15 +53,16 @@ def map_files(
     costs: Sequence[float],
     function: Callable[[dict[str, str]], dict[str, Any]],
     schema: pa.Schema,
+    pool: Pool,
 ) -> Any:
-    """The Ray Data graph that applies `function` to each file's row on all CPUs. The results have `schema`."""
+    """The Ray Data graph that applies `function` to each file's row on all CPUs of a pool. Results have `schema`."""
     import ray
 
     def mapped(batch: pa.Table) -> pa.Table:
         return pa.Table.from_pylist([function(row) for row in batch.to_pylist()], schema=schema)
 
     blocks = file_blocks(rows, costs, ray.cluster_resources().get("CPU", 1))
-    return ray.data.from_arrow(blocks).map_batches(mapped, batch_size=1, batch_format="pyarrow")
+    return ray.data.from_arrow(blocks).map_batches(mapped, batch_size=1, batch_format="pyarrow", **pool.options(0))
 
 
 def file_blocks(rows: Sequence[dict[str, str]], costs: Sequence[float], cpus: float) -> list[pa.Table]:

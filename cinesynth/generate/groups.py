@@ -53,7 +53,7 @@ def placements(config: GenerateConfig, shape: GroupShape) -> Iterator[list[Any]]
     pool = config.resources
     check_room(config.workers, config.ranks * shape.cpus, config.ranks * shape.gpus, pool)
     bundles = [bundle | pool.resources(shape.gpus) for bundle in shape.bundles()]
-    labels = {"bundle_label_selector": [dict(pool.labels)] * len(bundles)} if pool.labels else {}
+    labels = {"bundle_label_selector": [pool.selector()] * len(bundles)} if pool.labels else {}
     made = [
         placement_group(bundles, strategy="STRICT_PACK", name=f"{config.name} {i}", **labels)
         for i in range(config.workers)

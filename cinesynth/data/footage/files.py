@@ -99,7 +99,7 @@ def _read_sources(config: PrepareConfig, dataset: Storage, sources: list[Source]
         for name, row in zip(locations, before, strict=True)
     ]
     costs = [1.0 if row is None else 0.0 for row in before]  # their size is not known yet
-    hashing = map_files(items, costs, _read, _FOUND)
+    hashing = map_files(items, costs, _read, _FOUND, config.resources.readers())
     found: dict[str, dict[str, Any]] = {}
     hashes = dict(known)
     for table in in_parts(hashing, Progress("hash", config.name, len(items), "files")):

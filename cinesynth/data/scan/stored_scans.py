@@ -90,7 +90,8 @@ def scan_files(config: PrepareConfig, dataset: Storage, files: list[File]) -> tu
     if missing:
         log.info("scanning %d of %d files", len(missing), len(by_content))
         progress = Progress("scan", config.name, len(missing), "files")
-        rows = map_files(missing, [file.stamp[0] / _BLOCK_BYTES for file in wanted], scanned, SCAN_SCHEMA)
+        costs = [file.stamp[0] / _BLOCK_BYTES for file in wanted]
+        rows = map_files(missing, costs, scanned, SCAN_SCHEMA, config.resources.readers())
         for table in in_parts(rows, progress):
             failed = table.filter(table["again"]).to_pylist()
             rejects += [Reject(row["uri"], "decode_failed", row["error"]) for row in failed]
