@@ -27,7 +27,9 @@ def problems(manifests: list[Manifest]) -> list[str]:
         return found
     for manifest in manifests:
         if manifest.kind == "RayService":
-            lines = service_problems(manifest.spec.get("serveConfigV2", ""))
+            workers = [group for name, _, group in manifest.groups() if name != "head"]
+            nodes = [(group.get("labels", {}), float(group.get("resources", {}).get("GPU", 0))) for group in workers]
+            lines = service_problems(manifest.spec.get("serveConfigV2", ""), nodes)
             found += [f"{manifest.path.name}: {manifest.kind} {manifest.name}: {line}" for line in lines]
     return found + reference_problems(manifests)
 

@@ -10,6 +10,7 @@ from typing import Any
 from ray.autoscaler._private.kuberay.utils import parse_quantity
 
 from cluster.kuberay.manifests import PRIORITY_LABEL, QUEUE_LABEL, RAY_KINDS, Manifest
+from cluster.kuberay.words import ACCELERATOR_LABEL, POOL_LABEL, RAY_NODE_LABEL, word_problems
 
 SECRETS = {
     "cinesynth-ray-token": "auth_token",
@@ -20,24 +21,49 @@ SECRETS = {
 SUBMITTER = {"cpu": Decimal("0.5"), "memory": parse_quantity("200Mi")}
 """Requests of the pod by which KubeRay submits a RayJob, where the manifest does not say otherwise."""
 
+RAY_LABELS = {RAY_NODE_LABEL: "yes"}
+"""Labels that KubeRay adds to each pod of a Ray cluster, as far as manifests refer to them."""
+
 Requests = dict[str, Decimal]
 
 
 def reference_problems(manifests: list[Manifest]) -> list[str]:
     """What does not hold between manifests of the right shape: a line each; empty where nothing is wrong."""
+    incomplete = [
+        f"{m.kind} {m.name}: {line}" for m in manifests for line in (*word_problems(m.document), *_missing(m))
+    ]
+    if incomplete:
+        return incomplete
     known = {(m.kind, m.name): m for m in manifests}
     found = []
     for manifest in manifests:
         lines = list(_names(manifest, known))
         if manifest.kind in RAY_KINDS:
-            lines += _rules(manifest)
-            lines += _queue(manifest, known)
+            lines += [*_rules(manifest), *_queue(manifest, known)]
         if manifest.kind == "ClusterQueue":
             lines += _flavors(manifest, known)
         if manifest.kind == "LocalQueue" and ("ClusterQueue", manifest.spec["clusterQueue"]) not in known:
             lines.append(f"spec.clusterQueue: there is no ClusterQueue {manifest.spec['clusterQueue']}")
+        if manifest.kind == "NetworkPolicy":
+            lines += _selects(manifest.spec["podSelector"].get("matchLabels", {}), "spec.podSelector", manifests)
+        if manifest.kind == "Service":
+            lines += _selects(manifest.spec.get("selector", {}), "spec.selector", manifests)
         found += [f"{manifest.kind} {manifest.name}: {line}" for line in lines]
     return found
+
+
+def _missing(manifest: Manifest) -> Iterator[str]:
+    """What Kubernetes lets out and these clusters need."""
+    if manifest.kind == "RayJob" and "rayClusterSpec" not in manifest.spec:
+        yield "spec.rayClusterSpec: Kueue admits a RayJob only with a cluster of its own"
+        return
+    if manifest.kind == "ClusterQueue" and "resourceGroups" not in manifest.spec:
+        yield "spec.resourceGroups: a queue without quotas admits nothing"
+    for spec in manifest.pod_specs():
+        for container in spec["containers"]:
+            for resource in ("cpu", "memory"):
+                if resource not in container.get("resources", {}).get("requests", {}):
+                    yield f"container {container['name']} requests no {resource}; quotas and Ray go by requests"
 
 
 def _names(manifest: Manifest, known: dict[tuple[str, str], Manifest]) -> Iterator[str]:
@@ -87,25 +113,58 @@ def _rules(manifest: Manifest) -> Iterator[str]:
             yield f"{name}: resources stand in both `resources` and `rayStartParams`; KubeRay takes one of them"
         if "labels" in params:
             yield f"{name}: rayStartParams.labels is refused by KubeRay; use the group's `labels`"
-        requests = group["template"]["spec"]["containers"][0]["resources"]["requests"]
-        told = {"CPU": requests["cpu"], "GPU": requests.get("nvidia.com/gpu", "0")}
-        for resource, requested in told.items():
-            given = group.get("resources", {}).get(resource)
-            if given is not None and parse_quantity(given) != parse_quantity(str(requested)):
-                yield f"{name}: resources.{resource} is {given}, but its pod requests {requested}"
+        yield from (f"{name}: {line}" for line in _told_to_ray(name, group))
+
+
+def _told_to_ray(name: str, group: dict[str, Any]) -> Iterator[str]:
+    """Where a group of pods tells Ray another thing than it tells Kubernetes."""
+    spec, labels, resources = group["template"]["spec"], group.get("labels", {}), group.get("resources", {})
+    if spec.get("nodeSelector", {}).get(POOL_LABEL) != labels.get(POOL_LABEL):
+        yield f"its nodeSelector and its labels are of two pools by {POOL_LABEL}"
+    requests = spec["containers"][0]["resources"]["requests"]
+    told = {"CPU": requests["cpu"], "GPU": requests.get("nvidia.com/gpu", "0")}
+    if name == "head":
+        if group.get("rayStartParams", {}).get("num-cpus") != "0":
+            yield 'rayStartParams.num-cpus is not "0": work would be put on the head'
+        return
+    for resource, requested in told.items():
+        given = resources.get(resource, "0")
+        if parse_quantity(given) != parse_quantity(str(requested)):
+            yield f"resources.{resource} is {given}, but its pod requests {requested}"
+    for resource in resources:
+        if resource not in (*told, "memory") and resource != f"accelerator_type:{labels.get(ACCELERATOR_LABEL)}":
+            yield f"resources.{resource} is no resource that a job of ours asks for"
+    if parse_quantity(told["GPU"]) and f"accelerator_type:{labels.get(ACCELERATOR_LABEL)}" not in resources:
+        yield f"its label {ACCELERATOR_LABEL} and a resource accelerator_type:... do not name the same GPU"
+
+
+def _selects(wanted: dict[str, str], where: str, manifests: list[Manifest]) -> Iterator[str]:
+    """A policy or service whose selector matches no pod of these manifests does nothing."""
+    given = [RAY_LABELS] if any(m.kind in RAY_KINDS for m in manifests) else []
+    for manifest in manifests:
+        templates = [group["template"] for _, _, group in manifest.groups()] if manifest.kind in RAY_KINDS else []
+        if manifest.kind in ("StatefulSet", "Deployment"):
+            templates = [manifest.spec["template"]]
+        given += [template.get("metadata", {}).get("labels", {}) for template in templates]
+    if not any(wanted.items() <= labels.items() for labels in given):
+        yield f"{where}: no pod here has {wanted}"
 
 
 def _queue(manifest: Manifest, known: dict[tuple[str, str], Manifest]) -> Iterator[str]:
     """What Kueue refuses, and what it would keep waiting for ever."""
     queue = manifest.labels.get(QUEUE_LABEL)
     if queue is None:
+        if manifest.kind != "RayCluster":
+            yield f"without the label {QUEUE_LABEL} it starts at once, beside all quotas"
         return
     if manifest.cluster_spec.get("enableInTreeAutoscaling"):
         yield "enableInTreeAutoscaling: Kueue admits no cluster that scales itself"
     if len(manifest.cluster_spec.get("workerGroupSpecs", [])) > 6:
         yield "workerGroupSpecs: Kueue takes 8 sets of pods, of which the head and the submitter are two"
-    if manifest.kind == "RayJob" and (not manifest.spec.get("shutdownAfterJobFinishes") or "clusterSelector" in manifest.spec):
-        yield "Kueue admits a RayJob only with a cluster of its own, and shutdownAfterJobFinishes: true"
+    if manifest.kind == "RayJob" and not manifest.spec.get("shutdownAfterJobFinishes"):
+        yield "Kueue admits a RayJob only with shutdownAfterJobFinishes: true"
+    if manifest.kind == "RayJob" and "clusterSelector" in manifest.spec:
+        yield "Kueue admits no RayJob with a clusterSelector"
     priority = manifest.labels.get(PRIORITY_LABEL)
     if ("WorkloadPriorityClass", priority) not in known:
         yield f"there is no WorkloadPriorityClass {priority}"

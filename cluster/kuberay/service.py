@@ -15,8 +15,13 @@ from serve.config import ServeConfig
 IMPORT_PATH = "serve.app:build"
 
 
-def service_problems(text: str) -> list[str]:
-    """What is wrong with a `serveConfigV2`: a line each; empty where nothing is."""
+def service_problems(text: str, nodes: list[tuple[dict[str, str], float]]) -> list[str]:
+    """What is wrong with a `serveConfigV2`: a line each; empty where nothing is.
+
+    Args:
+        text: the configuration, YAML.
+        nodes: labels and GPUs of a node of each worker group.
+    """
     try:
         config = yaml.safe_load(text)
         ServeDeploySchema.model_validate(config)
@@ -31,9 +36,15 @@ def service_problems(text: str) -> list[str]:
             problems.append(f"{where}.import_path: {application['import_path']!r}; the service's is {IMPORT_PATH}")
             continue
         try:
-            parse_config(ServeConfig, application.get("args", {}), f"{where}.args")
+            group = parse_config(ServeConfig, application.get("args", {}), f"{where}.args").engine.group
         except ConfigError as e:
             problems.append(str(e))
+            continue
+        if not any(group.pool.takes(labels) and gpus >= group.ranks * group.gpus_per_rank for labels, gpus in nodes):
+            problems.append(
+                f"{where}.args.engine.group: no worker group has the labels {group.pool.labels} and "
+                f"{group.ranks * group.gpus_per_rank} GPUs a node"
+            )
     return problems
 
 
