@@ -68,7 +68,9 @@ def _missing(manifest: Manifest) -> Iterator[str]:
 
 def _names(manifest: Manifest, known: dict[tuple[str, str], Manifest]) -> Iterator[str]:
     """Secrets and claims that nobody makes."""
-    made = {template["metadata"]["name"] for template in manifest.document.get("spec", {}).get("volumeClaimTemplates", [])}
+    made = {
+        template["metadata"]["name"] for template in manifest.document.get("spec", {}).get("volumeClaimTemplates", [])
+    }
     for name, key in _secrets(manifest.document):
         if name not in SECRETS:
             yield f"there is no secret {name}; known are {', '.join(SECRETS)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ import yaml
 from cinesynth.errors import ConfigError
 from cluster.kuberay.check import main, problems
 from cluster.kuberay.manifests import Manifest, read_manifests
-from cluster.kuberay.references import reference_problems
+from cluster.kuberay.references import SECRETS, reference_problems
 from cluster.kuberay.schema import definitions, schema_problems
 from cluster.kuberay.service import service_problems
+from tests.conftest import REPOSITORY
 
 MANIFESTS = read_manifests()
 SERVICE = next(m for m in MANIFESTS if m.kind == "RayService")
@@ -53,7 +55,7 @@ def test_the_shipped_manifests_are_right(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def places() -> dict[Path_, tuple[Manifest, Path_]]:
-    """Each place of a key, without the numbers of list items, and one example of it; one of those in pods of any kind."""
+    """Each place of a key, without the numbers of list items, with an example of it; in pods, of any kind of manifest."""
     found = {}
     for manifest in MANIFESTS:
         for path in keys(manifest.document):
@@ -75,6 +77,12 @@ def test_a_misspelt_key_anywhere_is_refused(kind: str) -> None:
             if not reference_problems(those):
                 taken.append(place)
     assert taken == []
+
+
+def test_the_page_says_how_each_secret_is_made() -> None:
+    page = (REPOSITORY / "docs" / "kubernetes.md").read_text()
+    made = re.findall(r"create secret generic (\S+) --from-(?:literal|file)=([\w.]+)", page)
+    assert dict(made) == SECRETS
 
 
 def test_every_object_of_the_schemas_refuses_unknown_fields() -> None:
@@ -102,7 +110,9 @@ def test_a_misspelt_key_anywhere_in_the_service_is_refused() -> None:
     spot = [({**worker["labels"], "cinesynth.io/pool": "a100-spot"}, 8.0)]
     assert "no worker group has the labels" in service_problems(yaml.safe_dump(config), spot)[0]
     assert "no worker group has the labels" in service_problems(yaml.safe_dump(config), [(worker["labels"], 2.0)])[0]
-    assert "prxy_location: unknown field" in service_problems(yaml.safe_dump({**config, "prxy_location": "x"}), nodes)[0]
+    assert (
+        "prxy_location: unknown field" in service_problems(yaml.safe_dump({**config, "prxy_location": "x"}), nodes)[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -133,7 +143,12 @@ def test_a_misspelt_key_anywhere_in_the_service_is_refused() -> None:
         ("cinesynth", "spec workerGroupSpecs 0 template spec containers 0 resources limits memory", "110GB", "110GB"),
         ("train-wan14b-style", "metadata labels", {"kueue.x-k8s.io/queue-name": "trainig"}, "no LocalQueue trainig"),
         ("train-wan14b-style", "metadata labels", {}, "it starts at once, beside all quotas"),
-        ("train-wan14b-style", "metadata labels kueue.x-k8s.io/priority-class", "high", "no WorkloadPriorityClass high"),
+        (
+            "train-wan14b-style",
+            "metadata labels kueue.x-k8s.io/priority-class",
+            "high",
+            "no WorkloadPriorityClass high",
+        ),
         ("train-wan14b-style", "spec rayClusterSpec enableInTreeAutoscaling", True, "cluster that scales itself"),
         ("train-wan14b-style", "spec shutdownAfterJobFinishes", False, "shutdownAfterJobFinishes: true"),
         ("train-wan14b-style", "spec submissionMode", "K8sJob", "is not one of"),
