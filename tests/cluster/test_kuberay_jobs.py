@@ -20,13 +20,14 @@ import yaml
 
 from cinesynth.data.video import write_video
 from cinesynth.storage import Storage
+from cinesynth.studies.config import StudyConfig
 from cinesynth.studies.driver import outline_study
+from cinesynth.studies.inputs import Inputs
 from cinesynth.wan.folder import model_folder
 from cluster.kuberay.manifests import Manifest, read_manifests
 from serve.app import build
 from serve.auth import create_key
 from tests.conftest import REPOSITORY
-from tests.studies.fake_jobs import INPUTS
 from tests.tiny_dataset import encoded_dataset, picture
 
 MANIFESTS = read_manifests()
@@ -61,10 +62,14 @@ def stand_ins(job: str, folder: Path) -> list[str]:
     """In place of what cannot be here: storage, a model of 14B, the weights of R-LPIPS, windows long enough for FVD."""
     alex = Path(str(find_spec("lpips").origin)).parent / "weights" / "v0.1" / "alex.pth"  # type: ignore[union-attr]
     own = {
-        "prepare": [f"footage.0.path={folder / 'footage'}", f"window.sizes={SMALL}"],
+        "prepare": [f"footage.0.path={folder / 'footage'}", "window.sizes=480p"],
         "tune": [f"r_lpips_weights={alex}", "objectives=[lpips, r_lpips]"],
     }
     return [f"storage={folder / 'storage'}", f"model={folder / 'model'}", "dry_run=true", *own.get(job, [])]
+
+
+def inputs(config: StudyConfig) -> Inputs:
+    return Inputs("base", {name: f"hash of {name}" for name in (*config.domains.values(), config.long)})
 
 
 @pytest.mark.usefixtures("sigterm")
@@ -78,7 +83,7 @@ def test_an_entrypoint_is_planned(
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setattr("sys.argv", [module, *words, *stand_ins(job, folder)])
     # A study reads three datasets that share no footage; tests/studies has real ones.
-    monkeypatch.setattr("cinesynth.studies.driver.outline_study", partial(outline_study, read=lambda _: INPUTS))
+    monkeypatch.setattr("cinesynth.studies.driver.outline_study", partial(outline_study, read=inputs))
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit:
