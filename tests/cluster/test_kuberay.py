@@ -55,7 +55,7 @@ def test_the_shipped_manifests_are_right(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def places() -> dict[Path_, tuple[Manifest, Path_]]:
-    """Each place of a key, without the numbers of list items, with an example of it; in pods, of any kind of manifest."""
+    """Each place of a key, without the numbers of list items, with an example; those in pods of one kind of manifest."""
     found = {}
     for manifest in MANIFESTS:
         for path in keys(manifest.document):
