@@ -45,7 +45,7 @@ def schema_problems(document: dict[str, Any]) -> list[str]:
     if kind not in KINDS:
         known = ", ".join(f"{name} ({version})" for version, name in KINDS)
         return [f"kind: {kind[1]!r} of apiVersion {kind[0]!r} is not known here; known are {known}"]
-    return sorted(_told(error) for error in _validator(KINDS[kind]).iter_errors(document))  # type: ignore[index]
+    return sorted(_told(error) for error in _validator(KINDS[kind]).iter_errors(document))
 
 
 @cache

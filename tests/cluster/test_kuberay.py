@@ -55,8 +55,8 @@ def test_the_shipped_manifests_are_right(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def places() -> dict[Path_, tuple[Manifest, Path_]]:
-    """Each place of a key, without the numbers of list items, with an example; those in pods of one kind of manifest."""
-    found = {}
+    """Each place of a key, without the numbers of list items, with an example; of pods those of one kind."""
+    found: dict[Path_, tuple[Manifest, Path_]] = {}
     for manifest in MANIFESTS:
         for path in keys(manifest.document):
             shape = (manifest.kind, *(part for part in path if isinstance(part, str)))
