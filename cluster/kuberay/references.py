@@ -1,0 +1,235 @@
+"""What one manifest says of others: names that must be there, quotas that must hold it, rules of KubeRay and Kueue."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
+from typing import Any
+
+from ray.autoscaler._private.kuberay.utils import parse_quantity
+
+from cluster.kuberay.manifests import PRIORITY_LABEL, QUEUE_LABEL, RAY_KINDS, Manifest
+from cluster.kuberay.words import ACCELERATOR_LABEL, POOL_LABEL, RAY_NODE_LABEL, word_problems
+
+SECRETS = {
+    "cinesynth-ray-token": "auth_token",
+    "cinesynth-redis": "password",
+    "cinesynth-serve-keys": "keys.json",
+}
+"""Secrets that are made by hand, as docs/kubernetes.md says, each with its key: no manifest carries one."""
+SUBMITTER = {"cpu": Decimal("0.5"), "memory": parse_quantity("200Mi")}
+"""Requests of the pod by which KubeRay submits a RayJob, where the manifest does not say otherwise."""
+
+RAY_LABELS = {RAY_NODE_LABEL: "yes"}
+"""Labels that KubeRay adds to each pod of a Ray cluster, as far as manifests refer to them."""
+
+Requests = dict[str, Decimal]
+
+
+def reference_problems(manifests: list[Manifest]) -> list[str]:
+    """What does not hold between manifests of the right shape: a line each; empty where nothing is wrong."""
+    incomplete = [
+        f"{m.kind} {m.name}: {line}" for m in manifests for line in (*word_problems(m.document), *_missing(m))
+    ]
+    if incomplete:
+        return incomplete
+    known = {(m.kind, m.name): m for m in manifests}
+    found = []
+    for manifest in manifests:
+        lines = list(_names(manifest, known))
+        if manifest.kind in RAY_KINDS:
+            lines += [*_rules(manifest), *_queue(manifest, known)]
+        if manifest.kind == "ClusterQueue":
+            lines += _flavors(manifest, known)
+        if manifest.kind == "LocalQueue" and ("ClusterQueue", manifest.spec["clusterQueue"]) not in known:
+            lines.append(f"spec.clusterQueue: there is no ClusterQueue {manifest.spec['clusterQueue']}")
+        if manifest.kind == "NetworkPolicy":
+            lines += _selects(manifest.spec["podSelector"].get("matchLabels", {}), "spec.podSelector", manifests)
+        if manifest.kind == "Service":
+            lines += _selects(manifest.spec.get("selector", {}), "spec.selector", manifests)
+        found += [f"{manifest.kind} {manifest.name}: {line}" for line in lines]
+    return found
+
+
+def _missing(manifest: Manifest) -> Iterator[str]:
+    """What Kubernetes lets out and these clusters need."""
+    if manifest.kind == "RayJob" and "rayClusterSpec" not in manifest.spec:
+        yield "spec.rayClusterSpec: Kueue admits a RayJob only with a cluster of its own"
+        return
+    if manifest.kind == "ClusterQueue" and "resourceGroups" not in manifest.spec:
+        yield "spec.resourceGroups: a queue without quotas admits nothing"
+    for spec in manifest.pod_specs():
+        for container in spec["containers"]:
+            for resource in ("cpu", "memory"):
+                if resource not in container.get("resources", {}).get("requests", {}):
+                    yield f"container {container['name']} requests no {resource}; quotas and Ray go by requests"
+
+
+def _names(manifest: Manifest, known: dict[tuple[str, str], Manifest]) -> Iterator[str]:
+    """Secrets and claims that nobody makes."""
+    made = {
+        template["metadata"]["name"] for template in manifest.document.get("spec", {}).get("volumeClaimTemplates", [])
+    }
+    for name, key in _secrets(manifest.document):
+        if name not in SECRETS:
+            yield f"there is no secret {name}; known are {', '.join(SECRETS)}"
+        elif key not in (None, SECRETS[name]):
+            yield f"secret {name} has the key {SECRETS[name]}, not {key}"
+    for spec in manifest.pod_specs():
+        volumes = {volume["name"] for volume in spec.get("volumes", [])} | made
+        for volume in spec.get("volumes", []):
+            claim = volume.get("persistentVolumeClaim", {}).get("claimName")
+            if claim is not None and ("PersistentVolumeClaim", claim) not in known:
+                yield f"there is no PersistentVolumeClaim {claim}"
+        for container in spec["containers"]:
+            for mount in container.get("volumeMounts", []):
+                if mount["name"] not in volumes:
+                    yield f"container {container['name']} mounts {mount['name']}, which is no volume of its pod"
+
+
+def _secrets(value: Any) -> Iterator[tuple[str, str | None]]:
+    """Each secret that is named anywhere in a manifest, with the key that is read, where one is."""
+    if isinstance(value, dict):
+        if "secretKeyRef" in value:
+            yield value["secretKeyRef"]["name"], value["secretKeyRef"]["key"]
+        if isinstance(value.get("secretName"), str):
+            yield value["secretName"], None
+        for part in value.values():
+            yield from _secrets(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _secrets(part)
+
+
+def _rules(manifest: Manifest) -> Iterator[str]:
+    """What KubeRay refuses, or drops, at run time."""
+    cluster = manifest.cluster_spec
+    if cluster.get("authOptions", {}).get("mode") != "token":
+        yield "authOptions.mode: without `token`, whoever reaches a port runs code"
+    if cluster.get("enableInTreeAutoscaling") and cluster.get("autoscalerOptions", {}).get("version") != "v2":
+        yield "autoscalerOptions.version: v1 knows no labels; say v2"
+    for name, _, group in manifest.groups():
+        params = group.get("rayStartParams", {})
+        if group.get("resources") and {"num-cpus", "num-gpus", "memory", "resources"} & set(params):
+            yield f"{name}: resources stand in both `resources` and `rayStartParams`; KubeRay takes one of them"
+        if "labels" in params:
+            yield f"{name}: rayStartParams.labels is refused by KubeRay; use the group's `labels`"
+        yield from (f"{name}: {line}" for line in _told_to_ray(name, group))
+
+
+def _told_to_ray(name: str, group: dict[str, Any]) -> Iterator[str]:
+    """Where a group of pods tells Ray another thing than it tells Kubernetes."""
+    spec, labels, resources = group["template"]["spec"], group.get("labels", {}), group.get("resources", {})
+    if spec.get("nodeSelector", {}).get(POOL_LABEL) != labels.get(POOL_LABEL):
+        yield f"its nodeSelector and its labels are of two pools by {POOL_LABEL}"
+    requests = spec["containers"][0]["resources"]["requests"]
+    told = {"CPU": requests["cpu"], "GPU": requests.get("nvidia.com/gpu", "0")}
+    if name == "head":
+        if group.get("rayStartParams", {}).get("num-cpus") != "0":
+            yield 'rayStartParams.num-cpus is not "0": work would be put on the head'
+        return
+    for resource, requested in told.items():
+        given = resources.get(resource, "0")
+        if parse_quantity(given) != parse_quantity(str(requested)):
+            yield f"resources.{resource} is {given}, but its pod requests {requested}"
+    for resource in resources:
+        if resource not in (*told, "memory") and resource != f"accelerator_type:{labels.get(ACCELERATOR_LABEL)}":
+            yield f"resources.{resource} is no resource that a job of ours asks for"
+    if parse_quantity(told["GPU"]) and f"accelerator_type:{labels.get(ACCELERATOR_LABEL)}" not in resources:
+        yield f"its label {ACCELERATOR_LABEL} and a resource accelerator_type:... do not name the same GPU"
+
+
+def _selects(wanted: dict[str, str], where: str, manifests: list[Manifest]) -> Iterator[str]:
+    """A policy or service whose selector matches no pod of these manifests does nothing."""
+    given = [RAY_LABELS] if any(m.kind in RAY_KINDS for m in manifests) else []
+    for manifest in manifests:
+        templates = [group["template"] for _, _, group in manifest.groups()] if manifest.kind in RAY_KINDS else []
+        if manifest.kind in ("StatefulSet", "Deployment"):
+            templates = [manifest.spec["template"]]
+        given += [template.get("metadata", {}).get("labels", {}) for template in templates]
+    if not any(wanted.items() <= labels.items() for labels in given):
+        yield f"{where}: no pod here has {wanted}"
+
+
+def _queue(manifest: Manifest, known: dict[tuple[str, str], Manifest]) -> Iterator[str]:
+    """What Kueue refuses, and what it would keep waiting for ever."""
+    queue = manifest.labels.get(QUEUE_LABEL)
+    if queue is None:
+        if manifest.kind != "RayCluster":
+            yield f"without the label {QUEUE_LABEL} it starts at once, beside all quotas"
+        return
+    if manifest.cluster_spec.get("enableInTreeAutoscaling"):
+        yield "enableInTreeAutoscaling: Kueue admits no cluster that scales itself"
+    if len(manifest.cluster_spec.get("workerGroupSpecs", [])) > 6:
+        yield "workerGroupSpecs: Kueue takes 8 sets of pods, of which the head and the submitter are two"
+    if manifest.kind == "RayJob" and not manifest.spec.get("shutdownAfterJobFinishes"):
+        yield "Kueue admits a RayJob only with shutdownAfterJobFinishes: true"
+    if manifest.kind == "RayJob" and "clusterSelector" in manifest.spec:
+        yield "Kueue admits no RayJob with a clusterSelector"
+    priority = manifest.labels.get(PRIORITY_LABEL)
+    if ("WorkloadPriorityClass", priority) not in known:
+        yield f"there is no WorkloadPriorityClass {priority}"
+    local = known.get(("LocalQueue", queue))
+    if local is None:
+        yield f"there is no LocalQueue {queue}"
+        return
+    target = known.get(("ClusterQueue", local.spec["clusterQueue"]))
+    if target is not None:
+        yield from _room(manifest, target, known)
+
+
+def _room(manifest: Manifest, queue: Manifest, known: dict[tuple[str, str], Manifest]) -> Iterator[str]:
+    """Where the queue's own quota never holds the workload, Kueue never starts it."""
+    quotas = {
+        flavor["name"]: {r["name"]: parse_quantity(str(r["nominalQuota"])) for r in flavor["resources"]}
+        for group in queue.spec["resourceGroups"]
+        for flavor in group["flavors"]
+    }
+    needed: dict[str, Requests] = defaultdict(lambda: defaultdict(Decimal))
+    for name, pods, group in manifest.groups():
+        spec = group["template"]["spec"]
+        flavor = _flavor_of(spec, [known[("ResourceFlavor", f)] for f in quotas if ("ResourceFlavor", f) in known])
+        if flavor is None:
+            yield f"{name}: no flavor of {queue.name} takes its nodeSelector and tolerations"
+            continue
+        for container in spec["containers"]:
+            for resource, amount in container["resources"]["requests"].items():
+                needed[flavor][resource] += pods * parse_quantity(str(amount))
+    if manifest.kind == "RayJob" and quotas:
+        for resource, amount in SUBMITTER.items():
+            needed[next(iter(quotas))][resource] += amount
+    for flavor, requests in needed.items():
+        for resource, amount in requests.items():
+            quota = quotas[flavor].get(resource)
+            if quota is None:
+                yield f"{queue.name} has no quota of {resource} in {flavor}"
+            elif amount > quota:
+                yield f"takes {amount:f} {resource} of {flavor}, of which {queue.name} has {quota:f}"
+
+
+def _flavor_of(spec: dict[str, Any], flavors: Iterable[Manifest]) -> str | None:
+    """The first flavor whose nodes a pod goes to: its labels are selected, and its taints tolerated."""
+    for flavor in flavors:
+        labels, wanted = flavor.spec.get("nodeLabels", {}), spec.get("nodeSelector", {})
+        if all(labels.get(name, value) == value for name, value in wanted.items()) and all(
+            any(_tolerates(toleration, taint) for toleration in spec.get("tolerations", []))
+            for taint in flavor.spec.get("nodeTaints", [])
+        ):
+            return flavor.name
+    return None
+
+
+def _tolerates(toleration: dict[str, str], taint: dict[str, str]) -> bool:
+    if toleration.get("key") not in (None, taint["key"]) or toleration.get("effect") not in (None, taint["effect"]):
+        return False
+    return toleration.get("operator") == "Exists" or toleration.get("value") == taint.get("value")
+
+
+def _flavors(queue: Manifest, known: dict[tuple[str, str], Manifest]) -> Iterator[str]:
+    for group in queue.spec["resourceGroups"]:
+        for flavor in group["flavors"]:
+            if ("ResourceFlavor", flavor["name"]) not in known:
+                yield f"there is no ResourceFlavor {flavor['name']}"
+            if [r["name"] for r in flavor["resources"]] != group["coveredResources"]:
+                yield f"flavor {flavor['name']}: its resources are not coveredResources, in their order"
