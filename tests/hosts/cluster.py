@@ -7,7 +7,6 @@ import os
 import secrets
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -55,9 +54,9 @@ class HostCluster:
         try:
             self.ray = [interpreter_for_ray(self.network.folder), "-m", "ray.scripts.scripts"]
             self.start_head()
-            for name in self.workers:
+            for name in self.workers:  # one after the other: a raylet whose agents take 15 s to start gives up
                 self._start(name, [f"--address={self.head.address}:{GCS}", '--labels={"host": "worker"}'])
-            until(lambda: set(self.nodes()) == {HEAD, *self.workers}, "all nodes", START_S)
+                until(lambda name=name: name in self.nodes(), f"the node of {name}", START_S)
         except BaseException:
             self._show_logs()
             self.network.__exit__(None, None, None)
@@ -86,6 +85,10 @@ class HostCluster:
         self._start(HEAD, ["--head", f"--port={GCS}", "--dashboard-host=0.0.0.0", f"--dashboard-port={DASHBOARD}"])
         until(lambda: HEAD in self.nodes(), "the head", START_S)
 
+    def lose_head(self) -> None:
+        """End everything on the head's host at once."""
+        self.head.start(["bash", "-c", "kill -9 -1"], subprocess.DEVNULL).wait()
+
     def _start(self, name: str, arguments: list[str]) -> None:
         host = self.network.hosts[name]
         command = [
@@ -98,9 +101,7 @@ class HostCluster:
 
     def ask(self, path: str) -> Any:
         """What the dashboard answers the laptop; None where it does not."""
-        request = urllib.request.Request(
-            f"{self.dashboard}{path}", headers={"Authorization": f"Bearer {self.token}"}
-        )
+        request = urllib.request.Request(f"{self.dashboard}{path}", headers={"Authorization": f"Bearer {self.token}"})
 
         def get() -> Any:
             try:
@@ -124,10 +125,10 @@ class HostCluster:
     def hosts_of(self, actor: str) -> list[str]:
         """Hosts of the living actors whose class or name holds this."""
         names = {node_id: name for name, node_id in self.nodes().items()}
-        actors = self._state("/api/v0/actors?detail=true&limit=1000&filter_keys=state&filter_predicates=%3D&filter_values=ALIVE")
+        actors = [a for a in self._state("/api/v0/actors?detail=true&limit=1000") if a["state"] == "ALIVE"]
         return [names.get(a["node_id"], "lost") for a in actors if actor in f"{a['class_name']} {a['name']}"]
 
-    def submit(self, *entrypoint: str, log: Path, wait: bool = True) -> subprocess.Popen[bytes]:
+    def submit(self, *entrypoint: str, log: Path) -> subprocess.Popen[bytes]:
         """`ray job submit` on the laptop, which only knows the dashboard."""
         laptop = self.laptop
         laptop.environment["RAY_API_SERVER_ADDRESS"] = self.dashboard
@@ -147,7 +148,3 @@ class HostCluster:
             path = self.network.folder / f"{name}.log"
             if path.exists():
                 print(f"--- {name}\n{path.read_text(errors='replace')[-3000:]}")
-
-
-def seconds_since(started: float) -> float:
-    return time.monotonic() - started

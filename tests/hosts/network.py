@@ -99,12 +99,11 @@ class Host(Machine):
         self._inside = ThreadPoolExecutor(1, initializer=self._enter)
         self._started: list[subprocess.Popen[bytes]] = []
 
-    def start(self, command: Sequence[str], log: IO[bytes] | int, cwd: Path | None = None) -> subprocess.Popen[bytes]:
-        """Start a program here; it ends with the host."""
+    def start(self, command: Sequence[str], log: IO[bytes] | int, cwd: Path = Path("/")) -> subprocess.Popen[bytes]:
+        """Start a program here, in the folder `cwd`; it ends with the host."""
         started = subprocess.Popen(
-            self.inside(command),
+            self.inside(["env", f"--chdir={cwd}", *command]),
             env=self.environment,
-            cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

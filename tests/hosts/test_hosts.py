@@ -6,6 +6,7 @@ One cluster for the whole module. Hosts that a test cut off are back before the 
 from __future__ import annotations
 
 import hashlib
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -95,6 +96,14 @@ def reached(storage: Path, run: str) -> int:
     return max((int(path.stem.removeprefix("step-")) for path in made), default=0)
 
 
+def train(cluster: HostCluster, storage: Path, name: str, log: Path) -> subprocess.Popen[bytes]:
+    """Submit the pipeline's style stage under another name."""
+    settings = [f"{key}={_yaml_line(value)}" for key, value in TRAINING.items()]
+    return cluster.submit(
+        "jobs.train", f"name={name}", f"storage={storage}", "dataset=tiny-prepare", *settings, log=log
+    )
+
+
 def test_the_pipeline_from_outside_makes_all_on_hosts_that_the_laptop_does_not_reach(
     cluster: HostCluster, storage: Path, pipeline: dict[str, Any]
 ) -> None:
@@ -114,8 +123,7 @@ def test_training_goes_on_without_a_host_that_was_cut_off_and_leaves_the_same_ad
     cluster: HostCluster, storage: Path, pipeline: dict[str, Any]
 ) -> None:
     log = storage.parent / "cut.log"
-    settings = [f"{name}={_yaml_line(value)}" for name, value in TRAINING.items()]
-    job = cluster.submit("jobs.train", "name=cut", f"storage={storage}", "dataset=tiny-prepare", *settings, log=log)
+    job = train(cluster, storage, "cut", log)
     until(lambda: reached(storage, "cut") >= 2 or job.poll() is not None, "two steps", 300)
     assert job.poll() is None, log.read_text()
     host = next(name for name in cluster.hosts_of("RayTrainWorker") if name in cluster.workers)
@@ -248,6 +256,30 @@ def test_a_host_that_is_lost_for_good_costs_clients_a_delay(
     for video in videos:
         assert client.ask("GET", f"/v1/videos/{video}/content").content[4:8] == b"ftyp"
     cluster.network.mend("a")
+
+
+def test_a_lost_head_costs_what_was_under_way_and_the_same_command_goes_on(
+    cluster: HostCluster, storage: Path, pipeline: dict[str, Any]
+) -> None:
+    """Last, as the service ends with the head."""
+    until(lambda: len(cluster.nodes()) == 3, "all hosts", 240)
+    log = storage.parent / "headless.log"
+    job = train(cluster, storage, "headless", log)
+    until(lambda: reached(storage, "headless") >= 2 or job.poll() is not None, "two steps", 300)
+    assert job.poll() is None, log.read_text()
+    cluster.lose_head()
+    lost = time.monotonic()
+    assert job.wait(180) != 0, "the laptop is told"
+    assert not (storage / "runs" / "headless" / "result.json").exists()
+    assert reached(storage, "headless") < STEPS
+    cluster.start_head()
+    until(lambda: len(cluster.nodes()) == 3, "the workers' return to the new head", 240)
+    told = cluster.finished(train(cluster, storage, "headless", log), log)
+    print(f"complete {time.monotonic() - lost:.0f} s after the head was lost")
+    assert "train headless: complete" in told
+    assert losses(storage, "headless") == losses(storage, "tiny-style")
+    figures = read_result(Storage.open(storage), "headless")["figures"]
+    assert figures["adapter_sha256"] == pipeline["figures"]["style/adapter_sha256"]
 
 
 def submit(client: Client, png: bytes) -> str:
