@@ -42,6 +42,9 @@ class HostCluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.token,
             "RAY_USAGE_STATS_ENABLED": "0",
+            # On a machine that is busy, a process takes its time to start, and none is to start that nobody needs.
+            "RAY_worker_register_timeout_seconds": "600",
+            "RAY_prestart_worker_first_driver": "0",
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(REPOSITORY),  # the package is installed on every host
             "HF_HUB_OFFLINE": "1",

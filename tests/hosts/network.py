@@ -1,8 +1,8 @@
 """Hosts on one machine: each has a network, a process table, a hostname and a temporary folder of its own.
 
-All hosts lie inside the namespaces of one process, the switch: its first process reads a pipe of ours, and when that
-closes, the kernel ends everything below it. So nothing is left behind, also where the test's own process was killed with
--9: no namespace and no link has a name outside, and the machine's own interfaces and routes are never touched.
+All hosts lie inside the namespaces of one process, the switch: it reads a pipe of ours, and when that closes, the
+kernel ends everything below it. So nothing is left behind, also where the test's own process was killed with -9: no
+namespace and no link has a name outside, and the machine's own interfaces and routes are never touched.
 
     laptop 10.77.1.1 --- lap [switch: routes few ports] lan --- 10.77.0.1 head, 10.77.0.2 a, ...
 """
@@ -77,7 +77,8 @@ class Machine:
 
     def off(self) -> None:
         """End every process in here, as a power cut does."""
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()

@@ -14,16 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import yaml
 
 from cinesynth.data.video import read_video
+from cinesynth.pictures import png_bytes
 from cinesynth.runs import read_events, read_result
 from cinesynth.scripted.series import write_scripted_clips
 from cinesynth.storage import Storage
 from cinesynth.wan.card import read_card
-from tests.conftest import REPOSITORY
 from serve.dispatch import open_store
+from tests.conftest import REPOSITORY
 from tests.hosts.cluster import GCS, HTTP, HostCluster
 from tests.hosts.deploy import configuration
 from tests.hosts.network import until, why_not
@@ -115,7 +117,7 @@ def test_the_pipeline_from_outside_makes_all_on_hosts_that_the_laptop_does_not_r
         assert [read_video(path)[0].shape for path in videos] == [(13, 64, 96, 3)] * 2
     assert Path(pipeline["outputs"]["report"]).stat().st_size > 10_000
     worker = cluster.network.hosts["a"].address
-    with pytest.raises(OSError, match="route|prohibited|denied"):
+    with pytest.raises(OSError, match=r"route|prohibited|denied"):
         cluster.laptop.call(lambda: httpx.get(f"http://{worker}:52365", timeout=2, trust_env=False).status_code)
 
 
@@ -178,12 +180,13 @@ class Client:
 
         answer = until(lambda: self.cluster.laptop.call(once), f"{method} {path}", 180)
         self.longest_s = max(self.longest_s, time.monotonic() - started)
-        assert answer is not None and answer.status_code == 200, answer
+        assert answer is not None
+        assert answer.status_code == 200, answer.text
         return answer
 
 
 @pytest.fixture(scope="module")
-def service(cluster: HostCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Client]]:
+def service(cluster: HostCluster) -> tuple[Path, Client]:
     """The folder of a service with an engine on each of two hosts, and its client on the laptop."""
     folder = cluster.network.folder / "service"
     folder.mkdir()
@@ -194,7 +197,7 @@ def service(cluster: HostCluster, tmp_path_factory: pytest.TempPathFactory) -> I
     assert deploying.wait(400) == 0, log.read_text()[-3000:]
     key = log.read_text().split("key ")[-1].split()[0]
     until(lambda: sorted(set(cluster.hosts_of("RankProcess"))) == ["a", "b"], "an engine on each host", 300)
-    yield folder, Client(cluster, key)
+    return folder, Client(cluster, key)
 
 
 def started_on(folder: Path) -> list[str]:
@@ -204,12 +207,12 @@ def started_on(folder: Path) -> list[str]:
 
 
 def test_a_video_of_an_engine_that_was_cut_off_is_made_elsewhere_and_only_once(
-    cluster: HostCluster, service: tuple[Path, Client], png: bytes
+    cluster: HostCluster, service: tuple[Path, Client]
 ) -> None:
     """The link comes back while the engine that was cut off still works on the video, or after it has ended."""
     folder, client = service
     store, results = open_store(configuration(folder)), folder / "storage" / "serve" / "results"
-    video = submit(client, png)
+    video = submit(client)
     until(lambda: any((folder / "storage/serve/states").glob(f"{video}.*")), "a kept state", 120)
     (host,) = started_on(folder)
     cluster.network.cut(host)
@@ -230,17 +233,15 @@ def test_a_video_of_an_engine_that_was_cut_off_is_made_elsewhere_and_only_once(
     content = client.ask("GET", f"/v1/videos/{video}/content").content
     assert hashlib.sha256(content).hexdigest() == done.sha256
     began = [int(line) for line in (folder / "gate" / "began").read_text().split()]
-    assert began[-1] >= 2 or began[0] >= 2, "it went on from the state that was kept"
+    assert sorted(began) == [0, 2], "it went on from the state that was kept"
 
 
-def test_a_host_that_is_lost_for_good_costs_clients_a_delay(
-    cluster: HostCluster, service: tuple[Path, Client], png: bytes
-) -> None:
+def test_a_host_that_is_lost_for_good_costs_clients_a_delay(cluster: HostCluster, service: tuple[Path, Client]) -> None:
     folder, client = service
     for path in (folder / "gate").iterdir():
         path.unlink()
     client.longest_s = 0.0
-    videos = [submit(client, png) for _ in range(2)]
+    videos = [submit(client) for _ in range(2)]
     until(lambda: sorted(started_on(folder)) == ["a", "b"], "both engines at work", 120)
     cluster.network.cut("a")
     cut = time.monotonic()
@@ -282,7 +283,7 @@ def test_a_lost_head_costs_what_was_under_way_and_the_same_command_goes_on(
     assert figures["adapter_sha256"] == pipeline["figures"]["style/adapter_sha256"]
 
 
-def submit(client: Client, png: bytes) -> str:
+def submit(client: Client) -> str:
     """The id of a queued video."""
-    files = {"input_reference": ("first.png", png)}
+    files = {"input_reference": ("first.png", png_bytes(np.full((64, 96, 3), 128, np.uint8)))}
     return str(client.ask("POST", "/v1/videos", data={"prompt": "a bar", "num_frames": "9"}, files=files).json()["id"])
