@@ -13,4 +13,4 @@ HEAD_TIMEOUTS = {
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # three in a row: a dead proxy is replaced after seconds
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "5",
 }
-"""Environment variables of a Ray head and of the jobs on it."""
+"""Environment variables of the head of several nodes, and of the jobs on it."""

@@ -20,7 +20,7 @@ from tests.hosts.network import OUTSIDE, Host, Network, until
 
 HEAD = "head"
 DASHBOARD, GCS, HTTP = 8265, 6379, 8000
-START_S = 180.0
+START_S = 600.0
 _AGAIN = 'while true; do "$@"; sleep 1; done'
 """A node whose Ray ended starts again, as a supervisor or KubeRay would have it."""
 
