@@ -2,7 +2,8 @@
 
 Every fence says what it is. A block of shell commands has a tag in its info string: `sh run` (a test runs it), `sh check`
 (each command is parsed by the program that it calls, and a job's configuration is loaded) or `sh show: REASON` (neither).
-`yaml check: MODULE` is a configuration of that job, and `yaml file: NAME` one that the page's commands name.
+`yaml check: MODULE` is a configuration of that job (`serve deploy`: of that command), and `yaml file: NAME` one that the
+page's commands name.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from docs.shell import ShellError, Statement, statements
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHELLS = ("sh", "bash", "shell", "console", "zsh")
 RUN, CHECK, SHOW = "run", "check", "show"
+DEPLOYMENT = "serve deploy"
 _FENCE = re.compile(r"^\s*(`{3,}|~{3,})\s*(.*?)\s*$")
 _COMMAND = re.compile(r"(\$ )?(python3? -|ray |serve |curl |make [a-z]|pip3? install|\.venv/bin/|kubectl |sbatch |docker )")
 """What a line of a block without a tag is not to begin with."""
@@ -162,9 +164,11 @@ def _of_statement(statement: Statement, state: _State, files: Path) -> Iterator[
 
 def _of_yaml(block: Block, files: Path) -> Iterator[Problem]:
     try:
-        yaml.safe_load(block.text)
+        values = yaml.safe_load(block.text)
         if block.tag == "file":
             (files / block.detail).write_text(block.text)
+        elif block.tag == CHECK and block.detail == DEPLOYMENT:
+            yield from (Problem(block.page, block.line, told) for told in programs.deployment_problems(values))
         elif block.tag == CHECK:
             path = files / "configuration.yaml"
             path.write_text(block.text)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import importlib
 import importlib.util
 import io
 import json
@@ -18,16 +19,17 @@ import runpy
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from cinesynth.errors import ConfigError
-from cinesynth.settings import load_config
+from cinesynth.settings import load_config, parse_config
 from docs.configuration import JOBS as CONFIGURATIONS
 
 OTHERS = frozenset(
     ("cd", "cp", "mkdir", "ls", "curl", "pip", "kubectl", "helm", "docker", "sbatch", "scancel", "squeue", "gsutil")
-    + ("aws", "gcloud", "prometheus", "grafana-server", "tensorboard", "optuna-dashboard", "test", "sleep", "cat", "tee")
+    + ("aws", "gcloud", "prometheus", "grafana-server", "tensorboard", "optuna-dashboard", "test", "sleep", "cat", "tee", "eval", ".")
 )
 """Programs that are asked nothing; of their words, those that name files of the repository have to be there."""
 _PYTHON = re.compile(r"(.*/)?python3?$")
@@ -88,6 +90,9 @@ def _of_python(arguments: list[str], repository: Path, files: Path) -> Iterator[
 def _of_module(module: str, arguments: list[str], repository: Path, files: Path) -> Iterator[str]:
     if module in ("venv", "pytest", "pip"):
         return
+    if module == "jobs.submit":
+        yield from _of_submission(arguments, repository, files)
+        return
     source = _source(module)
     if source is None:
         yield f"there is no module {module}"
@@ -98,7 +103,7 @@ def _of_module(module: str, arguments: list[str], repository: Path, files: Path)
         return
     told = io.StringIO()
     try:
-        with _as_command_line(module, arguments, repository, files), contextlib.redirect_stderr(told):
+        with _as_command_line(module, arguments, repository), contextlib.redirect_stderr(told):
             runpy.run_module(module, run_name="__main__")
     except _Parsed as e:
         if module in CONFIGURATIONS and hasattr(e.arguments, "overrides"):
@@ -118,6 +123,53 @@ def _of_configuration(module: str, given: argparse.Namespace, repository: Path, 
         yield str(e)
 
 
+def _of_submission(arguments: list[str], repository: Path, files: Path) -> Iterator[str]:
+    """What `jobs.submit` would refuse, and then what Ray or the job would."""
+    from jobs.metadata import JOBS
+    from jobs.submit import command_of
+
+    place = next((place for place, word in enumerate(arguments) if word in JOBS), None)
+    if place is None:
+        yield f"jobs.submit is given no job; it is one of {', '.join(JOBS)}"
+        return
+    options = [word for word in arguments[:place] if word != "--print"]
+    given = [str(files / word) if (files / word).is_file() else word for word in arguments[place + 1 :]]
+    try:
+        with _in_folder(repository):
+            command = command_of(options, arguments[place], given, datetime.now(UTC))
+    except (ConfigError, SystemExit) as e:
+        yield str(e)
+        return
+    yield from _of_ray("ray", command[1:], repository, files)
+
+
+def deployment_problems(values: Any) -> Iterator[str]:
+    """What is wrong with a configuration of `serve deploy`, which itself passes over keys that it does not know."""
+    from ray.serve.schema import HTTPOptionsSchema, ServeApplicationSchema, ServeDeploySchema
+
+    from serve.config import ServeConfig
+
+    yield from _unknown(values, ServeDeploySchema, "")
+    yield from _unknown(values.get("http_options", {}), HTTPOptionsSchema, "http_options.")
+    for application in values.get("applications", []):
+        yield from _unknown(application, ServeApplicationSchema, "applications.")
+        module, _, attribute = application.get("import_path", "").partition(":")
+        if _source(module) is None or not hasattr(importlib.import_module(module), attribute):
+            yield f"import_path {module}:{attribute} does not exist"
+        try:
+            parse_config(ServeConfig, application.get("args", {}), "args")
+        except ConfigError as e:
+            yield str(e)
+    try:
+        ServeDeploySchema.model_validate(values)
+    except ValueError as e:
+        yield " ".join(str(e).split())
+
+
+def _unknown(values: Any, schema: Any, prefix: str) -> Iterator[str]:
+    yield from (f"{prefix}{key}: unknown key" for key in values if key not in schema.model_fields)
+
+
 def _source(module: str) -> str | None:
     try:
         found = importlib.util.find_spec(module)
@@ -129,10 +181,20 @@ def _source(module: str) -> str | None:
 
 
 @contextlib.contextmanager
-def _as_command_line(module: str, arguments: list[str], repository: Path, files: Path) -> Iterator[None]:
+def _in_folder(folder: Path) -> Iterator[None]:
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+@contextlib.contextmanager
+def _as_command_line(module: str, arguments: list[str], repository: Path) -> Iterator[None]:
     """The process as the module would find it; every parser raises `_Parsed` when it has read the words."""
     parsers = argparse.ArgumentParser
-    kept = sys.argv, os.getcwd(), parsers.parse_args, parsers.parse_intermixed_args
+    kept = sys.argv, parsers.parse_args, parsers.parse_intermixed_args
 
     def stop_after(parse: Any) -> Any:
         def parsed(parser: argparse.ArgumentParser, words: Any = None, namespace: Any = None) -> Any:
@@ -142,13 +204,12 @@ def _as_command_line(module: str, arguments: list[str], repository: Path, files:
 
     try:
         sys.argv = [module, *arguments]
-        os.chdir(repository)
-        parsers.parse_args, parsers.parse_intermixed_args = stop_after(kept[2]), stop_after(kept[3])  # type: ignore
-        yield
+        parsers.parse_args, parsers.parse_intermixed_args = stop_after(kept[1]), stop_after(kept[2])  # type: ignore
+        with _in_folder(repository):
+            yield
     finally:
         sys.argv = kept[0]
-        os.chdir(kept[1])
-        parsers.parse_args, parsers.parse_intermixed_args = kept[2], kept[3]  # type: ignore
+        parsers.parse_args, parsers.parse_intermixed_args = kept[1], kept[2]  # type: ignore
 
 
 def _of_ray(program: str, arguments: list[str], repository: Path, files: Path) -> Iterator[str]:
