@@ -1,4 +1,4 @@
-"""Resolve the dependencies anew, and write constraints.txt: `make update`, or `python .ci/update_constraints.py [--dry-run]`.
+"""Resolve the dependencies anew and write constraints.txt: `make update`, or `python .ci/update_constraints.py`.
 
 pip resolves what pyproject.toml asks for, without the versions that are pinned, and installs nothing. What changed is
 printed. torch and torchvision have to be a pair: torchvision's own metadata names the torch that it was built with, and
@@ -52,7 +52,9 @@ def check_pair(report: Mapping[str, Any]) -> str:
     asked = [Requirement(text) for text in vision.get("requires_dist", [])]
     built_with = next((r for r in asked if canonicalize_name(r.name) == "torch" and r.specifier), None)
     if built_with is None or not any(clause.operator == "==" for clause in built_with.specifier):
-        raise NoPair(f"torchvision {vision['version']} does not say which torch it was built with; constraints.txt stays")
+        raise NoPair(
+            f"torchvision {vision['version']} does not name the torch that it was built with; constraints.txt stays"
+        )
     if not built_with.specifier.contains(torch["version"]) or _build(torch) != _build(vision):
         raise NoPair(
             f"torchvision {vision['version']} was built with torch{built_with.specifier}, and beside it is torch "
@@ -84,7 +86,9 @@ def updated(text: str, new: Mapping[str, str]) -> tuple[str, list[str]]:
         merged.pop(before or name, None)
         merged[name] = version
     here = {canonicalize_name(name) for name in new}
-    told += [f"kept     {name} {old[name]}: not needed on this machine" for key, name in names.items() if key not in here]
+    told += [
+        f"kept     {name} {old[name]}: not needed on this machine" for key, name in names.items() if key not in here
+    ]
     lines = [f"{name}=={merged[name]}" for name in sorted(merged, key=str.lower)]
     return "\n".join([*comments, *lines]) + "\n", sorted(told)
 

@@ -1,9 +1,9 @@
 """The fenced blocks of the documentation, and whether their commands hold: `python -m docs.commands`.
 
-Every fence says what it is. A block of shell commands has a tag in its info string: `sh run` (a test runs it), `sh check`
-(each command is parsed by the program that it calls, and a job's configuration is loaded) or `sh show: REASON` (neither).
-`yaml check: MODULE` is a configuration of that job (`serve deploy`: of that command), and `yaml file: NAME` one that the
-page's commands name.
+Every fence says what it is. A block of shell commands has a tag in its info string: `sh run` (a test runs it),
+`sh check` (each command is parsed by the program that it calls, and a job's configuration is loaded) or
+`sh show: REASON` (neither). `yaml check: MODULE` is a configuration of that job (`serve deploy`: of that command), and
+`yaml file: NAME` one that the page's commands name.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHELLS = ("sh", "bash", "shell", "console", "zsh")
 RUN, CHECK, SHOW = "run", "check", "show"
 DEPLOYMENT = "serve deploy"
 _FENCE = re.compile(r"^\s*(`{3,}|~{3,})\s*(.*?)\s*$")
-_COMMAND = re.compile(r"(\$ )?(python3? -|ray |serve |curl |make [a-z]|pip3? install|\.venv/bin/|kubectl |sbatch |docker )")
+_COMMAND = re.compile(r"(\$ )?(python3? -|ray |serve |curl |make [a-z]|pip3? install|\.venv/bin/|kubectl |sbatch )")
 """What a line of a block without a tag is not to begin with."""
 
 
@@ -122,7 +122,7 @@ def _untagged(page: Path) -> Iterator[Problem]:
         if _FENCE.match(line):
             inside = not inside
         elif not inside and not before.strip() and line.startswith("    ") and _COMMAND.match(line.strip()):
-            yield Problem(page, number, "commands stand in a fenced block with a tag (sh run, sh check, sh show: reason)")
+            yield Problem(page, number, "commands stand in a fenced block with a tag, such as `sh check`")
         before = line
 
 

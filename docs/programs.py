@@ -28,8 +28,11 @@ from cinesynth.settings import load_config, parse_config
 from docs.configuration import JOBS as CONFIGURATIONS
 
 OTHERS = frozenset(
-    ("cd", "cp", "mkdir", "ls", "curl", "pip", "kubectl", "helm", "docker", "sbatch", "scancel", "squeue", "gsutil")
-    + ("aws", "gcloud", "prometheus", "grafana-server", "tensorboard", "optuna-dashboard", "test", "sleep", "cat", "tee", "eval", ".")
+    (
+        *(".", "aws", "cat", "cd", "cp", "curl", "docker", "eval", "gcloud", "grafana-server", "gsutil", "helm"),
+        *("kubectl", "ls", "mkdir", "optuna-dashboard", "pip", "prometheus", "sbatch", "scancel", "sleep", "squeue"),
+        *("tee", "tensorboard", "test"),
+    )
 )
 """Programs that are asked nothing; of their words, those that name files of the repository have to be there."""
 _PYTHON = re.compile(r"(.*/)?python3?$")
@@ -72,7 +75,7 @@ def _is_missing(word: str, repository: Path) -> bool:
     folder, slash, rest = word.partition("/")
     is_ours = slash and rest and re.fullmatch(r"[\w.-]+", folder) and (repository / folder / "__init__.py").is_file()
     named = re.fullmatch(r"[\w./-]+", word) is not None
-    return bool(is_ours or folder in ("docs", "tests") and slash) and named and not (repository / word).exists()
+    return bool(is_ours or (folder in ("docs", "tests") and slash)) and named and not (repository / word).exists()
 
 
 def _of_python(arguments: list[str], repository: Path, files: Path) -> Iterator[str]:
@@ -224,7 +227,7 @@ def _of_ray(program: str, arguments: list[str], repository: Path, files: Path) -
             name, command, rest = command.resolve_command(context, rest)
         # Defaults, prompts and callbacks are the program's own; only the words are read.
         context = click.Context(command, parent=context, info_name=name)
-        parsed, left, _ = command.make_parser(context).parse_args(list(rest))
+        parsed, *_ = command.make_parser(context).parse_args(list(rest))
     except click.UsageError as e:
         yield e.format_message()
         return

@@ -1,7 +1,7 @@
-"""The part of the shell's language that the documentation uses, as words: enough to ask each program about its options.
+"""The part of the shell's language that the documentation uses, as words: enough to ask each program about them.
 
-Variables are replaced as the shell does it, also in what it does not do: in single quotes they stay as they are, which on
-a page is a mistake. What `$(...)` holds is a command of its own.
+Variables are replaced as the shell does it, also in what it does not do: in single quotes they stay as they are, which
+on a page is a mistake. What `$(...)` holds is a command of its own.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def statements(lines: Sequence[str], variables: Mapping[str, str]) -> Iterator[S
             yield statement
         waiting = ""
     if waiting.strip():
-        raise ShellError(first, "this command has no end: a quote is not closed, or its last line ends with a backslash")
+        raise ShellError(first, "this command has no end: a quote is open, or its last line ends with a backslash")
 
 
 def _is_whole(text: str) -> bool:

@@ -96,7 +96,11 @@ def test_a_mistake_is_found_where_it_stands(tmp_path: Path, right: str, wrong: s
 
 @pytest.mark.parametrize(
     ("right", "wrong"),
-    [("optimizer.steps=", "optimizer.step="), ("nano/motion.yaml", "nano/movement.yaml"), ("baseline_seeds", "base_seeds")],
+    [
+        ("optimizer.steps=", "optimizer.step="),
+        ("nano/motion.yaml", "nano/movement.yaml"),
+        ("baseline_seeds", "base_seeds"),
+    ],
 )
 def test_a_mistake_in_a_copy_of_the_quick_start_is_found(right: str, wrong: str, tmp_path: Path) -> None:
     copy = tmp_path / QUICK_START.name

@@ -1,4 +1,4 @@
-"""What the project is made of: pinned versions that fit together, licences that are told, and nothing that phones home."""
+"""What the project is made of: versions that fit together, licences that are told, and nothing that phones home."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_licence_is_told_of_almost_every_package() -> None:
     assert [name for name, _, licence, _ in rows if licence == NOT_STATED] == ["cuda-toolkit"]
     assert licence_of(distribution("torchcodec")) == "BSD 3-Clause License"  # its file alone says so
     assert {use for *_, use in rows} == {"always", "[demo]", "[text]", "[transnet]", "[torchcodec]", "[dev]"}
-    assert dict((name, use) for name, *_, use in rows)["numpy"] == "always"
+    assert {name: use for name, *_, use in rows}["numpy"] == "always"
 
 
 TELEMETRY = {"DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -108,7 +108,11 @@ def said(code: str, environment: dict[str, str]) -> str:
 
 def test_what_starts_a_head_turns_its_usage_statistics_off() -> None:
     starts = re.compile(r"\bray start\b.*--head|headGroupSpec|symmetric-run|\"start\", \"--head\"")
-    files = [f for f in (REPOSITORY / "cluster").rglob("*") if f.suffix in (".py", ".yaml", ".yml", ".sh", ".sbatch", "")]
+    files = [
+        f for f in (REPOSITORY / "cluster").rglob("*") if f.suffix in (".py", ".yaml", ".yml", ".sh", ".sbatch", "")
+    ]
     heads = [f for f in files if f.is_file() and f.parent.name != "crds" and starts.search(f.read_text())]
     assert heads
-    assert [f.name for f in heads if not re.search("RAY_USAGE_STATS_ENABLED|--disable-usage-stats", f.read_text())] == []
+    assert [
+        f.name for f in heads if not re.search("RAY_USAGE_STATS_ENABLED|--disable-usage-stats", f.read_text())
+    ] == []

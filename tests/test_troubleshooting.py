@@ -39,7 +39,7 @@ def texts(file: Path) -> Iterator[str]:
 
 
 def is_said(message: str, said: tuple[str, ...]) -> bool:
-    """Whether a text of the code has the message's parts, in its order, with a gap at each `...` between two of them."""
+    """Whether a text of the code has the message's parts in their order, with a gap at each `...` between two."""
     parts = [re.escape(part.strip()) for part in message.split("...")]
     inner = re.compile(rf".*{GAP}.*".join(parts).replace(rf"{GAP}.*{GAP}", GAP), re.DOTALL)
     return any(inner.search(text) for text in said)
