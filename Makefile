@@ -34,7 +34,6 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/python -m docs.configuration --check
-	$(BIN)/python -m docs.licences --check
 
 # In the background of other work: at low priority. NANO="--device cuda" trains the transformer on a GPU.
 nano: install

@@ -1,7 +1,7 @@
 """Resolve the dependencies anew and write constraints.txt: `make update`, or `python .ci/update_constraints.py`.
 
 pip resolves what pyproject.toml asks for, without the versions that are pinned, and installs nothing. What changed is
-printed. torch and torchvision have to be a pair: torchvision's own metadata names the torch that it was built with, and
+printed. torch and torchvision have to be a pair of one build: torchvision's own metadata says which torch it takes, and
 beside another one nothing that uses it can be imported.
 """
 
@@ -26,7 +26,7 @@ OURS = "cinesynth"
 
 
 class NoPair(ValueError):
-    """A torchvision that was built with another torch than the one beside it."""
+    """A torchvision that takes another torch than the one beside it."""
 
 
 def resolve() -> dict[str, Any]:
@@ -46,18 +46,16 @@ def versions(report: Mapping[str, Any]) -> dict[str, str]:
 
 
 def check_pair(report: Mapping[str, Any]) -> str:
-    """The sentence that torch and torchvision are a pair; raises NoPair where they are not."""
+    """The sentence that torch and torchvision fit together; raises NoPair where they do not."""
     found = {canonicalize_name(item["metadata"]["name"]): item["metadata"] for item in report["install"]}
     torch, vision = found["torch"], found["torchvision"]
     asked = [Requirement(text) for text in vision.get("requires_dist", [])]
-    built_with = next((r for r in asked if canonicalize_name(r.name) == "torch" and r.specifier), None)
-    if built_with is None or not any(clause.operator == "==" for clause in built_with.specifier):
+    wanted = next((r.specifier for r in asked if canonicalize_name(r.name) == "torch"), None)
+    if not wanted:
+        raise NoPair(f"torchvision {vision['version']} does not say which torch it takes; constraints.txt stays")
+    if not wanted.contains(torch["version"]) or _build(torch) != _build(vision):
         raise NoPair(
-            f"torchvision {vision['version']} does not name the torch that it was built with; constraints.txt stays"
-        )
-    if not built_with.specifier.contains(torch["version"]) or _build(torch) != _build(vision):
-        raise NoPair(
-            f"torchvision {vision['version']} was built with torch{built_with.specifier}, and beside it is torch "
+            f"torchvision {vision['version']} takes torch{wanted} of its own build, and beside it is torch "
             f"{torch['version']}: constraints.txt stays. Ask for both from one index, in versions of one release"
         )
     return f"torch {torch['version']} and torchvision {vision['version']} are a pair"

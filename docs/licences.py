@@ -9,8 +9,9 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -29,7 +30,8 @@ NOT_STATED = "not stated"
 ATTENTION = re.compile(r"GPL|MPL|Mozilla|Proprietary|NVIDIA|not stated", re.IGNORECASE)
 _CLASSIFIER = "License :: "
 _SHORT = 60
-_CODEC = re.compile(r"lib(avcodec|avfilter|x264|x265|SvtAv1Enc|dav1d|aom|vpx|mp3lame)\b")
+_LICENCE_FILE = re.compile(r"^([^/,]+dist-info/(?:licenses/)?LICEN[CS]E[^/,]*),", re.MULTILINE | re.IGNORECASE)
+_CODEC = re.compile(r"/lib(avcodec|avfilter|x264|x265|SvtAv1Enc|dav1d|aom|vpx|mp3lame)\b")
 
 FOOTAGE = (
     (
@@ -51,8 +53,8 @@ HEAD = """\
 # Licences
 
 Made by `python -m docs.licences` from installed metadata and the code's own tables; a test fails where it is out of
-date. cinesynth is Apache-2.0. It contains no package, footage or photograph of others: they are installed, or read where
-they lie.
+date. cinesynth is Apache-2.0. It contains no package, footage or photograph of others: they are installed, or read
+where they lie.
 
 A package's licence is what it says of itself. A wheel may carry libraries under licences of their own, which stand in
 the wheel; those that carry codecs are listed.
@@ -75,18 +77,17 @@ def licence_of(found: Distribution) -> str:
     names = [name for name in metadata.get_all("Classifier") or [] if name.startswith(_CLASSIFIER)]
     if names:
         return ", ".join(name.rpartition(" :: ")[2] for name in names)
-    for file in found.files or []:
-        if re.search(r"dist-info/(licenses/)?LICEN[CS]E[^/]*$", str(file), re.IGNORECASE):
-            title = next((line.strip() for line in file.read_text().splitlines() if line.strip()), "")
-            if title and len(title) <= _SHORT:
-                return title
+    for file in _LICENCE_FILE.findall(found.read_text("RECORD") or ""):
+        lines = Path(str(found.locate_file(file))).read_text().splitlines()
+        title = next((line.strip() for line in lines if line.strip()), "")
+        if title and len(title) <= _SHORT:
+            return title
     return NOT_STATED
 
 
 def codecs_in(found: Distribution) -> list[str]:
     """The codec libraries that a wheel carries: FFmpeg's (LGPL, or GPL with x264 and x265) and what it builds on."""
-    names = {Path(str(file)).name for file in found.files or []}
-    return sorted({match[1] for name in names if (match := _CODEC.match(name))})
+    return sorted(set(_CODEC.findall(found.read_text("RECORD") or "")))
 
 
 def pinned() -> dict[str, str]:
@@ -95,29 +96,38 @@ def pinned() -> dict[str, str]:
     return {name: version.strip() for name, _, version in lines}
 
 
+@cache
+def installed() -> dict[str, Distribution]:
+    """Canonical name to package, of all that are installed; of two with one name, that which is imported."""
+    found: dict[str, Distribution] = {}
+    for package in distributions():
+        found.setdefault(canonicalize_name(package.metadata["Name"]), package)
+    return found
+
+
 def used_by() -> dict[str, str]:
     """Canonical package name to the first of `USES` that brings it."""
     found: dict[str, str] = {}
     for use in USES:
-        for name in _closure(OURS, use, set()):
+        for name in _brought(OURS, use):
             found.setdefault(name, use)
     return found
 
 
-def _closure(name: str, extra: str, seen: set[tuple[str, str]]) -> Iterator[str]:
-    if (name, extra) in seen:
-        return
-    seen.add((name, extra))
-    try:
-        requires = distribution(name).requires or []
-    except PackageNotFoundError:
-        return
-    for requirement in map(Requirement, requires):
-        if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
-            wanted = canonicalize_name(requirement.name)
-            yield wanted
-            for inner in ("", *sorted(requirement.extras)):
-                yield from _closure(wanted, inner, seen)
+def _brought(name: str, extra: str) -> set[str]:
+    """Canonical names of all that a package with an extra needs, and of what these need."""
+    waiting, seen = [(canonicalize_name(name), extra)], set()
+    while waiting:
+        asked = waiting.pop()
+        if asked in seen or asked[0] not in installed():
+            continue
+        seen.add(asked)
+        for text in installed()[asked[0]].requires or []:
+            needed = Requirement(text)
+            if needed.marker is None or needed.marker.evaluate({"extra": asked[1]}):
+                wanted = canonicalize_name(needed.name)
+                waiting += [(wanted, inner) for inner in ("", *needed.extras)]
+    return {found for found, _ in seen} - {name}
 
 
 def packages() -> list[tuple[str, str, str, str]]:
@@ -126,9 +136,8 @@ def packages() -> list[tuple[str, str, str, str]]:
     written = _written()
     rows = []
     for name, version in pinned().items():
-        try:
-            found = distribution(name)
-        except PackageNotFoundError:
+        found = installed().get(canonicalize_name(name))
+        if found is None:
             rows += written.get((name, version), [])  # it is for another platform than this one
             continue
         if found.version != version:
@@ -153,8 +162,8 @@ def page() -> str:
     """The page's text."""
     rows = packages()
     attention = [row for row in rows if ATTENTION.search(row[2])]
-    installed = [(name, codecs_in(distribution(name))) for name, *_ in rows if _is_installed(name)]
-    codecs = [(name, ", ".join(found)) for name, found in installed if found]
+    here = {name: installed().get(canonicalize_name(name)) for name, *_ in rows}
+    codecs = [(name, ", ".join(codecs_in(found))) for name, found in here.items() if found and codecs_in(found)]
     weights = [(name, w.origin or w.file, size_in_words(w), w.licence, w.source) for name, w in WEIGHTS.items()]
     size = f"{_size(model_folder('nano')) / 1e6:.1f} MB"
     hub = "Hugging Face hub, or your folder"
@@ -177,14 +186,6 @@ def page() -> str:
         + _table(("package", "version", "licence", "for"), rows),
     ]
     return "\n".join(parts)
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        distribution(name)
-    except PackageNotFoundError:
-        return False
-    return True
 
 
 def _size(folder: Path) -> int:
