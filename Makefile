@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install demo nano lint test test-ray test-plain test-slow test-slow-ray test-slow-plain clean
+.PHONY: help install demo nano lint test test-ray test-plain test-slow test-slow-ray test-slow-plain update clean
 
 help:
 	@echo "make demo       footage to a served video on this machine (8 to 15 minutes on 2 cores)"
@@ -14,6 +14,7 @@ help:
 	@echo "make test       lint, types and tests"
 	@echo "make test-slow  the tests that kill, soak or take long"
 	@echo "make lint       ruff, mypy and which way imports go"
+	@echo "make update     resolve the dependencies anew into constraints.txt, and show what changed"
 	@echo "make clean      remove the virtual environment and caches"
 
 install: $(STAMP)
@@ -58,6 +59,10 @@ test-slow-ray: install
 
 test-slow-plain: install
 	nice -n 10 $(BIN)/python -m pytest -q -m 'slow and beside'
+
+# Needs the package index; then `make install`, the tests, and `python -m docs.licences`.
+update: install
+	$(BIN)/python .ci/update_constraints.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
