@@ -110,11 +110,11 @@ def said(code: str, environment: dict[str, str]) -> str:
 
 
 def test_what_starts_a_head_turns_its_usage_statistics_off() -> None:
-    starts = re.compile(r"\bray start\b.*--head|headGroupSpec|symmetric-run|\"start\", \"--head\"")
+    starts = re.compile(r"\bray start\b.*--head|headGroupSpec:|symmetric-run|\"start\", \"--head\"")
     files = [
         f for f in (REPOSITORY / "cluster").rglob("*") if f.suffix in (".py", ".yaml", ".yml", ".sh", ".sbatch", "")
     ]
-    heads = [f for f in files if f.is_file() and f.parent.name != "crds" and starts.search(f.read_text())]
+    heads = [f for f in files if f.is_file() and f.parent.name != "schemas" and starts.search(f.read_text())]
     assert heads
     assert [
         f.name for f in heads if not re.search("RAY_USAGE_STATS_ENABLED|--disable-usage-stats", f.read_text())

@@ -59,7 +59,7 @@ def test_each_submission_is_planned(
         runpy.run_module(f"jobs.{job}", run_name="__main__")
         told = capsys.readouterr().out
         assert told.rstrip().endswith("dry run: nothing was started or written")
-        assert "on A100-80G, cinesynth.io/pool=a100 or a100-spot" in told
+        assert "A100-80G, cinesynth.io/pool=a100 or a100-spot" in told
         reads = "on cinesynth.io/pool=data, where files are hashed and scanned"
         assert (reads in told) == ("prepare.resources.decode.labels={}" not in arguments)
     assert not (place / "storage").exists()
