@@ -111,7 +111,8 @@ def _parse(text: str | bytes, where: str) -> Any:
 
 
 def _place(values: Any, parts: list[str], text: str, annotation: Any, override: str) -> None:
-    """Put the value of an override where its key says; mappings are merged, everything else is replaced."""
+    """Put the value of an override where its key says; mappings are merged (an empty one clears what
+    is there), everything else is replaced."""
     here = values
     for depth, part in enumerate(parts):
         annotation, key, rest = _field(annotation, part), part, parts[depth:]
@@ -133,7 +134,7 @@ def _place(values: Any, parts: list[str], text: str, annotation: Any, override: 
 
 
 def _merged(before: Any, found: Any) -> Any:
-    if not (isinstance(before, dict) and isinstance(found, dict)):
+    if not (isinstance(before, dict) and isinstance(found, dict) and found):
         return found
     return before | {key: _merged(before.get(key), value) for key, value in found.items()}
 

@@ -89,6 +89,12 @@ def test_overrides_reach_into_lists_and_read_numbers() -> None:
     assert load_config(TrainConfig, STYLE, ["optimizer.lr=3e-5"]).optimizer.lr == 3e-5
 
 
+def test_a_group_is_merged_and_an_empty_one_clears_it() -> None:
+    named = load_config(TrainConfig, STYLE, ["resources={labels: {a: x}}", "resources.labels={b: y}"])
+    assert named.resources.labels == {"a": "x", "b": "y"}
+    assert load_config(TrainConfig, STYLE, ["resources={labels: {a: x}}", "resources.labels={}"]).resources.labels == {}
+
+
 def test_identity_holds_what_changes_the_result_only() -> None:
     config = load_config(TrainConfig, STYLE)
     same = load_config(TrainConfig, STYLE, ["workers=2", "strategy=fsdp2", "micro_batch=1", "storage=/x", "name=other"])
