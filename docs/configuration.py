@@ -28,8 +28,9 @@ HEAD = """\
 Made from the code by `python -m docs.configuration`; `make lint` fails where it is out of date.
 
 A job takes `--config FILE` (YAML) and `key=value` overrides: nested with dots (`optimizer.lr=1e-4`), into lists by
-place (`footage.0.path=/films`), groups and lists in YAML's short form (`'lora={rank: 4}'`: a group keeps what is not named, and `{}` clears it). A field of text takes it as
-it is written: `prompt=yes`, `name=42`, `${HOME}` are text. `null` is none. `--help` of a job lists its fields.
+place (`footage.0.path=/films`), groups and lists in YAML's short form (`'lora={rank: 4}'`: a group keeps what is not
+named, and `{}` clears it). A field of text takes it as it is written: `prompt=yes`, `name=42`, `${HOME}` are text.
+`null` is none. `--help` of a job lists its fields.
 
 A field marked `·` is runtime: it may change whenever a run is continued. Any other is identity, and another value
 needs another run name. Files and folders are runtime where their content is hashed. `dry_run=true` prints what a job
