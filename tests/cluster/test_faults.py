@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+import pytest
+import yaml
+
 from cluster.faults import HEAD_TIMEOUTS
 from tests.conftest import REPOSITORY
 
@@ -33,3 +36,11 @@ def test_the_page_has_the_time_outs_of_a_head() -> None:
         for name, value in zip(re.findall(r"`(RAY_\w+)`", cells[1]), cells[2].replace(" ", "").split(","), strict=True)
     }
     assert table == HEAD_TIMEOUTS
+
+
+@pytest.mark.parametrize("file", ["aws/a100.yaml", "gcp/a100.yaml"])
+def test_the_heads_of_clouds_are_started_with_the_time_outs(file: str) -> None:
+    started = yaml.safe_load((REPOSITORY / "cluster" / file).read_text())["head_start_ray_commands"][-1]
+    before = started.partition("ray start --head")[0]
+    given = dict(word.split("=", 1) for word in before.split() if "=" in word)
+    assert given.items() >= HEAD_TIMEOUTS.items()
