@@ -50,15 +50,16 @@ test-ray: install
 test-plain: install
 	$(BIN)/python -m pytest -q -m 'not ray and not slow'
 
-# Those that need no Ray run beside those that wait for it.
+# Those that need no Ray, and then those that start one of their own, run beside those that share one.
 test-slow: install
 	$(MAKE) --no-print-directory --output-sync=target --jobs=2 test-slow-ray test-slow-plain
 
 test-slow-ray: install
-	$(BIN)/python -m pytest -q -m 'slow and not beside'
+	$(BIN)/python -m pytest -q -m 'slow and not beside and not own_ray'
 
 test-slow-plain: install
 	nice -n 10 $(BIN)/python -m pytest -q -m 'slow and beside'
+	$(BIN)/python -m pytest -q -m 'slow and own_ray'
 
 # Needs the package index; then `make install`, the tests, and `python -m docs.licences`.
 update: install

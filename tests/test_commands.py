@@ -129,6 +129,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.own_ray
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("page", RUN_PAGES, ids=lambda page: page.name)
 def test_the_blocks_that_are_tagged_run_end_well(page: Path, head: LocalHead, checkout: Path) -> None:

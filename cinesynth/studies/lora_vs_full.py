@@ -6,6 +6,7 @@ slower one takes for these. Seconds a step are medians of what the trainings too
 
 from __future__ import annotations
 
+from dataclasses import replace
 from statistics import fmean, median
 from typing import Literal
 
@@ -200,7 +201,11 @@ def _charts(grid: Grid) -> list[Chart]:
                 if cell is None or seconds is None or not values:
                     continue
                 spent = seconds * cell.config.optimizer.steps  # type: ignore[attr-defined]
-                series.setdefault(arm, []).append(Mark(spent, fmean(values), min(values), max(values), name))
+                marks, mark = series.setdefault(arm, []), Mark(spent, fmean(values), min(values), max(values), name)
+                if marks and replace(marks[-1], word=name) == mark:  # the slower arm has one training for both budgets
+                    marks[-1] = replace(mark, word=f"{marks[-1].word}, {name}")
+                else:
+                    marks.append(mark)
         if series:
             note = "Means over seeds; bars go from the lowest seed to the highest."
             charts.append(Chart(label(metric), "seconds of optimiser steps", label(metric), series, note=note))

@@ -29,6 +29,7 @@ def test_a_head_starts_beside_another_refuses_strangers_and_stops_only_itself(ra
 
 
 @pytest.mark.slow
+@pytest.mark.own_ray
 def test_a_head_that_dies_leaves_no_process(tmp_path: Path) -> None:
     head = LocalHead(num_cpus=1, log=tmp_path / "head.log")
     with head:

@@ -150,6 +150,7 @@ def test_two_commands_do_not_meet_on_one_head(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.slow
+@pytest.mark.own_ray
 def test_a_head_outlives_its_command_until_down(
     capsys: pytest.CaptureFixture[str], state: Path, bystander: psutil.Process
 ) -> None:
