@@ -147,7 +147,8 @@ Source = PackageMember | HubFile | Url
 
 
 def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    told = " ".join(str(error).split()).partition(". ")[0]
+    return f"{type(error).__name__}: {told[:200]}"
 
 
 def _download_archive(archive: SourceDistribution, folder: Path) -> Path:

@@ -71,20 +71,21 @@ def _differences(grid: Grid, rule: Rule, rank: int) -> tuple[Estimate | None, ..
 def _shows(grid: Grid) -> list[str]:
     config, asked = grid.config, []
     most, least = max(config.ranks), min(config.ranks)
-    for rule, told_rule in grid.rules.items():
+    for rule, name in grid.rules.items():
+        by = f", {name}" if len(grid.rules) > 1 else ""
         for domain in config.domains:
             for rank in config.ranks:
-                what = f"Distance of {label(METRIC)} to the real set in {domain}, rank {rank} − base, {told_rule}"
+                what = f"Distance of {label(METRIC)} to the real set in {domain}, rank {rank} − base{by}"
                 found = grid.difference(grid.seeds_of(rule, rank, domain), METRIC, "adapter")
                 words = (f"the {arm} moves more like the real windows" for arm in ("adapter", "base"))
                 asked.append(Difference(what, found, *words))
         *own, both = _differences(grid, rule, most)
         for domain, estimate in zip(config.domains, own, strict=True):
-            what = f"Distance of {label(METRIC)} to the real set in {domain}, rank {most} − rank {least}, {told_rule}"
+            what = f"Distance of {label(METRIC)} to the real set in {domain}, rank {most} − rank {least}{by}"
             lower = f"rank {most} moves more like the real windows than rank {least}"
             higher = f"rank {least} moves more like the real windows than rank {most}"
             asked.append(Difference(what, estimate, lower, higher))
-        what = f"What the rank does in {config.away} less what it does in {config.home}, {told_rule}"
+        what = f"What the rank does in {config.away} less what it does in {config.home}{by}"
         words = (f"a higher rank helps {config.away} {than} than {config.home}" for than in ("more", "less"))
         asked.append(Difference(what, both, *words))
     counted = [grid.counted(grid.seeds_of("fixed", least, d), f"Windows of {d}") for d in config.domains]

@@ -88,17 +88,18 @@ def _contrasts(grid: Grid, metrics: tuple[str, ...]) -> Table:
 def _shows(grid: Grid) -> list[str]:
     config, least = grid.config, min(grid.config.ranks)
     asked = []
-    for rule, told_rule in grid.rules.items():
+    for rule, name in grid.rules.items():
+        by = f", {name}" if len(grid.rules) > 1 else ""
         for metric in ("kvd", grid.perceptual):
             for rank in config.ranks:
                 found = grid.seeds_of(rule, rank, config.home)
                 lower, higher = (f"the {arm} is closer to the real windows" for arm in ("adapter", "base"))
-                what = f"{label(metric)}, rank {rank} − base, {told_rule}"
+                what = f"{label(metric)}, rank {rank} − base{by}"
                 asked.append(Difference(what, grid.difference(found, metric, "adapter"), lower, higher))
             for rank in (r for r in config.ranks if r != least):
                 lower = f"rank {rank} is closer to the real windows than rank {least}"
                 higher = f"rank {least} is closer to the real windows than rank {rank}"
-                what = f"{label(metric)}, rank {rank} − rank {least}, {told_rule}"
+                what = f"{label(metric)}, rank {rank} − rank {least}{by}"
                 asked.append(Difference(what, grid.contrast(rule, rank, config.home, metric), lower, higher))
     counted = grid.counted(grid.seeds_of("fixed", least, config.home), f"Windows of {config.home}")
     return [counted, *conclusions(asked)]
