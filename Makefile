@@ -6,13 +6,14 @@ STAMP := $(VENV)/.installed
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install demo nano lint test test-ray test-plain test-slow test-slow-ray test-slow-plain update clean
+.PHONY: help install demo nano lint test test-ray test-plain test-slow test-slow-ray test-slow-plain test-hosts update clean
 
 help:
 	@echo "make demo       footage to a served video on this machine (8 to 15 minutes on 2 cores)"
 	@echo "make nano       train the nano base model again (up to 150 minutes on 2 cores; stop it and it goes on)"
 	@echo "make test       lint, types and tests"
 	@echo "make test-slow  the tests that kill, soak or take long"
+	@echo "make test-hosts a cluster of hosts, of which some are cut off (as root, alone on the machine)"
 	@echo "make lint       ruff, mypy and which way imports go"
 	@echo "make update     resolve the dependencies anew into constraints.txt, and show what changed"
 	@echo "make clean      remove the virtual environment and caches"
@@ -55,11 +56,15 @@ test-slow: install
 	$(MAKE) --no-print-directory --output-sync=target --jobs=2 test-slow-ray test-slow-plain
 
 test-slow-ray: install
-	$(BIN)/python -m pytest -q -m 'slow and not beside and not own_ray'
+	$(BIN)/python -m pytest -q -m 'slow and not beside and not own_ray and not hosts'
 
 test-slow-plain: install
 	nice -n 10 $(BIN)/python -m pytest -q -m 'slow and beside'
 	$(BIN)/python -m pytest -q -m 'slow and own_ray'
+
+# Several hosts on one machine, by network namespaces: for root, and with nothing else running.
+test-hosts: install
+	$(BIN)/python -m pytest -q -m hosts
 
 # Needs the package index; then `make install`, the tests, and `python -m docs.licences`.
 update: install

@@ -32,7 +32,7 @@ from tests.hosts.network import until, why_not
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.own_ray,
+    pytest.mark.hosts,
     pytest.mark.timeout(1800),
     pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
 ]
