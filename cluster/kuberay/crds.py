@@ -1,6 +1,6 @@
 """The schemas of KubeRay and Kueue, out of their CRDs. schemas/README.md has the commands.
 
-    python -m cluster.kuberay.crds VERSION SCHEMAS.json.gz CRD.yaml ...
+python -m cluster.kuberay.crds VERSION SCHEMAS.json.gz CRD.yaml ...
 """
 
 from __future__ import annotations
