@@ -10,6 +10,7 @@ import runpy
 import shlex
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from functools import partial
 from importlib.util import find_spec
@@ -83,6 +84,7 @@ def test_an_entrypoint_is_planned(
     assert (python, option) == ("python", "-m")
     job = module.removeprefix("jobs.")
     monkeypatch.chdir(REPOSITORY)
+    monkeypatch.delitem(sys.modules, module, raising=False)  # a program is not imported before it runs
     monkeypatch.setattr("sys.argv", [module, *words, *stand_ins(job, folder)])
     # A study reads three datasets that share no footage; tests/studies has real ones.
     monkeypatch.setattr("cinesynth.studies.driver.outline_study", partial(outline_study, read=inputs))
