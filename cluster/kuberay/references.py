@@ -1,4 +1,4 @@
-"""What one manifest says of others: names that must be there, quotas that must hold it, rules of KubeRay and Kueue."""
+"""What one manifest says of others: names that must be there, quotas that must hold it, and what Kueue refuses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 from ray.autoscaler._private.kuberay.utils import parse_quantity
 
 from cluster.kuberay.manifests import PRIORITY_LABEL, QUEUE_LABEL, RAY_KINDS, Manifest
-from cluster.kuberay.words import ACCELERATOR_LABEL, POOL_LABEL, RAY_NODE_LABEL, word_problems
+from cluster.kuberay.operator_rules import operator_problems
+from cluster.kuberay.words import RAY_NODE_LABEL, word_problems
 
 SECRETS = {
     "cinesynth-ray-token": "auth_token",
@@ -39,7 +40,7 @@ def reference_problems(manifests: list[Manifest]) -> list[str]:
     for manifest in manifests:
         lines = list(_names(manifest, known))
         if manifest.kind in RAY_KINDS:
-            lines += [*_rules(manifest), *_queue(manifest, known)]
+            lines += [*operator_problems(manifest), *_queue(manifest, known)]
         if manifest.kind == "ClusterQueue":
             lines += _flavors(manifest, known)
         if manifest.kind == "LocalQueue" and ("ClusterQueue", manifest.spec["clusterQueue"]) not in known:
@@ -102,44 +103,6 @@ def _secrets(value: Any) -> Iterator[tuple[str, str | None]]:
             yield from _secrets(part)
 
 
-def _rules(manifest: Manifest) -> Iterator[str]:
-    """What KubeRay refuses, or drops, at run time."""
-    cluster = manifest.cluster_spec
-    if cluster.get("authOptions", {}).get("mode") != "token":
-        yield "authOptions.mode: without `token`, whoever reaches a port runs code"
-    if cluster.get("enableInTreeAutoscaling") and cluster.get("autoscalerOptions", {}).get("version") != "v2":
-        yield "autoscalerOptions.version: v1 knows no labels; say v2"
-    for name, _, group in manifest.groups():
-        params = group.get("rayStartParams", {})
-        if group.get("resources") and {"num-cpus", "num-gpus", "memory", "resources"} & set(params):
-            yield f"{name}: resources stand in both `resources` and `rayStartParams`; KubeRay takes one of them"
-        if "labels" in params:
-            yield f"{name}: rayStartParams.labels is refused by KubeRay; use the group's `labels`"
-        yield from (f"{name}: {line}" for line in _told_to_ray(name, group))
-
-
-def _told_to_ray(name: str, group: dict[str, Any]) -> Iterator[str]:
-    """Where a group of pods tells Ray another thing than it tells Kubernetes."""
-    spec, labels, resources = group["template"]["spec"], group.get("labels", {}), group.get("resources", {})
-    if spec.get("nodeSelector", {}).get(POOL_LABEL) != labels.get(POOL_LABEL):
-        yield f"its nodeSelector and its labels are of two pools by {POOL_LABEL}"
-    requests = spec["containers"][0]["resources"]["requests"]
-    told = {"CPU": requests["cpu"], "GPU": requests.get("nvidia.com/gpu", "0")}
-    if name == "head":
-        if group.get("rayStartParams", {}).get("num-cpus") != "0":
-            yield 'rayStartParams.num-cpus is not "0": work would be put on the head'
-        return
-    for resource, requested in told.items():
-        given = resources.get(resource, "0")
-        if parse_quantity(given) != parse_quantity(str(requested)):
-            yield f"resources.{resource} is {given}, but its pod requests {requested}"
-    for resource in resources:
-        if resource not in (*told, "memory") and resource != f"accelerator_type:{labels.get(ACCELERATOR_LABEL)}":
-            yield f"resources.{resource} is no resource that a job of ours asks for"
-    if parse_quantity(told["GPU"]) and f"accelerator_type:{labels.get(ACCELERATOR_LABEL)}" not in resources:
-        yield f"its label {ACCELERATOR_LABEL} and a resource accelerator_type:... do not name the same GPU"
-
-
 def _selects(wanted: dict[str, str], where: str, manifests: list[Manifest]) -> Iterator[str]:
     """A policy or service whose selector matches no pod of these manifests does nothing."""
     given = [RAY_LABELS] if any(m.kind in RAY_KINDS for m in manifests) else []
@@ -161,8 +124,8 @@ def _queue(manifest: Manifest, known: dict[tuple[str, str], Manifest]) -> Iterat
         return
     if manifest.cluster_spec.get("enableInTreeAutoscaling"):
         yield "enableInTreeAutoscaling: Kueue admits no cluster that scales itself"
-    if len(manifest.cluster_spec.get("workerGroupSpecs", [])) > 6:
-        yield "workerGroupSpecs: Kueue takes 8 sets of pods, of which the head and the submitter are two"
+    if len(manifest.cluster_spec.get("workerGroupSpecs", [])) > 16:
+        yield "workerGroupSpecs: Kueue takes 18 sets of pods, of which the head and the submitter are two"
     if manifest.kind == "RayJob" and not manifest.spec.get("shutdownAfterJobFinishes"):
         yield "Kueue admits a RayJob only with shutdownAfterJobFinishes: true"
     if manifest.kind == "RayJob" and "clusterSelector" in manifest.spec:

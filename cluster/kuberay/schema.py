@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import yaml
 from jsonschema.protocols import Validator
 
 SCHEMAS = Path(__file__).parent / "schemas"
@@ -27,15 +26,14 @@ _KUBERNETES = {
     ("networking.k8s.io/v1", "Ingress"): "io.k8s.api.networking.v1.Ingress",
     ("policy/v1", "PodDisruptionBudget"): "io.k8s.api.policy.v1.PodDisruptionBudget",
 }
-KINDS = _KUBERNETES | {
-    ("ray.io/v1", "RayCluster"): "RayCluster",
-    ("ray.io/v1", "RayJob"): "RayJob",
-    ("ray.io/v1", "RayService"): "RayService",
-    ("kueue.x-k8s.io/v1beta1", "ResourceFlavor"): "ResourceFlavor",
-    ("kueue.x-k8s.io/v1beta1", "ClusterQueue"): "ClusterQueue",
-    ("kueue.x-k8s.io/v1beta1", "LocalQueue"): "LocalQueue",
-    ("kueue.x-k8s.io/v1beta1", "WorkloadPriorityClass"): "WorkloadPriorityClass",
+_CRDS = {
+    "kuberay-1.7.0.json.gz": ("ray.io/v1", ("RayCluster", "RayJob", "RayService")),
+    "kueue-0.19.2.json.gz": (
+        "kueue.x-k8s.io/v1beta2",
+        ("ResourceFlavor", "ClusterQueue", "LocalQueue", "WorkloadPriorityClass"),
+    ),
 }
+KINDS = _KUBERNETES | {(version, kind): kind for version, kinds in _CRDS.values() for kind in kinds}
 """(apiVersion, kind) to the name of its definition."""
 
 
@@ -56,9 +54,14 @@ def _validator(name: str) -> Validator:
 @cache
 def definitions() -> dict[str, Any]:
     """All definitions by name. Every object with `properties` refuses other fields."""
-    found: dict[str, Any] = json.loads(gzip.decompress((SCHEMAS / "kubernetes-1.34.json.gz").read_bytes()))["$defs"]
-    for file in ("kuberay-v1.yaml", "kueue-v1beta1.yaml"):
-        found |= yaml.safe_load((SCHEMAS / file).read_text())["$defs"]
+    found = _read("kubernetes-1.34.json.gz")
+    for file in _CRDS:
+        for kind, schema in _read(file).items():
+            # The API server adds these to each CRD by itself.
+            schema["properties"]["metadata"] = {"$ref": "#/$defs/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"}
+            needed = {"apiVersion", "kind", "metadata", "spec"} & set(schema["properties"])
+            schema["required"] = sorted(needed | set(schema.get("required", [])))
+            found[kind] = schema
     for definition in found.values():
         _close(definition)
     # Kubernetes' schema takes any text here: `nvidia.com/gpu: eight` would pass.
@@ -68,16 +71,22 @@ def definitions() -> dict[str, Any]:
     return found
 
 
+def _read(file: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(gzip.decompress((SCHEMAS / file).read_bytes()))["$defs"]
+    return found
+
+
 def _close(schema: Any) -> None:
-    """Refuse unknown fields at each place of a schema that names the known ones."""
-    if isinstance(schema, dict):
-        if isinstance(schema.get("properties"), dict):
-            schema.setdefault("additionalProperties", False)
-        for part in schema.values():
+    """Refuse unknown fields at each place of a schema that names the known ones. Maps stay open."""
+    if not isinstance(schema, dict):
+        return
+    if "properties" in schema:
+        if not schema.get("x-kubernetes-preserve-unknown-fields"):
+            schema["additionalProperties"] = False
+        for part in schema["properties"].values():
             _close(part)
-    elif isinstance(schema, list):
-        for part in schema:
-            _close(part)
+    for name in ("items", "additionalProperties"):
+        _close(schema.get(name))
 
 
 def _told(error: jsonschema.ValidationError) -> str:

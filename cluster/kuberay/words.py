@@ -10,11 +10,8 @@ from typing import Any
 import click
 
 from cluster.kuberay.manifests import PRIORITY_LABEL, QUEUE_LABEL
+from cluster.pools import ACCELERATOR_LABEL, MARKET_LABEL, POOL_LABEL
 
-POOL_LABEL = "cinesynth.io/pool"
-"""Label of Kubernetes' nodes and of Ray's, with the name of their pool."""
-ACCELERATOR_LABEL = "ray.io/accelerator-type"
-MARKET_LABEL = "ray.io/market-type"
 RAY_NODE_LABEL = "ray.io/is-ray-node"
 """Label that KubeRay gives to each pod of a Ray cluster; also `ray.io/cluster`."""
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import fnmatch
 import json
 import re
+import subprocess
 import tomllib
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import pytest
 
@@ -90,6 +91,19 @@ def test_dependencies_come_before_code(steps: list[tuple[str, str]]) -> None:
     assert {"pyproject.toml", "constraints.txt"} <= set(before)
     assert not [name for name in before if PurePosixPath(REPOSITORY / name).is_relative_to(REPOSITORY / "cinesynth")]
     assert "cinesynth" in sources(steps[dependencies:])
+
+
+def test_a_login_shell_has_the_same_path(steps: list[tuple[str, str]], tmp_path: Path) -> None:
+    """KubeRay may start `ray` in one: /etc/profile sets PATH anew and then reads /etc/profile.d/*.sh."""
+    (told,) = re.findall(r"echo '([^']+)' > /etc/profile\.d/\w+\.sh", " ".join(arguments_of(steps, "RUN")))
+    script = tmp_path / "venv.sh"
+    script.write_text(told)
+    shell = subprocess.run(
+        ["bash", "-c", f"PATH=/usr/bin; . {script}; echo $PATH"], check=True, capture_output=True, text=True
+    )
+    first = shell.stdout.split(":")[0]
+    assert any(f"PATH={first}:$PATH" in rest for rest in arguments_of(steps, "ENV"))
+    assert any(f"python -m venv {first.removesuffix('/bin')} " in rest for rest in arguments_of(steps, "RUN"))
 
 
 def test_nodes_run_without_root_and_with_a_token(steps: list[tuple[str, str]]) -> None:

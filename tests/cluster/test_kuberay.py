@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gzip
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 import yaml
 
 from cinesynth.errors import ConfigError
+from cluster.kuberay import crds
 from cluster.kuberay.check import main, problems
 from cluster.kuberay.manifests import Manifest, read_manifests
 from cluster.kuberay.references import SECRETS, reference_problems
@@ -88,7 +91,7 @@ def test_the_page_says_how_each_secret_is_made() -> None:
 def test_every_object_of_the_schemas_refuses_unknown_fields() -> None:
     def objects(value: Any) -> Iterator[dict[str, Any]]:
         if isinstance(value, dict):
-            if isinstance(value.get("properties"), dict) and "type" in value:
+            if isinstance(value.get("properties"), dict) and value.get("type") == "object":
                 yield value
             for part in value.values():
                 yield from objects(part)
@@ -97,8 +100,46 @@ def test_every_object_of_the_schemas_refuses_unknown_fields() -> None:
                 yield from objects(part)
 
     found = [one for definition in definitions().values() for one in objects(definition)]
-    assert len(found) > 150
+    assert len(found) > 2000
     assert all(one["additionalProperties"] is False for one in found)
+
+
+def test_the_schemas_are_those_of_whole_crds() -> None:
+    """A field that no manifest uses is known, a map takes any key, and a port is a number or a name."""
+    pod = definitions()["RayCluster"]["properties"]["spec"]["properties"]["headGroupSpec"]["properties"]["template"]
+    spec = pod["properties"]["spec"]["properties"]
+    assert {"affinity", "ephemeralContainers", "topologySpreadConstraints"} <= set(spec)
+    assert spec["nodeSelector"]["additionalProperties"] == {"type": "string"}
+    port = spec["containers"]["items"]["properties"]["readinessProbe"]["properties"]["httpGet"]["properties"]["port"]
+    assert port["anyOf"] == [{"type": "integer"}, {"type": "string"}]
+    assert {"deletionStrategy", "submitterConfig"} <= set(definitions()["RayJob"]["properties"]["spec"]["properties"])
+
+
+def test_a_schema_is_taken_out_of_a_crd(tmp_path: Path) -> None:
+    fields = {
+        "description": {"description": "of the field", "type": "string"},
+        "items": {"type": "array", "items": {"description": "one", "type": "string"}},
+        "map": {"type": "object", "additionalProperties": {"description": "a value", "type": "string"}},
+    }
+    schema = {"type": "object", "description": "A thing.", "properties": {**fields, "status": {"type": "object"}}}
+    versions = [
+        {"name": "v1alpha1", "served": False, "schema": {"openAPIV3Schema": {}}},
+        {"name": "v1", "served": True, "schema": {"openAPIV3Schema": schema}},
+    ]
+    crd = {"metadata": {"name": "things"}, "spec": {"names": {"kind": "Thing"}, "versions": versions}}
+    source, target = tmp_path / "crd.yaml", tmp_path / "things.json.gz"
+    source.write_text(yaml.safe_dump(crd))
+    crds.main(["v1", str(target), str(source)])
+    assert json.loads(gzip.decompress(target.read_bytes()))["$defs"]["Thing"] == {
+        "type": "object",
+        "properties": {
+            "description": {"type": "string"},
+            "items": {"type": "array", "items": {"type": "string"}},
+            "map": {"type": "object", "additionalProperties": {"type": "string"}},
+        },
+    }
+    with pytest.raises(ValueError, match="does not serve v1alpha1"):
+        crds.crd_schema(crd, "v1alpha1")
 
 
 def test_a_misspelt_key_anywhere_in_the_service_is_refused() -> None:
@@ -163,7 +204,19 @@ def test_a_misspelt_key_anywhere_in_the_service_is_refused() -> None:
         ("cinesynth-training", "spec resourceGroups 0 flavors 2 name", "spot", "there is no ResourceFlavor spot"),
         ("cinesynth-training", "spec resourceGroups 0 coveredResources", ["cpu"], "are not coveredResources"),
         ("serve-from-ingress", "spec podSelector matchLabels app.kubernetes.io/component", "server", "no pod here has"),
-        ("cinesynth-serve", "spec upgradeStrategy type", None, "is not one of"),
+        ("cinesynth-serve", "spec upgradeStrategy type", None, "is not of type 'string'"),
+        ("cinesynth-serve", "spec upgradeStrategy type", "Recreate", "is not one of NewCluster"),
+        ("cinesynth-serve", "spec rayClusterConfig upgradeStrategy", {"type": "None"}, "that a RayService makes"),
+        ("cinesynth-serve", "metadata name", "cinesynth." * 3, "not a-z, 0-9"),
+        ("cinesynth", "spec tlsOptions", {}, "unless a feature gate is on"),
+        ("cinesynth", "spec gcsFaultToleranceOptions redisAddress", None, "is not of type 'string'"),
+        ("cinesynth", "spec workerGroupSpecs 0 minReplicas", 3, "is not from 0 to maxReplicas 2"),
+        ("cinesynth", "spec workerGroupSpecs 0 template spec restartPolicy", "Always", "wants Never"),
+        ("cinesynth", "spec workerGroupSpecs 0 template spec containers 0 ports 0 containerPort", "x", "'integer'"),
+        ("train-wan14b-style", "spec backoffLimit", -1, "backoffLimit: negative"),
+        ("train-wan14b-style", "spec rayClusterSpec workerGroupSpecs 0 idleTimeoutSeconds", 9, "only with"),
+        ("cinesynth-training", "spec cohortName", "Cinesynth", "does not match"),
+        ("cinesynth-training", "spec preemption reclaimWithinCohort", "Always", "is not one of"),
     ],
 )
 def test_a_wrong_value_is_told(name: str, place: str, value: Any, told: str) -> None:

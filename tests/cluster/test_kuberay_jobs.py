@@ -5,10 +5,12 @@ Nano's folder stands for the model, and a dataset of a few windows for the prepa
 
 from __future__ import annotations
 
+import json
 import runpy
 import shlex
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from functools import partial
 from importlib.util import find_spec
@@ -25,6 +27,7 @@ from cinesynth.studies.driver import outline_study
 from cinesynth.studies.inputs import Inputs
 from cinesynth.wan.folder import model_folder
 from cluster.kuberay.manifests import Manifest, read_manifests
+from jobs import metadata
 from serve.app import build
 from serve.auth import create_key
 from tests.conftest import REPOSITORY
@@ -81,6 +84,7 @@ def test_an_entrypoint_is_planned(
     assert (python, option) == ("python", "-m")
     job = module.removeprefix("jobs.")
     monkeypatch.chdir(REPOSITORY)
+    monkeypatch.delitem(sys.modules, module, raising=False)  # a program is not imported before it runs
     monkeypatch.setattr("sys.argv", [module, *words, *stand_ins(job, folder)])
     # A study reads three datasets that share no footage; tests/studies has real ones.
     monkeypatch.setattr("cinesynth.studies.driver.outline_study", partial(outline_study, read=inputs))
@@ -89,17 +93,18 @@ def test_an_entrypoint_is_planned(
     except SystemExit:
         pytest.fail(capsys.readouterr().err)
     told = capsys.readouterr().out
-    run, metadata = manifest.spec["metadata"]["run"], manifest.spec["metadata"]
-    assert told.splitlines()[0].startswith(f"{job} {run}"), told
+    assert told.startswith(f"{manifest.spec['metadata']['job_name']}"), told
     assert "dry run: nothing was started or written" in told
-    place = "datasets" if job == "prepare" else "runs"
-    page = "index.html" if job == "prepare" else "report.html"
-    assert metadata == {
-        "job_name": f"{job} {run}",
-        "run": run,
-        "storage": "/storage",
-        "report": f"/storage/{place}/{run}/{page}",
-    }
+
+
+@pytest.mark.parametrize("manifest", JOBS, ids=lambda m: m.name)
+def test_metadata_is_what_jobs_metadata_prints(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, _, module, *words = shlex.split(manifest.spec["entrypoint"])
+    monkeypatch.chdir(REPOSITORY)
+    metadata.main([module.removeprefix("jobs."), *words])
+    assert json.loads(capsys.readouterr().out) == manifest.spec["metadata"]
     assert "storage=/storage" in words
 
 

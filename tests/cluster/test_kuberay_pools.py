@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -13,38 +12,8 @@ from ray.autoscaler._private.kuberay.utils import parse_quantity
 
 import cinesynth
 from cluster.kuberay.manifests import RAY_KINDS, Manifest, read_manifests
+from cluster.pools import POOLS
 from tests.conftest import REPOSITORY
-
-
-@dataclass
-class Machine:
-    cpus: int
-    gpus: int
-    memory_gib: int
-
-
-@dataclass
-class NodePool:
-    labels: dict[str, str]
-    resources: dict[str, int]
-    machines: dict[str, Machine]
-
-
-def _pool(name: str, machine: Machine, market: str = "on-demand") -> NodePool:
-    labels = {"cinesynth.io/pool": name, "ray.io/market-type": market}
-    if not machine.gpus:
-        return NodePool(labels, {}, {"aws": machine})
-    return NodePool(
-        labels | {"ray.io/accelerator-type": "A100-80G"}, {"accelerator_type:A100-80G": 1}, {"aws": machine}
-    )
-
-
-POOLS = {
-    "head": _pool("head", Machine(8, 0, 32)),
-    "data": _pool("data", Machine(32, 0, 128)),
-    "a100": _pool("a100", Machine(96, 8, 1152)),
-    "a100-spot": _pool("a100-spot", Machine(96, 8, 1152), "spot"),
-}
 
 MANIFESTS = read_manifests()
 CLUSTERS = [m for m in MANIFESTS if m.kind in RAY_KINDS]
