@@ -121,7 +121,7 @@ def test_a_ray_that_does_not_start_is_a_failure(slurm: dict[str, str], tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.own_ray
+@pytest.mark.hosts
 def test_a_job_runs_on_a_cluster_of_its_own(slurm: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "footage").mkdir()
     write_video(tmp_path / "footage" / "a.mp4", picture(0, 40))
