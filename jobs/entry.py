@@ -11,7 +11,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from cinesynth.config import JobConfig
@@ -50,28 +51,36 @@ def run_job(
     for chatty in ("httpx", "httpcore", "urllib3", "PIL", "matplotlib"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))  # as Ray does once it is connected
+    with user_errors_told():
+        try:
+            config = load_config(cls, arguments.config, arguments.overrides)
+            check_lasting(config.storage)
+            config.check_inputs()
+            if check is not None:
+                check(config)
+            if config.dry_run:
+                print(f"{outline(config).text()}\ndry run: nothing was started or written", flush=True)
+                return None
+            result = job(config)
+        except (KeyboardInterrupt, SystemExit) as e:
+            _say("stopped; the same command goes on from what is stored")
+            logging.shutdown()
+            os._exit(_code_of(e))  # threads of Ray that still wait would abort the interpreter's orderly end
+    _print_summary(result)
+    print(f"{cls.kind} {config.name}: {result.get('status', 'complete')}", flush=True)
+    return result
+
+
+@contextmanager
+def user_errors_told() -> Iterator[None]:
+    """End the process with code 2, and what is wrong as the last line, for an error that the user can fix."""
     try:
-        config = load_config(cls, arguments.config, arguments.overrides)
-        check_lasting(config.storage)
-        config.check_inputs()
-        if check is not None:
-            check(config)
-        if config.dry_run:
-            print(f"{outline(config).text()}\ndry run: nothing was started or written", flush=True)
-            return None
-        result = job(config)
-    except (KeyboardInterrupt, SystemExit) as e:
-        _say("stopped; the same command goes on from what is stored")
-        logging.shutdown()
-        os._exit(_code_of(e))  # threads of Ray that still wait would abort the interpreter's orderly end
+        yield
     except Exception as e:
         if (found := user_error(e)) is None:
             raise
         _say(f"error: {found}")
         raise SystemExit(2) from None
-    _print_summary(result)
-    print(f"{cls.kind} {config.name}: {result.get('status', 'complete')}", flush=True)
-    return result
 
 
 def _parser(cls: type[JobConfig], description: str) -> argparse.ArgumentParser:

@@ -21,10 +21,10 @@ from cinesynth.config import (
     TrainConfig,
     TuneConfig,
 )
-from cinesynth.errors import user_error
 from cinesynth.settings import load_config
 from cinesynth.storage import public_uri
 from cinesynth.studies.config import StudyConfig
+from jobs.entry import user_errors_told
 from jobs.study import overrides_of
 
 _CONFIGS: tuple[type[JobConfig], ...] = (
@@ -67,13 +67,8 @@ def main(argv: list[str]) -> None:
     """Print a job's metadata. Exit code 2: the configuration is bad, and the last line says why."""
     if not argv or argv[0] not in JOBS:
         sys.exit(f"usage: python -m jobs.metadata JOB [--config FILE] [key=value ...]; JOB is one of {', '.join(JOBS)}")
-    try:
+    with user_errors_told():
         print(json.dumps(metadata_of(read_config(argv[0], argv[1:]))))
-    except Exception as e:
-        if (found := user_error(e)) is None:
-            raise
-        print(f"error: {found}", file=sys.stderr)
-        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cinesynth.config import JobConfig
-from cinesynth.errors import ConfigError, user_error
+from cinesynth.errors import ConfigError
+from jobs.entry import user_errors_told
 from jobs.metadata import JOBS, metadata_of, read_config
 
 _PRINT = "--print"
@@ -76,13 +77,8 @@ def main(argv: list[str]) -> None:
     if place is None:
         sys.exit(f"usage: {__doc__.split('    ')[1].strip()}\nJOB is one of {', '.join(JOBS)}")
     options = [word for word in argv[:place] if word != _PRINT]
-    try:
+    with user_errors_told():
         command = command_of(options, argv[place], argv[place + 1 :], datetime.now(UTC))
-    except Exception as e:
-        if (found := user_error(e)) is None:
-            raise
-        print(f"error: {found}", file=sys.stderr)
-        raise SystemExit(2) from None
     print(shlex.join(command), flush=True)
     if _PRINT not in argv[:place]:
         raise SystemExit(_submit(command))
