@@ -26,6 +26,7 @@ from typing import IO
 import psutil
 
 from cinesynth.session import interpreter_for_ray
+from cluster.faults import PROCESS_TIMEOUTS
 
 MARK = "CINESYNTH_HEAD"
 """The environment variable that every process of a head inherits. Its value is the head's folder."""
@@ -104,9 +105,7 @@ class LocalHead:
             **self.variables,
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
-            "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-            "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # three in a row: a dead proxy is replaced after seconds
-            "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "5",
+            **PROCESS_TIMEOUTS,
         }
 
     def __enter__(self) -> LocalHead:
