@@ -5,7 +5,6 @@ A folder with the same layout, nano's, stands in the hub id's place.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,12 +35,12 @@ from cinesynth.train.outline import outline_training
 from cinesynth.wan.adapter import save_adapter
 from cinesynth.wan.card import AdapterCard, Parent
 from cinesynth.wan.family import WAN21_I2V
-from cinesynth.wan.folder import base_hash, model_folder
+from cinesynth.wan.folder import base_hash
 from cinesynth.wan.load import load_transformer
 from cinesynth.wan.lora import add_lora
 from tests.adapters import adapter_state
 from tests.conftest import REPOSITORY
-from tests.tiny_dataset import encoded_dataset, picture
+from tests.tiny_dataset import encoded_dataset, model_and_footage, picture
 from tune.outline import outline_study
 
 CONFIGS = REPOSITORY / "jobs" / "configs"
@@ -51,13 +50,9 @@ POOL = "on A100-80G"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, footage, and a storage with the dataset that `prepare.yaml` names."""
-    folder = tmp_path_factory.mktemp("chain")
-    model = folder / "model"
-    shutil.copytree(model_folder("nano"), model)
-    (folder / "footage").mkdir()
-    write_video(folder / "footage" / "a.mp4", picture(0, 40))
+    folder = model_and_footage(tmp_path_factory.mktemp("chain"))
     encoded_dataset(
-        Storage.open(folder / "storage" / "datasets" / "wan14b-clips"), str(model), ("train", "val", "test")
+        Storage.open(folder / "storage" / "datasets" / "wan14b-clips"), str(folder / "model"), ("train", "val", "test")
     )
     return folder
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,9 @@ from cinesynth.data.encode.assemble import assemble, empty_prompt_entry
 from cinesynth.data.encode.commits import Commits, write_blocks
 from cinesynth.data.encode.encode import DECODED, EncodeCaptions, EncodeImages, EncodeLatents, preview
 from cinesynth.data.records import Window, window_to_json
+from cinesynth.data.video import write_video
 from cinesynth.storage import Storage
-from cinesynth.wan.folder import encoder_hash, model_spec
+from cinesynth.wan.folder import encoder_hash, model_folder, model_spec
 
 FRAMES, HEIGHT, WIDTH = 5, 32, 48
 
@@ -62,3 +65,11 @@ def encoded_dataset(location: Storage, model: str, splits: Sequence[str] = ("tra
     facts |= {"window": {}, "unmeasured": [], "empty_prompt": empty_prompt_entry(location)}
     assemble(location, facts, windows, [], commits, lambda *_: None)
     return ClipsDataset.open(location)
+
+
+def model_and_footage(folder: Path) -> Path:
+    """Put nano's files at `model` and a clip into `footage`: what stands in for a hub id and a bucket in a plan."""
+    shutil.copytree(model_folder("nano"), folder / "model")
+    (folder / "footage").mkdir()
+    write_video(folder / "footage" / "a.mp4", picture(0, 40))
+    return folder

@@ -8,16 +8,13 @@ from __future__ import annotations
 import re
 import runpy
 import shlex
-import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
-from cinesynth.data.video import write_video
-from cinesynth.wan.folder import model_folder
 from tests.conftest import REPOSITORY
-from tests.tiny_dataset import picture
+from tests.tiny_dataset import model_and_footage
 
 FILES = ("cluster/aws/a100.yaml", "cluster/gcp/a100.yaml", "cluster/slurm/cinesynth.sbatch", "docs/clusters.md")
 COMMAND = re.compile(r"(?:python -m jobs\.submit|sbatch cluster/slurm/cinesynth\.sbatch) (\w+) (.*)")
@@ -34,11 +31,7 @@ def commands(name: str) -> list[tuple[str, list[str]]]:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model and footage."""
-    folder = tmp_path_factory.mktemp("entrypoints")
-    shutil.copytree(model_folder("nano"), folder / "model")
-    (folder / "footage").mkdir()
-    write_video(folder / "footage" / "a.mp4", picture(0, 40))
-    return folder
+    return model_and_footage(tmp_path_factory.mktemp("entrypoints"))
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import runpy
 import shlex
-import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -20,18 +19,16 @@ from typing import Any
 import pytest
 import yaml
 
-from cinesynth.data.video import write_video
 from cinesynth.storage import Storage
 from cinesynth.studies.config import StudyConfig
 from cinesynth.studies.driver import outline_study
 from cinesynth.studies.inputs import Inputs
-from cinesynth.wan.folder import model_folder
 from cluster.kuberay.manifests import Manifest, read_manifests
 from jobs import metadata
 from serve.app import build
 from serve.auth import create_key
 from tests.conftest import REPOSITORY
-from tests.tiny_dataset import encoded_dataset, picture
+from tests.tiny_dataset import encoded_dataset, model_and_footage
 
 MANIFESTS = read_manifests()
 JOBS = [m for m in MANIFESTS if m.kind == "RayJob"]
@@ -43,13 +40,9 @@ SMALL = [[480, 832], [832, 480]]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, footage, and a storage with the dataset that the entrypoints name."""
-    folder = tmp_path_factory.mktemp("kuberay")
-    model = folder / "model"
-    shutil.copytree(model_folder("nano"), model)
-    (folder / "footage").mkdir()
-    write_video(folder / "footage" / "a.mp4", picture(0, 40))
+    folder = model_and_footage(tmp_path_factory.mktemp("kuberay"))
     dataset = Storage.open(folder / "storage" / "datasets" / "wan14b-clips")
-    encoded_dataset(dataset, str(model), ("train", "val", "test"))
+    encoded_dataset(dataset, str(folder / "model"), ("train", "val", "test"))
     return folder
 
 
