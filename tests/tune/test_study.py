@@ -24,6 +24,7 @@ from cinesynth.storage import Storage
 from cinesynth.train.events import training_steps
 from cinesynth.wan.card import read_card
 from cinesynth.wan.folder import model_folder
+from cluster.pools import POOLS
 from tests.conftest import REPOSITORY, Head
 from tests.prepared import prepare_clips
 from tests.tiny_dataset import encoded_dataset
@@ -211,7 +212,8 @@ def test_the_shipped_search_fits_the_gpus_that_it_names(ray_head: Head, tmp_path
     shipped = load_config(TuneConfig, str(REPOSITORY / "jobs" / "configs" / "wan14b" / "tune.yaml"), changes)
     with pytest.raises(ConfigError, match="no node of the cluster is of the pool A100-80G"):
         outline_study(shipped)
-    pool = {"num_cpus": 32, "num_gpus": 4, "resources": {"accelerator_type:A100-80G": 1}}
+    a100 = POOLS["a100"]
+    pool = {"num_cpus": 32, "num_gpus": 4, "resources": a100.resources, "labels": a100.labels}
     nodes = [ray_head.cluster.add_node(**pool)]
     try:
         told = outline_study(shipped).text()
