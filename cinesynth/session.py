@@ -20,6 +20,7 @@ from cinesynth.errors import ConfigError
 from cinesynth.log_filter import without_actor_notes
 from cinesynth.pool import Pool
 from cinesynth.storage import scratch_folder
+from cinesynth.waiting import waits_told
 
 Result = TypeVar("Result")
 
@@ -30,7 +31,7 @@ _ANSWER_S = 10.0
 
 @contextmanager
 def ray_session(config: JobConfig) -> Iterator[None]:
-    """Connect to the cluster that the configuration names, for as long as the block runs.
+    """Connect to the cluster that the configuration names, for as long as the block runs; what waits for room is told.
 
     Raises ConfigError when no address is known (a fresh head is never started behind the user's back), or when no head
     answers there.
@@ -54,7 +55,8 @@ def ray_session(config: JobConfig) -> Iterator[None]:
         with without_actor_notes():
             connect(address, "ray.address", log_to_driver=True)
             try:
-                yield
+                with waits_told():
+                    yield
             finally:
                 ray.shutdown()
     finally:

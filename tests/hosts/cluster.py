@@ -139,6 +139,14 @@ class HostCluster:
         with open(log, "ab") as out:
             return laptop.start(command, out, cwd=REPOSITORY)
 
+    def delete_service(self) -> None:
+        """Take the service down, as docs/serving.md has it."""
+        environment = {"RAY_ADDRESS": f"{self.head.address}:{GCS}"}
+        command = [sys.executable, "-c", 'import ray; ray.init(); from ray import serve; serve.delete("cinesynth")']
+        with open(self.network.folder / "delete.log", "wb") as out:
+            code = self.head.start(["env", *(f"{k}={v}" for k, v in environment.items()), *command], out).wait(120)
+        assert code == 0, (self.network.folder / "delete.log").read_text()
+
     def finished(self, job: subprocess.Popen[bytes], log: Path, timeout_s: float = 600) -> str:
         """The log of a job, once it has succeeded."""
         code = job.wait(timeout_s)

@@ -263,10 +263,15 @@ def test_a_host_that_is_lost_for_good_costs_clients_a_delay(cluster: HostCluster
 def test_a_lost_head_costs_what_was_under_way_and_the_same_command_goes_on(
     cluster: HostCluster, storage: Path, pipeline: dict[str, Any]
 ) -> None:
-    """Last, as the service ends with the head."""
+    """Last, as all that runs ends with the head. Before, training waits for the room that the service has."""
     until(lambda: len(cluster.nodes()) == 3, "all hosts", 240)
     log = storage.parent / "headless.log"
     job = train(cluster, storage, "headless", log)
+    if cluster.hosts_of("RankProcess"):
+        waits = "2 x 2 CPU; free are"
+        until(lambda: waits in log.read_text() or job.poll() is not None, "a job that waits to say so", 120)
+        assert waits in log.read_text()
+        cluster.delete_service()
     until(lambda: reached(storage, "headless") >= 2 or job.poll() is not None, "two steps", 300)
     assert job.poll() is None, log.read_text()
     cluster.lose_head()
