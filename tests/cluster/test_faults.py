@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -44,3 +45,18 @@ def test_the_heads_of_clouds_are_started_with_the_time_outs(file: str) -> None:
     before = started.partition("ray start --head")[0]
     given = dict(word.split("=", 1) for word in before.split() if "=" in word)
     assert given.items() >= HEAD_TIMEOUTS.items()
+
+
+@pytest.mark.parametrize(
+    "file", sorted((REPOSITORY / "cluster/kuberay/workloads").glob("*.yaml")), ids=lambda f: f.stem
+)
+def test_the_heads_of_kubernetes_have_the_time_outs(file: Path) -> None:
+    (given,) = [d for d in yaml.safe_load_all(file.read_text()) if d and d["kind"].startswith("Ray")]
+    cluster = given["spec"].get("rayClusterSpec") or given["spec"].get("rayClusterConfig") or given["spec"]
+    (head,) = cluster["headGroupSpec"]["template"]["spec"]["containers"]
+    assert {e["name"]: e.get("value") for e in head["env"]}.items() >= HEAD_TIMEOUTS.items()
+
+
+def test_the_head_of_a_slurm_job_has_the_time_outs() -> None:
+    script = (REPOSITORY / "cluster/slurm/cinesynth.sbatch").read_text().partition("ray symmetric-run --address")[0]
+    assert dict(re.findall(r"^export (RAY_\w+)=(\S+)$", script, re.MULTILINE)) == HEAD_TIMEOUTS
