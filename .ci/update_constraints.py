@@ -1,69 +1,50 @@
 """Resolve the dependencies anew and write constraints.txt: `make update`, or `python .ci/update_constraints.py`.
 
-pip resolves what pyproject.toml asks for, without the versions that are pinned, and installs nothing. What changed is
-printed. torch and torchvision have to be a pair of one build: torchvision's own metadata says which torch it takes, and
-beside another one nothing that uses it can be imported.
+uv resolves what pyproject.toml asks for, without the versions that are pinned, and installs nothing. (pip downloads
+whole packages to read what they need, and tries them for more than half an hour.) What changed is printed. torch and
+torchvision have to be of one build: beside another one, nothing that uses torchvision can be imported.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONSTRAINTS = REPOSITORY / "constraints.txt"
-OURS = "cinesynth"
+_LINE = re.compile(r"^([\w.-]+)==(\S+)", re.MULTILINE)
 
 
 class NoPair(ValueError):
-    """A torchvision that takes another torch than the one beside it."""
+    """A torchvision of another build than the torch beside it."""
 
 
-def resolve() -> dict[str, Any]:
-    """What pip would install for `.[dev]` into an empty environment: its report."""
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.json"
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--dry-run"]
-        command += ["--ignore-installed", "--report", str(report), f"{REPOSITORY}[dev]"]
-        subprocess.run(command, check=True)
-        return dict(json.loads(report.read_text()))
+def resolve() -> dict[str, str]:
+    """Package to version of what `.[dev]` takes in an empty environment of this Python."""
+    command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate"]
+    command += ["--python", sys.executable, "--extra", "dev", str(REPOSITORY / "pyproject.toml")]
+    return dict(_LINE.findall(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
 
 
-def versions(report: Mapping[str, Any]) -> dict[str, str]:
-    """Package to version in pip's report, without this project."""
-    found = {item["metadata"]["name"]: item["metadata"]["version"] for item in report["install"]}
-    return {name: version for name, version in found.items() if canonicalize_name(name) != OURS}
+def check_pair(versions: Mapping[str, str]) -> str:
+    """The sentence that torch and torchvision fit together; raises NoPair where they do not.
 
-
-def check_pair(report: Mapping[str, Any]) -> str:
-    """The sentence that torch and torchvision fit together; raises NoPair where they do not."""
-    found = {canonicalize_name(item["metadata"]["name"]): item["metadata"] for item in report["install"]}
-    torch, vision = found["torch"], found["torchvision"]
-    asked = [Requirement(text) for text in vision.get("requires_dist", [])]
-    wanted = next((r.specifier for r in asked if canonicalize_name(r.name) == "torch"), None)
-    if not wanted:
-        raise NoPair(f"torchvision {vision['version']} does not say which torch it takes; constraints.txt stays")
-    if not wanted.contains(torch["version"]) or _build(torch) != _build(vision):
+    Their versions fit, as torchvision's requirements were resolved; what these do not say is the build, such as `cpu`
+    of `2.15.0+cpu`.
+    """
+    torch, vision = versions["torch"], versions["torchvision"]
+    if torch.partition("+")[2] != vision.partition("+")[2]:
         raise NoPair(
-            f"torchvision {vision['version']} takes torch{wanted} of its own build, and beside it is torch "
-            f"{torch['version']}: constraints.txt stays. Ask for both from one index, in versions of one release"
+            f"torch {torch} and torchvision {vision} are of two builds: constraints.txt stays. "
+            "Ask for both from one index"
         )
-    return f"torch {torch['version']} and torchvision {vision['version']} are a pair"
-
-
-def _build(metadata: Mapping[str, Any]) -> str:
-    """The build, such as `cpu` of `2.15.0+cpu`; empty for that of the package index."""
-    return str(metadata["version"]).partition("+")[2]
+    return f"torch {torch} and torchvision {vision} are a pair"
 
 
 def updated(text: str, new: Mapping[str, str]) -> tuple[str, list[str]]:
@@ -72,7 +53,7 @@ def updated(text: str, new: Mapping[str, str]) -> tuple[str, list[str]]:
     A package that was not resolved stays as it is: another platform, or another Python, asks for it.
     """
     comments = [line for line in text.splitlines() if line.startswith("#")]
-    old = dict(re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE))
+    old = dict(_LINE.findall(text))
     names = {canonicalize_name(name): name for name in old}
     told, merged = [], dict(old)
     for name, version in new.items():
@@ -97,11 +78,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print what would change, and write nothing")
     given = parser.parse_args(argv)
     try:
-        report = resolve()
-        pair = check_pair(report)
+        versions = resolve()
+        pair = check_pair(versions)
     except (NoPair, subprocess.CalledProcessError) as e:
         sys.exit(f"error: {e}")
-    text, told = updated(CONSTRAINTS.read_text(), versions(report))
+    text, told = updated(CONSTRAINTS.read_text(), versions)
     print("\n".join([*told, pair]))
     if given.dry_run:
         return

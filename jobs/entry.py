@@ -109,7 +109,7 @@ def _code_of(stop: BaseException) -> int:
 
 def _print_summary(result: dict[str, Any]) -> None:
     for key, value in sorted(result["figures"].items()):
-        print(f"  {key}: {value}")
+        print(f"  {key}: {f'{value:.6g}' if isinstance(value, float) else value}")
     for key, value in sorted(result["outputs"].items()):
         print(f"  {key}: {value}")
     if result.get("left_out"):  # runs of before have none
