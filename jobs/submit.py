@@ -7,8 +7,8 @@ before anything is uploaded.
     python -m jobs.submit [options of `ray job submit`] JOB [--config FILE] [key=value ...]
     python -m jobs.submit --print JOB ...       the command alone, for a script or another machine
 
-Exit code: that of the job itself (`jobs/entry.py`), which `ray job submit` makes 1 of whatever it was; 130: Ctrl-C,
-after which the job goes on.
+Exit code: that of the job itself (`jobs/entry.py`), of which `ray job submit` makes 1, or 0 where the job was stopped.
+130: Ctrl-C, after which the job goes on.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from jobs.entry import user_errors_told
 from jobs.metadata import JOBS, metadata_of, read_config
 
 _PRINT = "--print"
+STOPPED = 143
+"""Exit code for a job that `ray job stop` ended, by SIGTERM."""
 
 
 def command_of(options: Sequence[str], job: str, arguments: Sequence[str], now: datetime) -> list[str]:
@@ -91,17 +93,18 @@ def _submit(command: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"the job goes on: `ray job logs -f {submission}`, `ray job stop {submission}`", file=sys.stderr)
         return 130
-    return code and (_driver_code(command, submission) or code)
+    return _own_code(command, submission) or code
 
 
-def _driver_code(command: list[str], submission: str) -> int | None:
-    """The exit code of a job that failed; None where nobody knows it, as when it was never submitted."""
-    from ray.job_submission import JobSubmissionClient
+def _own_code(command: list[str], submission: str) -> int | None:
+    """The exit code of the job itself; None where nobody knows it, as when it was never submitted or goes on."""
+    from ray.job_submission import JobStatus, JobSubmissionClient
 
     try:
-        return JobSubmissionClient(_value(command, "--address") or None).get_job_info(submission).driver_exit_code
+        job = JobSubmissionClient(_value(command, "--address") or None).get_job_info(submission)
     except Exception:  # `ray job submit` has said what is wrong
         return None
+    return STOPPED if job.status == JobStatus.STOPPED else job.driver_exit_code
 
 
 def _value(command: Sequence[str], option: str) -> str:

@@ -80,6 +80,14 @@ def ray_head() -> Iterator[Head]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def storage(ray_head: Head, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A storage location with the small dataset `clips`, to which tests add runs of their own names."""
+    from tests.prepared import prepare_clips
+
+    return prepare_clips(ray_head, tmp_path_factory.mktemp("clips"), 9, {"val": 0.25, "test": 0.25})
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what uses the session's cluster: `make test` runs that beside the rest, in a process of its own."""

@@ -52,6 +52,8 @@ class Zero:
             "zero_allow_untested_optimizer": True,
             "steps_per_print": 2**31,
         }
+        # Else it compiles a reduction through shared memory for groups on CPUs: a minute, and a compiler is needed.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(dist_init_required=False)
         self._place(transformer, config)
         named = {n: p for n, p in transformer.named_parameters() if p.requires_grad}

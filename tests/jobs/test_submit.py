@@ -7,6 +7,7 @@ import shlex
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -102,3 +103,36 @@ def test_a_word_that_is_no_job_is_answered_with_the_jobs(capsys: pytest.CaptureF
 def test_the_metadata_is_printed_for_what_takes_it(capsys: pytest.CaptureFixture[str]) -> None:
     metadata.main(["train", *TRAIN])
     assert json.loads(capsys.readouterr().out)["job_name"] == "train noir"
+
+
+@pytest.mark.parametrize(
+    ("status", "driver", "cli", "code"),
+    [
+        ("SUCCEEDED", 0, 0, 0),
+        ("FAILED", 2, 1, 2),  # a mistake of the user's
+        ("FAILED", None, 1, 1),  # it never began
+        ("STOPPED", None, 0, 143),  # `ray job stop`
+        ("RUNNING", None, 0, 0),  # --no-wait
+        (None, None, 1, 1),  # no cluster answers
+    ],
+)
+def test_it_ends_with_the_exit_code_of_the_job(
+    status: str | None, driver: int | None, cli: int, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray import job_submission
+
+    class Client:
+        def __init__(self, address: str | None) -> None:
+            assert address == "http://head:8265"
+
+        def get_job_info(self, submission: str) -> SimpleNamespace:
+            assert submission.startswith("train-noir-")
+            if status is None:
+                raise ConnectionError
+            return SimpleNamespace(status=job_submission.JobStatus(status), driver_exit_code=driver)
+
+    monkeypatch.setattr(job_submission, "JobSubmissionClient", Client)
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, cli))
+    with pytest.raises(SystemExit) as ended:
+        submit.main(["--address", "http://head:8265", "train", *TRAIN])
+    assert ended.value.code == code

@@ -26,18 +26,12 @@ from cinesynth.wan.card import read_card
 from cinesynth.wan.folder import model_folder
 from cluster.pools import POOLS
 from tests.conftest import REPOSITORY, Head
-from tests.prepared import prepare_clips
 from tests.tiny_dataset import encoded_dataset
 from tune.outline import outline_study
 from tune.records import Records
 from tune.study import open_study, tune_study
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-@pytest.fixture(scope="module")
-def storage(ray_head: Head, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prepare_clips(ray_head, tmp_path_factory.mktemp("tune"), 9, {"val": 0.25, "test": 0.25})
 
 
 def config(head: Head, storage: Path, **changes: Any) -> TuneConfig:
@@ -100,14 +94,14 @@ def test_a_search_survives_kills_of_a_trial_of_a_node_and_of_its_driver(
     nodes = [ray_head.cluster.add_node(num_cpus=1, labels={"pool": "trials"}) for _ in range(2)]
     train = {
         "lora": {"rank": 4, "alpha": 4},
-        "optimizer": {"steps": 30, "lr": 1e-3, "batch_size": 2},
+        "optimizer": {"steps": 20, "lr": 1e-3, "batch_size": 2},
         "validation": {"sigmas": [0.5], "max_windows": 1},
         "checkpoint_every": 5,
         "resources": {"labels": {"pool": "trials"}},
     }
     given = config(ray_head, storage, train=train, budget={"trials": 3}, concurrency=None)
     told = outline_study(given).text()
-    assert "3 trials + 0 more of the baseline + 2 of the comparison = 5, 150 steps at most" in told
+    assert "3 trials + 0 more of the baseline + 2 of the comparison = 5, 100 steps at most" in told
     assert "2 trials in this cluster; a trial takes 1 worker" in told
     records = Records(Run.at(given).folder)
     (tmp_path / "tune.yaml").write_text(to_yaml(given))
@@ -139,7 +133,7 @@ def test_a_search_survives_kills_of_a_trial_of_a_node_and_of_its_driver(
     assert {record.status for record in known.values()} == {"complete"}
     for name in known:
         steps = [event["step"] for event in training_steps(read_events(Storage.open(runs / name)))]
-        assert steps == list(range(1, 31))
+        assert steps == list(range(1, 21))
     study = open_study(given, Run.at(given))
     assert [t.state.name for t in study.trials] == ["COMPLETE"] * 3
     assert len({tuple(t.params.values()) for t in study.trials}) == 3  # the baseline is there once
@@ -169,7 +163,7 @@ def test_trials_that_fail_or_are_cut_stay_out(ray_head: Head, storage: Path) -> 
     rises: halving cuts it."""
     train = {
         "lora": {"rank": 4, "alpha": 4},
-        "optimizer": {"steps": 40, "lr": 1e-3, "batch_size": 2},
+        "optimizer": {"steps": 24, "lr": 1e-3, "batch_size": 2},
         "validation": {"every": 4, "sigmas": [0.5], "max_windows": 1},
         "checkpoint_every": 4,
     }
@@ -192,14 +186,14 @@ def test_trials_that_fail_or_are_cut_stay_out(ray_head: Head, storage: Path) -> 
     assert "held-out loss" in by_lr[0.3].facts["reason"]
     cut = Storage.open(storage).child("runs", by_lr[0.3].name)
     assert cut.read_json("result.json")["status"] == "cut"
-    assert max(event["step"] for event in read_events(cut)) < 40  # its workers ended
+    assert max(event["step"] for event in read_events(cut)) < 24  # its workers ended
     assert no_placement_group_is_left()
     assert [t.state.name for t in open_study(given, Run.at(given)).trials] == ["COMPLETE", "FAIL", "PRUNED"]
     page = (storage / "runs" / "broken" / "report.html").read_text()
     assert "cut: held-out loss" in page
     wide = {"lora": {"rank": 4}, "workers": 50, "optimizer": {"batch_size": 50, "lr": 1e-3}}
     with pytest.raises(ConfigError, match=r"a trial takes 50 workers, and the scorer 0: workers = 50"):
-        tune_study(config(ray_head, storage, name="wide", train=wide))
+        tune_study(config(ray_head, storage, name="too-wide", train=wide))
 
 
 def test_the_shipped_search_fits_the_gpus_that_it_names(ray_head: Head, tmp_path: Path) -> None:
