@@ -1,4 +1,7 @@
-"""Deploy the service on a running Ray cluster: `python -m serve.run --config serve/config/nano.yaml`."""
+"""Deploy the service on a running Ray cluster: `python -m serve.run --config serve/config/nano.yaml`.
+
+`python -m serve.run --delete` takes it down.
+"""
 
 from __future__ import annotations
 
@@ -53,6 +56,21 @@ def deploy(config: ServeConfig, groups: Groups = rank_group) -> str:
     ray_serve.run(application, name=APP, route_prefix="/", blocking=False)
     _wait_ready(url, config.service(), release)
     return url
+
+
+def delete() -> bool:
+    """Take the service down on the cluster that this process is connected to; what is stored stays, the queue too.
+
+    False: there is none.
+    """
+    from ray import serve as ray_serve
+
+    from serve.app import APP
+
+    found = APP in ray_serve.status().applications
+    if found:
+        ray_serve.delete(APP)
+    return found
 
 
 def _check_proxy(url: str) -> None:
@@ -126,9 +144,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--config", help="YAML file; the shipped ones are under serve/config/")
     parser.add_argument("--address", default=os.environ.get("RAY_ADDRESS"), help="HOST:PORT of the Ray head")
     parser.add_argument("--block", action="store_true", help="stay, and take the service down when interrupted")
+    parser.add_argument("--delete", action="store_true", help="take the service down; queue and videos stay stored")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     arguments = parser.parse_intermixed_args(argv)
     try:
+        if arguments.delete:
+            _connect(arguments.address)
+            print("the service is down" if delete() else "no service runs there", flush=True)
+            return
         config = load_config(ServeConfig, arguments.config, arguments.overrides)
         config.check_inputs()
         _connect(arguments.address)
@@ -152,15 +175,11 @@ def _connect(address: str | None) -> None:
 
 
 def _block() -> None:
-    from ray import serve as ray_serve
-
-    from serve.app import APP
-
     try:
         while True:
             time.sleep(3600)
     except KeyboardInterrupt:
-        ray_serve.delete(APP)
+        delete()
 
 
 if __name__ == "__main__":

@@ -141,10 +141,9 @@ class HostCluster:
 
     def delete_service(self) -> None:
         """Take the service down, as docs/serving.md has it."""
-        environment = {"RAY_ADDRESS": f"{self.head.address}:{GCS}"}
-        command = [sys.executable, "-c", 'import ray; ray.init(); from ray import serve; serve.delete("cinesynth")']
+        command = [sys.executable, "-m", "serve.run", "--delete", "--address", f"{self.head.address}:{GCS}"]
         with open(self.network.folder / "delete.log", "wb") as out:
-            code = self.head.start(["env", *(f"{k}={v}" for k, v in environment.items()), *command], out).wait(120)
+            code = self.head.start(command, out, cwd=REPOSITORY).wait(120)
         assert code == 0, (self.network.folder / "delete.log").read_text()
 
     def finished(self, job: subprocess.Popen[bytes], log: Path, timeout_s: float = 600) -> str:

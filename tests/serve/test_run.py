@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -100,3 +101,19 @@ def test_a_proxy_without_application_is_a_proxy_and_a_free_port_is_none(monkeypa
             run._check_proxy(url)
     with pytest.raises(ConfigError, match="with another host or port"):
         run._check_proxy(f"http://127.0.0.1:{free_ports(1)[0]}")
+
+
+def test_the_service_is_taken_down_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ray import serve as ray_serve
+
+    there, asked = {"cinesynth": "RUNNING", "another": "RUNNING"}, []
+    monkeypatch.setattr(run, "_connect", asked.append)
+    monkeypatch.setattr(ray_serve, "status", lambda: SimpleNamespace(applications=there))
+    monkeypatch.setattr(ray_serve, "delete", there.pop)
+    for told in ("the service is down\n", "no service runs there\n"):
+        run.main(["--delete", "--address", "127.0.0.1:6379"])
+        assert capsys.readouterr().out == told
+    assert list(there) == ["another"]
+    assert asked == ["127.0.0.1:6379"] * 2
