@@ -93,18 +93,20 @@ def _submit(command: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"the job goes on: `ray job logs -f {submission}`, `ray job stop {submission}`", file=sys.stderr)
         return 130
-    return _own_code(command, submission) or code
-
-
-def _own_code(command: list[str], submission: str) -> int | None:
-    """The exit code of the job itself; None where nobody knows it, as when it was never submitted or goes on."""
     from ray.job_submission import JobStatus, JobSubmissionClient
 
     try:
         job = JobSubmissionClient(_value(command, "--address") or None).get_job_info(submission)
-    except Exception:  # `ray job submit` has said what is wrong
-        return None
-    return STOPPED if job.status == JobStatus.STOPPED else job.driver_exit_code
+    except ConnectionError:
+        print(
+            "the cluster does not answer. A job that had begun goes on if the head does: see `ray job status "
+            f"{submission}`; on a new head, the same command goes on from what is stored",
+            file=sys.stderr,
+        )
+        return code or 1
+    except Exception:  # it was never submitted, and `ray job submit` has said why
+        return code
+    return STOPPED if job.status == JobStatus.STOPPED else job.driver_exit_code or code
 
 
 def _value(command: Sequence[str], option: str) -> str:

@@ -113,11 +113,17 @@ def test_the_metadata_is_printed_for_what_takes_it(capsys: pytest.CaptureFixture
         ("FAILED", None, 1, 1),  # it never began
         ("STOPPED", None, 0, 143),  # `ray job stop`
         ("RUNNING", None, 0, 0),  # --no-wait
-        (None, None, 1, 1),  # no cluster answers
+        ("unknown", None, 1, 1),  # it was not submitted
+        ("lost", None, 1, 1),
     ],
 )
 def test_it_ends_with_the_exit_code_of_the_job(
-    status: str | None, driver: int | None, cli: int, code: int, monkeypatch: pytest.MonkeyPatch
+    status: str,
+    driver: int | None,
+    cli: int,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from ray import job_submission
 
@@ -127,8 +133,8 @@ def test_it_ends_with_the_exit_code_of_the_job(
 
         def get_job_info(self, submission: str) -> SimpleNamespace:
             assert submission.startswith("train-noir-")
-            if status is None:
-                raise ConnectionError
+            if status in ("unknown", "lost"):
+                raise {"unknown": RuntimeError, "lost": ConnectionError}[status]
             return SimpleNamespace(status=job_submission.JobStatus(status), driver_exit_code=driver)
 
     monkeypatch.setattr(job_submission, "JobSubmissionClient", Client)
@@ -136,3 +142,4 @@ def test_it_ends_with_the_exit_code_of_the_job(
     with pytest.raises(SystemExit) as ended:
         submit.main(["--address", "http://head:8265", "train", *TRAIN])
     assert ended.value.code == code
+    assert ("the cluster does not answer" in capsys.readouterr().err) == (status == "lost")
