@@ -96,6 +96,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.ray)
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A library may have given this process real-time priority: all that it started has starved the rest."""
+    if os.sched_getscheduler(0) != os.SCHED_OTHER:
+        print("\nerror: a test left this process with real-time priority (os.sched_getscheduler)", file=sys.stderr)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     """Where CINESYNTH_NO_SKIP is set (the CI script sets it), a skipped test has failed."""
