@@ -45,10 +45,9 @@ def _watch(ended: threading.Event) -> None:
         try:
             found = pending()
             lines = waits.look({key: in_words(needs) for key, needs in found.items()}, time.monotonic())
+            free = room(found.values(), ray.cluster_resources(), ray.available_resources()) if lines else ""
             for line in lines:
-                log.info(
-                    "%s; free are %s", line, room(found.values(), ray.cluster_resources(), ray.available_resources())
-                )
+                log.info("%s; free are %s", line, free)
         except Exception as e:  # the head may be gone, of which the job itself tells
             log.debug("what waits is not known: %s", e)
 

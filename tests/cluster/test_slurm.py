@@ -136,5 +136,5 @@ def test_a_job_runs_on_a_cluster_of_its_own(slurm: dict[str, str], tmp_path: Pat
     assert done.returncode == 0, done.stdout + done.stderr
     assert "prepare clips: complete" in done.stdout
     dataset = ClipsDataset.open(Storage.open(str(tmp_path / "storage")).child("datasets", "clips"))
-    assert {Path(w.source_uri).name for w in dataset.windows()} == {"a.mp4"}
+    assert len(dataset.windows()) == 2  # of 17 frames each, of 40
     assert not Path(f"/tmp/cs-{slurm['SLURM_JOB_ID']}").exists()
