@@ -91,7 +91,7 @@ def pid_of_actor(head: Head, kind: str) -> int:
 @pytest.mark.slow
 def test_kills_of_all_kinds_leave_the_same_adapter(ray_head: Head, storage: Path) -> None:
     """A rank and the controller are killed, then the driver is stopped as `ray job stop` does; each time it goes on."""
-    steps = 20
+    steps = 30
     many = {"optimizer": {"steps": steps, "lr": 1e-2, "batch_size": 2}, "workers": 2, "max_failures": 3}
     whole = train(config(ray_head, storage, "left-alone", **many))
     command = [

@@ -94,14 +94,14 @@ def test_a_search_survives_kills_of_a_trial_of_a_node_and_of_its_driver(
     nodes = [ray_head.cluster.add_node(num_cpus=1, labels={"pool": "trials"}) for _ in range(2)]
     train = {
         "lora": {"rank": 4, "alpha": 4},
-        "optimizer": {"steps": 20, "lr": 1e-3, "batch_size": 2},
+        "optimizer": {"steps": 30, "lr": 1e-3, "batch_size": 2},
         "validation": {"sigmas": [0.5], "max_windows": 1},
-        "checkpoint_every": 5,
+        "checkpoint_every": 2,
         "resources": {"labels": {"pool": "trials"}},
     }
     given = config(ray_head, storage, train=train, budget={"trials": 3}, concurrency=None)
     told = outline_study(given).text()
-    assert "3 trials + 0 more of the baseline + 2 of the comparison = 5, 100 steps at most" in told
+    assert "3 trials + 0 more of the baseline + 2 of the comparison = 5, 150 steps at most" in told
     assert "2 trials in this cluster; a trial takes 1 worker" in told
     records = Records(Run.at(given).folder)
     (tmp_path / "tune.yaml").write_text(to_yaml(given))
@@ -133,7 +133,7 @@ def test_a_search_survives_kills_of_a_trial_of_a_node_and_of_its_driver(
     assert {record.status for record in known.values()} == {"complete"}
     for name in known:
         steps = [event["step"] for event in training_steps(read_events(Storage.open(runs / name)))]
-        assert steps == list(range(1, 21))
+        assert steps == list(range(1, 31))
     study = open_study(given, Run.at(given))
     assert [t.state.name for t in study.trials] == ["COMPLETE"] * 3
     assert len({tuple(t.params.values()) for t in study.trials}) == 3  # the baseline is there once
@@ -163,7 +163,7 @@ def test_trials_that_fail_or_are_cut_stay_out(ray_head: Head, storage: Path) -> 
     rises: halving cuts it."""
     train = {
         "lora": {"rank": 4, "alpha": 4},
-        "optimizer": {"steps": 24, "lr": 1e-3, "batch_size": 2},
+        "optimizer": {"steps": 72, "lr": 1e-3, "batch_size": 2},
         "validation": {"every": 4, "sigmas": [0.5], "max_windows": 1},
         "checkpoint_every": 4,
     }
@@ -186,7 +186,7 @@ def test_trials_that_fail_or_are_cut_stay_out(ray_head: Head, storage: Path) -> 
     assert "held-out loss" in by_lr[0.3].facts["reason"]
     cut = Storage.open(storage).child("runs", by_lr[0.3].name)
     assert cut.read_json("result.json")["status"] == "cut"
-    assert max(event["step"] for event in read_events(cut)) < 24  # its workers ended
+    assert max(event["step"] for event in read_events(cut)) < 72  # its workers ended
     assert no_placement_group_is_left()
     assert [t.state.name for t in open_study(given, Run.at(given)).trials] == ["COMPLETE", "FAIL", "PRUNED"]
     page = (storage / "runs" / "broken" / "report.html").read_text()
