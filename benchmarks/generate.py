@@ -44,6 +44,7 @@ from cinesynth.generate.shape import GroupShape
 from cinesynth.metrics.networks.lpips import frame_distances, load_lpips
 from cinesynth.pictures import png_bytes
 from cinesynth.scripted.series import scripted_clip
+from cinesynth.session import connect
 from cinesynth.storage import Storage
 from cinesynth.wan.folder import model_folder, model_spec
 from cluster.local import LocalHead, end_on_sigterm
@@ -276,7 +277,7 @@ def cancelling(times: int = 5) -> dict[str, float]:
         import ray  # reads the environment
         from ray.util.placement_group import placement_group
 
-        ray.init(address=head.address, log_to_driver=False, logging_level="error")
+        connect(head.address, "head", log_to_driver=False)
         shape = GroupShape("nano", ranks=2)
         placement = placement_group(shape.bundles(), strategy="STRICT_PACK")
         placement.wait(60)

@@ -30,7 +30,9 @@ import psutil
 from benchmarks.conclusion import conclude
 from cinesynth.data.encode.commits import Commits
 from cinesynth.scripted.series import write_scripted_clips
+from cinesynth.session import connect
 from cinesynth.storage import Storage
+from cluster.local import LocalHead, end_on_sigterm
 
 TARGETS = {
     "stage_share_of_cores": (">=", 0.85),
@@ -55,6 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=0, help=argparse.SUPPRESS)
     given = parser.parse_args(argv)
+    end_on_sigterm()
     if given.part:
         done = ours(given.folder, given.size) if given.part == "ours" else script(given.folder, given.threads)
         print(json.dumps(done))
@@ -109,10 +112,15 @@ def _share(footage: Path) -> dict[str, Any]:
 
 def _in_process(*arguments: str) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.prepare", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(arguments)} failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            told, errors = process.communicate()
+        except BaseException:
+            process.terminate()  # it ends its head
+            raise
+    if process.returncode:
+        raise SystemExit(f"{' '.join(arguments)} failed:\n{told[-3000:]}\n{errors[-3000:]}")
+    return json.loads(told.splitlines()[-1])
 
 
 def ours(footage: Path, size: str) -> dict[str, float]:
@@ -120,13 +128,12 @@ def ours(footage: Path, size: str) -> dict[str, float]:
     from cinesynth.config import PrepareConfig
     from cinesynth.data.prepare import prepare
     from cinesynth.settings import parse_config
-    from cluster.local import LocalHead
 
     with tempfile.TemporaryDirectory(prefix="cinesynth-ours-") as storage, LocalHead(_CPUS, _OBJECT_STORE) as head:
         os.environ |= {k: v for k, v in head.environment.items() if k.startswith("RAY_")}
         import ray  # reads the environment
 
-        ray.init(address=head.address, log_to_driver=False, logging_level="error")
+        connect(head.address, "head", log_to_driver=False)
         values = {
             "name": "b",
             "storage": storage,
@@ -134,14 +141,16 @@ def ours(footage: Path, size: str) -> dict[str, float]:
             "window": {"num_frames": 33, "sizes": [size], "stride": 16},
             "resources": resources(),
         }
-        started = time.monotonic()
-        result = prepare(parse_config(PrepareConfig, values))
-        seconds = time.monotonic() - started
-        dataset = Storage.open(storage).child("datasets", "b")
-        stages = Counter({"scan": sum(row["cpu_s"] for row in _scan_rows(dataset))})
-        for commit in Commits(dataset):
-            stages.update(commit["cpu_s"])
-        ray.shutdown()
+        try:
+            started = time.monotonic()
+            result = prepare(parse_config(PrepareConfig, values))
+            seconds = time.monotonic() - started
+            dataset = Storage.open(storage).child("datasets", "b")
+            stages = Counter({"scan": sum(row["cpu_s"] for row in _scan_rows(dataset))})
+            for commit in Commits(dataset):
+                stages.update(commit["cpu_s"])
+        finally:
+            ray.shutdown()
     windows = result["figures"]["windows"]
     return {
         "windows": windows,

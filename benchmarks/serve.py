@@ -2,7 +2,8 @@
 
 - Overhead of a job with others queued behind it: the time between two videos of one engine, less what its group says of
   encoding, denoising, decoding and writing.
-- Status polls: CPU time of the service's processes a poll; CPU time of denoising with and without 20 polls a second.
+- Status polls: CPU time of the service's processes a poll; CPU time of denoising with 20 polls a second over that
+  without, and beside a process that only takes as much of a core as the polls: what the cores do to each other.
 - From the first video at no engine to its first step, by part.
 - With `--soak N`: N videos, and N more while processes are killed: ranks, coordinators, Dispatcher, Ingress.
 """
@@ -16,11 +17,13 @@ import os
 import random
 import signal
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ import numpy as np
 import psutil
 
 from cinesynth.pictures import png_bytes
+from cinesynth.session import connect
 from cinesynth.settings import parse_config
 from cinesynth.storage import sha256_file
 from cluster.local import LocalHead, end_on_sigterm, free_ports
@@ -174,28 +178,47 @@ def poll_ms(service: Service, video: str, polls: int = 200) -> float:
     return 1000 * (taken[0] - taken[1]) / polls
 
 
-def slowed(service: Service, pairs: int) -> float:
-    """CPU time of a video's denoising with polls, over that without; median of pairs."""
-    ratios = []
-    steps = {"num_inference_steps": "40"}
-    for _ in range(pairs):
+@contextmanager
+def spinning(share: float) -> Iterator[None]:
+    """A process of its own that takes this share of a core while the block runs, and has to do with nothing."""
+    code = "import sys, time\nwhile True:\n    until = time.process_time() + float(sys.argv[1]) / 20\n"
+    code += "    due = time.monotonic() + 1 / 20\n    while time.process_time() < until: pass\n"
+    code += "    time.sleep(max(0.0, due - time.monotonic()))"
+    process = subprocess.Popen([sys.executable, "-c", code, str(share)])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def slowed(service: Service, rounds: int, share: float) -> dict[str, float]:
+    """CPU time of a video's denoising with polls, and beside as much other load, over that alone; medians of rounds.
+
+    Args:
+        service: with one engine of one rank.
+        rounds: of three videos each.
+        share: of a core that the polls take.
+    """
+    ratios: dict[str, list[float]] = {"polls": [], "equal_load": []}
+    for _ in range(rounds):
         taken = {}
-        for polled in (False, True):
-            video = service.submit(**steps)
+        for beside in ("nothing", *ratios):
+            video = service.submit(num_inference_steps="40")
             while (job := service.store.get(video)) is None or job.progress < 5:
                 time.sleep(0.01)
             (rank,) = actors("RankProcess")
             process = psutil.Process(rank.pid)
             before = process.cpu_times()
-            if polled:
-                with polling(service, video):
-                    service.wait([video], 120)
-            else:
+            with ExitStack() as load:
+                if beside != "nothing":
+                    load.enter_context(polling(service, video) if beside == "polls" else spinning(share))
                 service.wait([video], 120)
             after = process.cpu_times()
-            taken[polled] = after.user + after.system - before.user - before.system
-        ratios.append(taken[True] / taken[False])
-    return statistics.median(ratios)
+            taken[beside] = after.user + after.system - before.user - before.system
+        for beside, values in ratios.items():
+            values.append(taken[beside] / taken["nothing"])
+    return {f"steps_slowed_by_{beside}": statistics.median(values) for beside, values in ratios.items()}
 
 
 def cold_start(service: Service) -> dict[str, float]:
@@ -263,17 +286,17 @@ def main(argv: list[str] | None = None) -> None:
         import ray  # reads the environment
         from ray import serve as ray_serve
 
-        ray.init(address=head.address, log_to_driver=False, logging_level="WARNING")
+        connect(head.address, "head", log_to_driver=False)
         try:
             service = Service(Path(name), max_replicas=1)
             figures |= cold_start(service)
             found = overheads_ms(service, given.rounds, 20)
             figures["overhead_ms_p50"] = statistics.median(found)
             figures["overhead_ms_p99"] = statistics.quantiles(found, n=100, method="inclusive")[98]
-            figures["steps_slowed_by_polls"] = slowed(service, 5)
             video = service.submit()
             (job,) = service.wait([video], 120)
             figures["poll_cpu_ms"] = poll_ms(service, video)
+            figures |= slowed(service, 5, figures["poll_cpu_ms"] * POLLS_A_SECOND / 1000)
             if given.soak:
                 for kills in (False, True):
                     figures |= soak(service, given.soak, job.seconds, kills)
