@@ -16,7 +16,8 @@ FIRST_S = 20.0
 """Seconds after which what waits is told."""
 AGAIN_S = 600.0
 """Seconds after which it is told again."""
-_GLANCE_S = 5.0
+_GLANCE_S, _SELDOM_S = 5.0, 60.0
+"""Seconds between two looks while something waits; and when for long nothing has."""
 _WHERE = ("node:", "accelerator_type:")
 """Beginnings of resources that say where, not how much."""
 
@@ -40,8 +41,9 @@ def waits_told() -> Iterator[None]:
 def _watch(ended: threading.Event) -> None:
     import ray
 
-    waits = Waits()
-    while not ended.wait(_GLANCE_S):
+    waits, pause = Waits(), _GLANCE_S
+    while not ended.wait(pause):
+        found: dict[str, Needs] = {}
         try:
             found = pending()
             lines = waits.look({key: in_words(needs) for key, needs in found.items()}, time.monotonic())
@@ -50,6 +52,7 @@ def _watch(ended: threading.Event) -> None:
                 log.info("%s; free are %s", line, free)
         except Exception as e:  # the head may be gone, of which the job itself tells
             log.debug("what waits is not known: %s", e)
+        pause = _GLANCE_S if found else min(2 * pause, _SELDOM_S)
 
 
 class Waits:
