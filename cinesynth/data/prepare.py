@@ -264,7 +264,8 @@ def _encode(
     while left := [key for key in order if key not in commits.done and key not in failed]:
         pending = {key: rows[key] for key in left[:_AT_ONCE]}
         before = len(commits.done) + len(failed)
-        log.info("encoding %d of %d windows; the others are committed", len(left), len(rows))
+        committed = len(rows) - len(left)
+        log.info("encoding %d windows%s", len(left), f"; {committed} are committed already" if committed else "")
         progress = Progress("encode", config.name, len(rows), "windows", done=len(rows) - len(left))
         writer = ShardWriter(dataset, commits, family, encoders, config.shard_mb * 1e6, config.shard_s, progress.add)
         try:
