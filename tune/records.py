@@ -73,8 +73,3 @@ class Records:
             trial = Trial(Point.from_json(value["point"]), value["seed"])
             found.append(Record(name, trial, value["status"], value["figures"], value["facts"], value["ended"]))
         return {record.name: record for record in sorted(found, key=lambda r: (r.ended, r.name))}
-
-    def holds(self, name: str) -> bool:
-        """Whether a trial has ended and did not fail."""
-        file = f"{FOLDER}/{name}.json"
-        return self.folder.exists(file) and self.folder.read_json(file)["status"] != FAILED

@@ -22,6 +22,9 @@ from cinesynth.pictures import Frames
 from cinesynth.settings import parse_config
 from cinesynth.storage import Storage
 
+SCRATCH = "cinesynth-scores-"
+"""Prefix of the temporary folders that videos are measured in."""
+
 
 def scoring(config: TuneConfig, windows: list[WindowRow]) -> EvaluateSettings:
     """What trials are measured by: the objectives, and FVD and KVD where the windows are long enough for them.
@@ -54,9 +57,6 @@ class Scorer:
         self.dataset = ClipsDataset.open(Storage(*task["dataset"]))
         self.generator = Generator(self.config.model, "cuda" if torch.cuda.is_available() else "cpu")
         self._val = self._videos("val")
-        self._scratch = tempfile.TemporaryDirectory(prefix="cinesynth-scores-")
-        self._real = Path(self._scratch.name) / "real"
-        self._val.write_real(self._real)
         self._kept = KeptWork(self.storage)
 
     def __repr__(self) -> str:
@@ -70,11 +70,12 @@ class Scorer:
         started = time.monotonic()
         made = self._make(self._val, run, self.config.train.seed)
         generated = time.monotonic()
-        with tempfile.TemporaryDirectory(dir=self._scratch.name) as scratch:
-            folder = Path(scratch) / "made"
-            self._val.write_made(made, folder)
+        with tempfile.TemporaryDirectory(prefix=SCRATCH) as scratch:
+            root = Path(scratch)
+            self._val.write_real(root / "real")
+            self._val.write_made(made, root / "made")
             settings = scoring(self.config, self._val.windows)
-            record = compare(self._real, {"trial": folder}, self._val.groups(), settings, kept=self._kept)
+            record = compare(root / "real", {"trial": root / "made"}, self._val.groups(), settings, kept=self._kept)
         return {
             "figures": {value.metric: value.value for value in record.values if value.value is not None},
             "windows": len(made),
@@ -91,7 +92,7 @@ class Scorer:
         """
         test = self._videos("test")
         groups: dict[str, str] = {}
-        with tempfile.TemporaryDirectory(dir=self._scratch.name) as scratch:
+        with tempfile.TemporaryDirectory(prefix=SCRATCH) as scratch:
             root = Path(scratch)
             for place, seed in enumerate(seed for _, seed in next(iter(runs.values()))):
                 suffix = f"-{seed}"

@@ -19,6 +19,8 @@ from ray.tune.search import Searcher
 
 from cinesynth.config import TuneConfig
 from cinesynth.errors import ConfigError
+from cinesynth.storage import Storage
+from cinesynth.train.failures import Failures
 from tune.records import COMPLETE, CUT, FAILED, Record, Records
 from tune.space import Point, Trial, distributions, every_point, first_trials, params_of, point_of, wanted_points
 
@@ -54,6 +56,8 @@ class StudySearch(Searcher):
         self.every, self.wanted = every_point(config), wanted_points(config)
         self._started = time.monotonic()
         self._of_tune: dict[str, tuple[Trial, int | None]] = {}
+        self._taken_up: list[tuple[Trial, int | None]] = []
+        self._losses: dict[str, Failures] = {}
         self.reconcile()
         self._learn(earlier or {})
 
@@ -62,17 +66,18 @@ class StudySearch(Searcher):
         seeds, points = first_trials(self.config)
         known = self.records.read()
         told, given_up = set(), []
-        self._taken_up: list[int] = []
+        self._taken_up = []
         for trial in self.study.get_trials(deepcopy=False):
             if trial.state == TrialState.WAITING or _FROM in trial.user_attrs:
                 continue
-            name = self._trial_of(trial.params).name(self.config.name)
+            of_study = self._trial_of(trial.params)
+            name = of_study.name(self.config.name)
             if trial.state == TrialState.RUNNING and name not in known:
-                self._taken_up.append(trial.number)
+                self._taken_up.append((of_study, trial.number))
             elif trial.state == TrialState.RUNNING:
                 self._tell(trial.number, known[name])
             elif name not in known:
-                given_up.append(self._trial_of(trial.params).point)
+                given_up.append(of_study.point)
                 continue
             told.add(name)
         for name, record in known.items():
@@ -85,21 +90,21 @@ class StudySearch(Searcher):
         ]
         self._more_seeds = [trial for trial in seeds[1:] if trial.name(self.config.name) not in known]
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]  # FINISHED is a str
-        """The next trial's point and seed, or that there is none."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
+        """The next trial's point and seed, or that there is none; None: perhaps later, where one that runs is lost."""
         hours = self.config.budget.hours
         if hours is not None and time.monotonic() - self._started > 3600 * hours:
             return str(Searcher.FINISHED)
         while True:
             if self._taken_up:
-                return self._give(trial_id, self._trial_of(self._params(number := self._taken_up.pop(0))), number)
+                return self._give(trial_id, *self._taken_up.pop(0))
             known = self.records.read()
             running = {trial.name(self.config.name) for trial, number in self._of_tune.values() if number is not None}
             tried = {*running, *(name for name, r in known.items() if r.trial.seed == self.config.train.seed)}
             if tried and self._more_seeds:
                 return self._give(trial_id, self._more_seeds.pop(0), None)
             if len(tried) >= self.wanted:
-                return str(Searcher.FINISHED)
+                return None if self._of_tune else str(Searcher.FINISHED)
             if self._next:
                 self.study.enqueue_trial(self._params_of(self._next.pop(0)))
             drawn = self.study.ask(self.distributions)
@@ -117,17 +122,34 @@ class StudySearch(Searcher):
 
     def close(self) -> None:
         """Leave no trial RUNNING: what was not taken up, as the time was over, is tried first the next time."""
-        for number in self._taken_up:
-            self.study.tell(number, state=TrialState.FAIL)
+        for _, number in self._taken_up:
+            if number is not None:
+                self.study.tell(number, state=TrialState.FAIL)
         self._taken_up = []
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell Optuna how a trial ended; a failed one is put on record here, as it could not do so itself."""
+        """Tell Optuna how a trial ended, and put on record that it failed.
+
+        One whose process was lost, with its node or by itself, goes on in another process, `train.max_failures` times
+        without progress.
+        """
         trial, number = self._of_tune.pop(trial_id)
         name = trial.name(self.config.name)
         record = self.records.read().get(name)
         if record is None:
-            reason = "it ended without a score" if not error else "it failed; see its log"
+            reason = (result or {}).get("reason", "it ended without a score")
+            if error:
+                losses = self._losses[name]
+                if losses.another():
+                    log.warning(
+                        "the process of trial %s was lost after step %d; another goes on (%s)",
+                        name,
+                        losses.step,
+                        losses,
+                    )
+                    self._taken_up.append((trial, number))
+                    return
+                reason = f"its process was lost {losses.count} times without progress; see its log"
             record = Record(name, trial, FAILED, facts={"reason": reason}, ended=time.time())
             self.records.write(record)
         if number is not None:
@@ -146,6 +168,10 @@ class StudySearch(Searcher):
 
     def _give(self, trial_id: str, trial: Trial, number: int | None) -> dict[str, Any]:
         self._of_tune[trial_id] = trial, number
+        name = trial.name(self.config.name)
+        if name not in self._losses:
+            run = Storage.open(self.config.storage).child("runs", name)
+            self._losses[name] = Failures(run, self.config.train.max_failures)
         return {"point": trial.point.to_json(), "seed": trial.seed, "asked": time.time()}
 
     def _trial_of(self, params: dict[str, Any]) -> Trial:
@@ -153,9 +179,6 @@ class StudySearch(Searcher):
 
     def _name(self, point: Point) -> str:
         return Trial(point, self.config.train.seed).name(self.config.name)
-
-    def _params(self, number: int) -> dict[str, Any]:
-        return dict(self.study.get_trials(deepcopy=False)[number].params)
 
     def _params_of(self, point: Point, what: str = "a point") -> dict[str, Any]:
         return params_of(point, self.config.space, self.baseline, what)

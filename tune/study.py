@@ -19,10 +19,11 @@ from cinesynth.config import TuneConfig
 from cinesynth.errors import ConfigError
 from cinesynth.lease import Lease, held
 from cinesynth.metrics.record import MetricsRecord
-from cinesynth.runs import Run, read_result, records_its_end
+from cinesynth.runs import Run, complete_result, read_result, records_its_end
 from cinesynth.session import check_room, interruptible, ray_session
 from cinesynth.storage import Storage
 from cinesynth.telemetry import Telemetry
+from cinesynth.train.failures import Failures
 from tune.check import Checked, check_study, settled
 from tune.front import hypervolume
 from tune.outcome import Outcome, outcome
@@ -61,7 +62,7 @@ def tune_study(config: TuneConfig) -> dict[str, Any]:
                 name=f"scorer of {config.name} {uuid.uuid4().hex[:6]}",
                 num_cpus=0 if not gpu else 1,
                 num_gpus=1 if gpu else 0,
-                max_restarts=3,
+                max_restarts=-1,  # nodes die during a long search; what a trial may cost it is limited by the retries
                 max_task_retries=3,
                 **config.train.resources.options(1 if gpu else 0),
             )
@@ -175,7 +176,7 @@ def _on_tune(
     param_space: dict[str, Any] | None = None,
     **settings: Any,
 ) -> None:
-    """Have Tune call a function with the task and each trial's own values, and once more where it fails."""
+    """Have Tune call a function with the task and each trial's own values. A process that is lost is the caller's."""
     from ray import tune
 
     def of_tune(values: dict[str, Any], task: dict[str, Any]) -> None:
@@ -189,12 +190,7 @@ def _on_tune(
         trainable,
         param_space=param_space,
         tune_config=tune.TuneConfig(reuse_actors=True, **settings),  # a process starts for a fifth of a nano trial
-        run_config=tune.RunConfig(
-            name=Path(folder.path).name,
-            storage_path=str(state),
-            failure_config=tune.FailureConfig(max_failures=1),
-            verbose=0,
-        ),
+        run_config=tune.RunConfig(name=Path(folder.path).name, storage_path=str(state), verbose=0),
     )
     try:
         interruptible(tuner.fit, lease.check)
@@ -232,12 +228,18 @@ def _final(
         arms = {"baseline": baseline, "recommended": found.point}
         trials = [Trial(point, seed) for seed in seeds for point in arms.values()]
         log.info("%d trainings with new seeds compare the recommended point with the baseline", len(trials))
-        given = [{"point": trial.point.to_json(), "seed": trial.seed} for trial in trials]
-        task, space = {"config": config.model_dump(mode="json")}, {"trial": tune.grid_search(given)}
-        _on_tune(train_again, task, run.folder, lease, space, max_concurrent_trials=concurrency)
         storage = Storage.open(config.storage)
-        for trial in trials:
-            read_result(storage, trial.name(config.name))  # tells of one that failed
+        left = {trial.name(config.name): trial for trial in trials}
+        losses = {name: Failures(storage.child("runs", name), config.train.max_failures) for name in left}
+        while left:
+            given = [{"point": trial.point.to_json(), "seed": trial.seed} for trial in left.values()]
+            task, space = {"config": config.model_dump(mode="json")}, {"trial": tune.grid_search(given)}
+            _on_tune(train_again, task, run.folder, lease, space, max_concurrent_trials=concurrency)
+            left = {n: trial for n, trial in left.items() if complete_result(storage.child("runs", n)) is None}
+            for name in left:
+                if not losses[name].another():
+                    read_result(storage, name)  # tells how it failed
+                log.warning("training %s did not end; it goes on (%s)", name, losses[name])
         runs = {arm: [(Trial(point, seed).name(config.name), seed) for seed in seeds] for arm, point in arms.items()}
         run.folder.write_json(file, interruptible(lambda: ray.get(scorer.final.remote(runs)), lease.check))
     return MetricsRecord.parse(run.folder.read_json(file), run.folder.uri)

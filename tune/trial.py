@@ -1,7 +1,11 @@
-"""One trial, in a process of Tune's: it trains, has itself scored, and puts on record how it ended."""
+"""One trial, in a process of Tune's: it trains, has itself scored, and puts on record how it ended.
+
+What fails by itself is tried once more, here; what is lost with its process goes on in another one (`tune.search`).
+"""
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 from collections.abc import Mapping
@@ -19,6 +23,11 @@ from tune.halving import Rungs
 from tune.records import COMPLETE, CUT, FAILED, Record, Records
 from tune.space import Point, Trial, training_of
 
+log = logging.getLogger("cinesynth.tune")
+
+TRIES = 2
+"""Of a trial that fails by itself, until it counts as failed."""
+
 
 def run_trial(task: dict[str, Any]) -> None:
     """One trial: train, have it scored, and put it on record. Runs in a process of Tune's."""
@@ -28,19 +37,24 @@ def run_trial(task: dict[str, Any]) -> None:
     trial = Trial(Point.from_json(task["point"]), task["seed"])
     name = trial.name(config.name)
     records = Records(Storage.open(config.storage).child("runs", config.name))
-    if not records.holds(name):
+    if name not in records.read():
         waited = round(time.time() - task["asked"], 1)
-        records_trial(
+        reason = records_trial(
             config, trial, records, task["scorer"], waited, lambda step, figures: tune.report({"step": step, **figures})
         )
+        if reason is not None:
+            tune.report({"status": FAILED, "reason": reason})
+            return
     record = records.read()[name]
     tune.report({"status": record.status, **record.figures})
 
 
 def records_trial(
     config: TuneConfig, trial: Trial, records: Records, scorer: Any, waited: float, report: OnValidation
-) -> None:
-    """Train and score a trial; what goes wrong is put on record and raised.
+) -> str | None:
+    """Train and score a trial, and put on record how it ended; returns why it failed, where it did.
+
+    A failure is for the study's driver to record: where that one is killed, what it owned fails with it.
 
     Args:
         config: of the study.
@@ -66,18 +80,21 @@ def records_trial(
             if reason is not None:
                 raise Cut(reason)
 
-    try:
-        trained = train(training_of(config, trial), [on_validation])
-        trained_at = time.time()
-        scored = ray.get(scorer.score.remote(name))
-    except Cut as e:
-        facts = {"reason": str(e), "train_seconds": round(time.time() - started, 1)}
-        records.write(Record(name, trial, CUT, facts=facts, ended=time.time()))
-        return
-    except Exception as e:
-        reason = str(user_error(e) or e).strip().splitlines()[-1][:300]
-        records.write(Record(name, trial, FAILED, facts={"reason": reason}, ended=time.time()))
-        raise
+    for left in reversed(range(TRIES)):
+        try:
+            trained = train(training_of(config, trial), [on_validation])
+            trained_at = time.time()
+            scored = ray.get(scorer.score.remote(name))
+            break
+        except Cut as e:
+            facts = {"reason": str(e), "train_seconds": round(time.time() - started, 1)}
+            records.write(Record(name, trial, CUT, facts=facts, ended=time.time()))
+            return None
+        except Exception as e:
+            reason = (str(user_error(e) or e).strip() or type(e).__name__).splitlines()[-1][:300]
+            log.warning("trial %s failed (%s)%s", name, reason, "; it is tried once more" if left else "")
+            if not left:
+                return reason
     run = Storage.open(config.storage).child("runs", name)
     adapter = run.child("adapter")
     facts = {
@@ -90,6 +107,7 @@ def records_trial(
         **{key: scored[key] for key in ("windows", "generate_seconds", "measure_seconds")},
     }
     records.write(Record(name, trial, COMPLETE, scored["figures"], facts, time.time()))
+    return None
 
 
 def _of_training(run: Storage, started: float) -> dict[str, float]:

@@ -22,6 +22,7 @@ from cinesynth.train.check import Checked, check_training
 from cinesynth.train.checkpoint import StoredCheckpoints
 from cinesynth.train.ending import Ending
 from cinesynth.train.events import validations
+from cinesynth.train.failures import Failures
 from cinesynth.train.telemetry import GroupGauges
 from cinesynth.train.validations import Validations
 from cinesynth.train.worker import train_worker
@@ -90,7 +91,7 @@ def _train_to_the_end(plan: Plan, lease: Lease, reporter: Reporter) -> None:
         lease.check()
         ending.watch(beside)
 
-    gauges, failures, reached = GroupGauges(config.name), 0, _newest(checkpoints)
+    gauges, failures = GroupGauges(config.name), Failures(plan.run.folder, config.max_failures)
     while not _is_trained(plan, checkpoints):
         try:
             with gauges.training():
@@ -103,17 +104,10 @@ def _train_to_the_end(plan: Plan, lease: Lease, reporter: Reporter) -> None:
             if found is not None and not isinstance(found, AttemptFailed):
                 raise
             gauges.failed()
-            step = _newest(checkpoints)
-            failures = 1 if step > reached else failures + 1
-            reached = max(step, reached)
-            if failures > config.max_failures:
+            if not failures.another():
                 raise
             log.warning(
-                "the workers failed after step %d (%s); they start again (failure %d of at most %d without progress)",
-                step,
-                _what_failed(e),
-                failures,
-                config.max_failures,
+                "the workers failed after step %d (%s); they start again (%s)", failures.step, _what_failed(e), failures
             )
     if queue is not None:
 
@@ -167,10 +161,6 @@ def _held_out_ends(plan: Plan, last: int) -> dict[str, float]:
     """The first held-out loss, and that of the newest validation up to the step that is delivered."""
     curve = [event["val_loss"] for event in validations(plan.run.events())[0] if event["step"] <= last]
     return {"val_loss_first": curve[0], "val_loss_last": curve[-1]} if curve else {}
-
-
-def _newest(checkpoints: StoredCheckpoints) -> int:
-    return max(checkpoints.steps(), default=0)
 
 
 def _what_failed(error: BaseException) -> str:

@@ -141,12 +141,13 @@ def new_study(storage: Any = None) -> optuna.Study:
 def test_the_baseline_comes_first_with_its_seeds_then_points_then_drawn_ones(tmp_path: Path) -> None:
     search, records = searched(tmp_path, new_study(), points=[{"rank": 64, "alpha": 64}])
     given = [search.suggest(str(i)) for i in range(6)]
-    assert search.suggest("beyond") == "FINISHED"
+    assert search.suggest("beyond") is None  # not before it is known that none of them is lost
     trials = [trial_of(value) for value in given]
     assert [t.seed for t in trials] == [0, 1, 2, 0, 0, 0]
     assert [t.point.rank for t in trials[:4]] == [8, 8, 8, 64]
     for i, value in enumerate(given):
         end(search, records, str(i), value, x=1.0 + i)
+    assert search.suggest("beyond") == "FINISHED"
     assert [t.state.name for t in search.study.trials] == ["COMPLETE"] * 4
 
 
@@ -159,7 +160,7 @@ def test_a_killed_study_repeats_nothing_and_loses_nothing(tmp_path: Path) -> Non
     records.write(Record(done.name("study"), done, COMPLETE, {"kvd": 2.0, "lpips": 0.5}, ended=2.0))
     again, records = searched(tmp_path, new_study(storage))
     left = []
-    while (value := again.suggest(str(len(left)))) != "FINISHED":
+    while (value := again.suggest(str(len(left)))) is not None:
         left.append(value)
     names = [trial_of(value).name("study") for value in left]
     before = [trial_of(value).name("study") for value in given]
@@ -174,19 +175,48 @@ def test_a_killed_study_repeats_nothing_and_loses_nothing(tmp_path: Path) -> Non
     more, _ = searched(tmp_path, new_study(storage), budget={"trials": 5})
     extra = more.suggest("x")
     assert trial_of(extra).name("study") not in {*names, *before}
+    assert more.suggest("y") is None
+    end(more, records, "x", extra)
     assert more.suggest("y") == "FINISHED"
 
 
 def test_failed_trials_are_told_as_failed_and_stay_out(tmp_path: Path) -> None:
     search, records = searched(tmp_path, new_study(), budget={"trials": 3}, baseline_seeds=1)
     given = [search.suggest(str(i)) for i in range(3)]
-    search.on_trial_complete("0", None, error=True)
+    search.on_trial_complete("0", {"status": FAILED, "reason": "loss nan"})
     broken = trial_of(given[1])
     records.write(Record(broken.name("study"), broken, COMPLETE, {"kvd": float("nan"), "lpips": 1.0}))
     search.on_trial_complete("1", {"kvd": float("nan")})
     end(search, records, "2", given[2])
     assert [t.state.name for t in search.study.trials] == ["FAIL", "FAIL", "COMPLETE"]
-    assert records.read()[trial_of(given[0]).name("study")].status == FAILED
+    failed = records.read()[trial_of(given[0]).name("study")]
+    assert (failed.status, failed.facts["reason"]) == (FAILED, "loss nan")
+
+
+def test_a_lost_process_costs_its_trial_nothing_unless_it_is_lost_again_and_again(tmp_path: Path) -> None:
+    search, records = searched(tmp_path, new_study(), budget={"trials": 2}, baseline_seeds=2)
+    first, seed, drawn = (search.suggest(str(i)) for i in range(3))
+    name = trial_of(drawn).name("study")
+    step = tmp_path / "runs" / name / "checkpoints" / "step-00000001.json"
+    step.parent.mkdir(parents=True)
+    for lost, checkpoint in [("0", None), ("1", None), ("2", None), ("a2", None), ("b2", step), ("c2", None)]:
+        if checkpoint is not None:
+            checkpoint.write_text("{}")
+        search.on_trial_complete(lost, None, error=True)
+        wanted = {"0": first, "1": seed}.get(lost, drawn)
+        again = {"0": "a0", "1": "a1", "2": "a2", "a2": "b2", "b2": "c2", "c2": "d2"}[lost]
+        assert trial_of(search.suggest(again)) == trial_of(wanted)
+    assert not records.read()
+    assert [t.state.name for t in search.study.trials] == ["RUNNING"] * 2
+    search.on_trial_complete("d2", None, error=True)  # the third without a newer checkpoint
+    search.suggest("e2")
+    search.on_trial_complete("e2", None, error=True)
+    assert "lost 4 times without progress" in records.read()[name].facts["reason"]
+    end(search, records, "a0", first)
+    assert search.suggest("beyond") is None
+    end(search, records, "a1", seed)
+    assert search.suggest("beyond") == "FINISHED"
+    assert [t.state.name for t in search.study.trials] == ["COMPLETE", "FAIL"]
 
 
 def test_a_lost_storage_is_filled_from_the_records(tmp_path: Path) -> None:
@@ -205,10 +235,17 @@ def test_a_space_that_is_tried_to_the_end_ends_the_search(tmp_path: Path, method
     changes: dict[str, Any] = {"method": method, "space": space, "budget": {"trials": 50}, "baseline_seeds": 1}
     search, records = searched(tmp_path, new_study(), **changes)
     names = []
-    while (value := search.suggest(str(len(names)))) != "FINISHED":
+    running = []
+    while isinstance(value := search.suggest(str(len(names))), dict):
         names.append(trial_of(value).name("study"))
-        if len(names) % 2:  # others are running
+        if len(names) % 2:
             end(search, records, str(len(names) - 1), value, x=1.0 + len(names))
+        else:
+            running.append((str(len(names) - 1), value))
+    assert running
+    for tune_id, suggested in running:
+        end(search, records, tune_id, suggested)
+    assert search.suggest("beyond") == "FINISHED"
     assert len(names) == len(set(names)) == 4
     assert trial_of({"point": Point.of(search.config.train).to_json(), "seed": 0}).name("study") == names[0]
 

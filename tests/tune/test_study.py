@@ -89,8 +89,8 @@ def wait_for(job: subprocess.Popen[bytes], what: Callable[[], Any], seconds: flo
 def test_a_search_survives_kills_of_a_trial_of_a_node_and_of_its_driver(
     ray_head: Head, storage: Path, tmp_path: Path
 ) -> None:
-    """Trials run on two nodes of a pool, one on each. A process of one trial is killed, then a node (a new one joins),
-    then the driver; the same command ends the search."""
+    """Trials run on two nodes of a pool, one on each. A process of one trial is killed twice, then a node (a new one
+    joins), then the driver; the same command ends the search."""
     nodes = [ray_head.cluster.add_node(num_cpus=1, labels={"pool": "trials"}) for _ in range(2)]
     train = {
         "lora": {"rank": 4, "alpha": 4},
@@ -117,8 +117,13 @@ def test_a_search_survives_kills_of_a_trial_of_a_node_and_of_its_driver(
         trials, workers = alive("ImplicitFunc"), alive("RayTrainWorker")
         assert len(trials) == len(workers) == 2
         assert len({worker.node_id for worker in workers}) == 2  # they are spread over the pool
+        seen = {trial.pid for trial in trials}
         os.kill(trials[0].pid, signal.SIGKILL)
-        wait_for(job, lambda: len({a.pid for a in alive("ImplicitFunc")} - {trials[0].pid}) == 2)
+        for kills_again in (True, False):
+            new = wait_for(job, lambda: [a.pid for a in alive("ImplicitFunc") if a.pid not in seen])
+            seen.update(new)
+            if kills_again:
+                os.kill(new[0], signal.SIGKILL)
         ray_head.cluster.remove_node(nodes.pop(0), allow_graceful=False)
         nodes.append(ray_head.cluster.add_node(num_cpus=1, labels={"pool": "trials"}))
         wait_for(job, lambda: len(records.read()) >= 1)
