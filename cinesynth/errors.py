@@ -7,6 +7,7 @@ inside what Ray made of it.
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 
@@ -87,12 +88,17 @@ class WeightsUnavailable(CinesynthError):
     """Metric weights that are neither in the cache, nor fetchable, nor given by path."""
 
 
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_NO_ROOM_TOLD = re.compile(rf"^OSError: (\[Errno (?:{'|'.join(map(str, sorted(_NO_ROOM)))})\] .+)$", re.MULTILINE)
+
 _HANDLING = "During handling of the above exception"
 _RAISED = re.compile(r"^cinesynth\.errors\.(\w+): (.+)$", re.MULTILINE)
 
 
 def user_error(error: BaseException) -> CinesynthError | None:
     """The error of ours that `error` is, or that Ray wrapped on its way from a worker; None where there is none.
+
+    A disk or a quota that is full is one, wherever it was met.
 
     Only Ray's own exceptions are looked into: an exception that came up while another was handled is a bug, whatever
     the other was.
@@ -105,6 +111,8 @@ def user_error(error: BaseException) -> CinesynthError | None:
             waiting += [inner for inner in _inside(found) if all(inner is not known for known in waiting)]
         elif isinstance(found, CinesynthError):
             return found
+        elif isinstance(found, OSError) and found.errno in _NO_ROOM:
+            return _no_room(str(found))
     return next((told for found in of_ray if (told := _told_by(str(found))) is not None), None)
 
 
@@ -129,8 +137,14 @@ def _told_by(text: str) -> CinesynthError | None:
 
     What follows ours may be an exception that it caused, and none that came up while it was handled.
     """
+    if (full := _NO_ROOM_TOLD.search(text)) is not None:
+        return _no_room(full[1])
     found = list(_RAISED.finditer(text))
     if not found or _HANDLING in text[found[-1].end() :]:
         return None
     kind = globals().get(found[-1][1])
     return kind(found[-1][2]) if isinstance(kind, type) and issubclass(kind, CinesynthError) else None
+
+
+def _no_room(told: str) -> StorageError:
+    return StorageError(f"{told}; make room, and give the command again: it goes on from what is stored")

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
+import traceback
 from typing import Any
 
 import pytest
 
-from cinesynth.errors import AdapterError, CinesynthError, MediaError, user_error
+from cinesynth.errors import AdapterError, CinesynthError, MediaError, StorageError, user_error
 
 
 def task_error(cause: Exception) -> Exception:
     from ray.exceptions import RayTaskError
 
-    text = (
-        f'Traceback (most recent call last):\n  File "w.py", line 1\ncinesynth.errors.{type(cause).__name__}: {cause}'
-    )
+    raised = "".join(traceback.format_exception_only(cause))
+    text = f'Traceback (most recent call last):\n  File "w.py", line 1\n{raised}'
     return RayTaskError("work", text, cause, proctitle="w", pid=1, ip="127.0.0.1")
 
 
@@ -43,10 +45,10 @@ def of_ray_data_without_its_cause() -> Exception:
     return error.as_instanceof_cause()  # type: ignore[attr-defined]
 
 
-def of_ray_train() -> Exception:
+def of_ray_train(error: Exception | None = None) -> Exception:
     from ray.train import WorkerGroupError
 
-    return WorkerGroupError("rank 1", {1: MediaError("a.png is damaged")})
+    return WorkerGroupError("rank 1", {1: error or MediaError("a.png is damaged")})
 
 
 def of_an_actor_that_did_not_start() -> Exception:
@@ -71,6 +73,32 @@ def test_an_error_of_a_worker_is_one_line(raised: Any) -> None:
     found = user_error(raised())
     assert type(found) is MediaError
     assert str(found) == "a.png is damaged"
+
+
+def full_disk() -> OSError:
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/runs/noir/events/train-00000000.jsonl")
+
+
+def of_an_actor_on_a_full_disk() -> Exception:
+    from ray.exceptions import ActorDiedError, RayTaskError
+
+    died = task_error(full_disk())
+    assert isinstance(died, RayTaskError)
+    return ActorDiedError(died)
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [full_disk, lambda: task_error(full_disk()), lambda: of_ray_train(full_disk()), of_an_actor_on_a_full_disk],
+)
+def test_a_full_disk_is_told_wherever_it_was_met(raised: Any) -> None:
+    found = user_error(raised())
+    assert type(found) is StorageError
+    assert str(found) == (
+        "[Errno 28] No space left on device: '/data/runs/noir/events/train-00000000.jsonl'; make room, and give the "
+        "command again: it goes on from what is stored"
+    )
+    assert user_error(FileNotFoundError(errno.ENOENT, "No such file", "a")) is None
 
 
 def test_an_error_of_the_driver_is_itself() -> None:

@@ -65,17 +65,17 @@ def generation_memory(model: str, dtype: torch.dtype, sizes: Sequence[tuple[int,
     """
     family = model_spec(model).family
     weights = sum(StoredWeights(model, dtype, expert).bytes for expert in family.experts)
-    beside = 0
+    encoders = 0
     for part in _ENCODERS:
         itemsize = dtype.itemsize if part == "text_encoder" else 4  # the others are computed in fp32
-        beside += sum(itemsize * values_in(path) for path in (model_folder(model) / part).glob("*.safetensors"))
+        encoders += sum(itemsize * values_in(path) for path in (model_folder(model) / part).glob("*.safetensors"))
     config = read_json(model_folder(model) / family.experts[0] / "config.json", model)
     width = config["num_attention_heads"] * config["attention_head_dim"]
     activations = {}
     for frames, height, width_px in sizes:
         tokens = family.tokens(*family.latent_shape(frames, height, width_px)[1:])
         activations[f"{frames}x{width_px}x{height}"] = video_bytes(tokens, width, height * width_px, ranks)
-    return Memory(weights, beside, activations, "encoders")
+    return Memory(weights, {"encoders": encoders}, activations)
 
 
 def video_bytes(tokens: int, width: int, pixels: int, ranks: int = 1) -> int:

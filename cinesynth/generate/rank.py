@@ -46,6 +46,8 @@ from cinesynth.wan.device_memory import is_out_of_memory, told_out_of_memory
 
 log = logging.getLogger("cinesynth.generate")
 
+_MORE_MEMORY = "ask for smaller videos or more ranks"
+
 Value = TypeVar("Value")
 
 
@@ -95,7 +97,7 @@ class Rank:
             self._generator = make(self.model, self.device, ranks, shape.kernels, strategy, shape.merge)
         except Exception as e:
             if is_out_of_memory(e):
-                raise OutOfMemory(f"loading the model: {told_out_of_memory(e, self.device)}") from e
+                raise OutOfMemory(f"loading the model: {told_out_of_memory(e, self.device, _MORE_MEMORY)}") from e
             raise
         process = {"pid": os.getpid(), "host": socket.gethostname(), "device": device_title(self.device)}
         return {**process, "load_seconds": time.monotonic() - started}
@@ -141,7 +143,7 @@ class Rank:
         except BaseException as e:  # whatever it is, the other ranks may be waiting in a collective
             log.exception("rank %d failed", self.number)
             if is_out_of_memory(e):
-                outcome = Outcome("broken", told_out_of_memory(e, self.device), OutOfMemory.__name__)
+                outcome = Outcome("broken", told_out_of_memory(e, self.device, _MORE_MEMORY), OutOfMemory.__name__)
             else:
                 outcome = Outcome("broken", f"{type(e).__name__}: {e}")
         self._enter("idle")

@@ -18,7 +18,7 @@ LONG_FRAMES = 129
 """Frames of a long clip at least: 128 of FVD-128, and one more, as lengths are 4n + 1."""
 GPU_BYTES = 80_000_000_000
 """Memory that a GPU is taken to have: an A100's or H100's."""
-_NOTHING = Memory(0, 0, {})
+_NOTHING = Memory(0, {}, {})
 USES_LONG = ("rank_quality", "lora_vs_full")
 """The studies that make long clips."""
 

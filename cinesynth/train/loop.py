@@ -17,6 +17,7 @@ import torch
 
 from cinesynth.errors import TrainingError
 from cinesynth.train.batch import Clips, Forward, collate, share_out
+from cinesynth.train.memory import REMEDY
 from cinesynth.train.randomness import (
     drops_caption,
     generator,
@@ -29,6 +30,7 @@ from cinesynth.train.recompute import set_recompute
 from cinesynth.train.state import Checkpoints, Saved, trained
 from cinesynth.train.strategy import Strategy, World
 from cinesynth.train.validation import held_out_loss, held_out_set
+from cinesynth.wan.device_memory import is_out_of_memory
 from cinesynth.wan.family import Family
 from cinesynth.wan.flops import peak_tflops, transformer_flops
 from cinesynth.wan.flow import flow_loss, sample_sigma
@@ -186,7 +188,9 @@ class TrainLoop:
                 losses = self.forward(step, forward.places, windows)
                 loss = losses.sum() / self.settings.optimizer.batch_size
                 self.strategy.backward(loss if forward.counts else 0 * loss)
-            except torch.OutOfMemoryError as e:
+            except Exception as e:
+                if not is_out_of_memory(e):
+                    raise
                 raise self._too_little_memory(step, forward) from e
             if forward.counts:
                 total[1] += loss.detach()
@@ -304,8 +308,7 @@ class TrainLoop:
         return TrainingError(
             f"step {step + 1}: out of memory on {self.world.device} of rank {self.world.rank} with "
             f"{len(forward.places)} window(s) of latents {'x'.join(map(str, shape))} "
-            f"({', '.join(self._window_ids(step, forward.places))}); {self._last_good()}; lower micro_batch, set "
-            "activation_checkpointing=full or strategy=fsdp2, or take smaller windows"
+            f"({', '.join(self._window_ids(step, forward.places))}); {self._last_good()}; {REMEDY}"
         )
 
     def _last_good(self) -> str:

@@ -1,7 +1,8 @@
 """What a training step takes of a device's memory, by arithmetic: what `strategy: auto` decides by.
 
     weights      bytes of the base in the dtypes that it is loaded in
-    trained      16 bytes a trained parameter: fp32 values, gradients and AdamW's two moments (Muon: 12)
+    trained      8 bytes a trained parameter: fp32 values and gradients
+    optimiser    8 more: AdamW's two moments (Muon: 4)
     activations  for each bucket of N tokens, width D, L layers and b bytes a value, for each window of a micro-batch:
                  L N D b          a block's input, for every block
                  + L N D b        with `attention`: self-attention's output too
@@ -16,13 +17,17 @@ on top.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import WanTransformer3DModel
 
+from cinesynth.errors import TrainingError
 from cinesynth.train.recompute import Recompute
+from cinesynth.wan.device_memory import is_out_of_memory, told_out_of_memory
 from cinesynth.wan.family import Family
 from cinesynth.wan.lora import target_modules
 from cinesynth.wan.parameters import linear_layers
@@ -33,6 +38,20 @@ if TYPE_CHECKING:
     from cinesynth.data.dataset import ClipsDataset
 
 _WORKING_BYTES = 64
+
+REMEDY = "lower micro_batch, set activation_checkpointing=full or strategy=fsdp2, or take smaller windows"
+"""Where a training takes too much memory."""
+
+
+@contextmanager
+def memory_errors_told(doing: str, remedy: str = REMEDY) -> Iterator[None]:
+    """Raise TrainingError, which is not tried again, where a device has too little memory for what is done inside."""
+    try:
+        yield
+    except Exception as e:
+        if not is_out_of_memory(e):
+            raise
+        raise TrainingError(f"{doing}: {told_out_of_memory(e, socket.gethostname(), remedy)}") from e
 
 
 def step_memory(
@@ -64,7 +83,8 @@ def step_memory(
         kept = {"none": 0, "full": 1, "attention": 2}[recompute] * config.num_layers * values * bytes_per_value
         running = _WORKING_BYTES * values * (config.num_layers if recompute == "none" else 1)
         activations["x".join(map(str, sides))] = kept + running
-    return Memory(weights, trained_parameters * 4 * (2 + moments), activations)
+    whole = {"trained values and gradients": 8 * trained_parameters, "optimiser": 4 * moments * trained_parameters}
+    return Memory(weights, whole, activations)
 
 
 def compute_dtype(config: TrainSettings, on_gpu: bool) -> torch.dtype:

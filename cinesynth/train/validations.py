@@ -23,6 +23,8 @@ log = logging.getLogger("cinesynth.train")
 
 FOLDER = "validations"
 SCHEMA = 1
+PATIENCE_S = 120.0
+"""A validation that loads a model, or is in the middle of a denoising step, looks up no earlier."""
 
 
 class Validations:
@@ -103,10 +105,17 @@ class ValidationQueue:
         missing: steps that can be validated and are not yet, ascending.
         submit: starts the validation of a step.
         attempts: in a row that may fail.
+        patience_s: for one that is of no use any more to end by itself.
     """
 
-    def __init__(self, missing: Callable[[], list[int]], submit: Callable[[int], Task], attempts: int) -> None:
-        self.missing, self.submit, self.attempts = missing, submit, attempts
+    def __init__(
+        self,
+        missing: Callable[[], list[int]],
+        submit: Callable[[int], Task],
+        attempts: int,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self.missing, self.submit, self.attempts, self.patience_s = missing, submit, attempts, patience_s
         self._running: tuple[int, Task] | None = None
         self._failures = 0
 
@@ -124,14 +133,22 @@ class ValidationQueue:
             self._running = steps[0], self.submit(steps[0])
 
     def finish(self, check: Callable[[], None], glance_s: float = 0.5) -> None:
-        """Wait until nothing is missing. What is running then is of no use any more, and is ended."""
+        """Wait until nothing is missing. What is running then is of no use any more: it ends by itself, or is ended."""
         while self.missing():
             self.look()
             check()
             time.sleep(glance_s)
-        if self._running is not None:
-            self._running[1].cancel()
-            self._running = None
+        if self._running is None:
+            return
+        (step, task), self._running = self._running, None
+        deadline = time.monotonic() + self.patience_s
+        while not task.done():
+            if time.monotonic() > deadline:
+                log.info("the validation of step %d is of no use any more, and is ended", step)
+                task.cancel()
+                return
+            check()
+            time.sleep(glance_s)
 
     def _take(self, step: int, task: Task) -> None:
         try:

@@ -18,6 +18,7 @@ from cinesynth.config import EvaluateSettings, SamplerSettings, TrainConfig
 from cinesynth.data.dataset import ClipsDataset, WindowRow
 from cinesynth.data.video import read_video, write_video
 from cinesynth.errors import WeightsUnavailable
+from cinesynth.generate.course import Cancelled, Course
 from cinesynth.generate.denoise import Conditions, decode, denoise
 from cinesynth.generate.held_out import HeldOutVideos, chosen_windows
 from cinesynth.generate.sampler import Generator
@@ -30,6 +31,7 @@ from cinesynth.pictures import Frames
 from cinesynth.settings import parse_config
 from cinesynth.storage import Storage, sha256_json
 from cinesynth.train.checkpoint import StoredCheckpoints
+from cinesynth.train.memory import memory_errors_told
 from cinesynth.train.strategy import World
 from cinesynth.train.telemetry import write_scalars
 from cinesynth.train.validations import Validations, video_file
@@ -205,13 +207,26 @@ class VideoWatch:
 def validate_checkpoint(task: dict[str, Any]) -> str:
     """Validate one checkpoint of a run, in a process of its own; returns a line that tells of it.
 
+    It ends by itself, after a denoising step, once other validations have ended the training before this step.
+
     Args:
         task: `config` of the training, `dataset` (a storage reference), `parents` (reference, scale) and `step`.
     """
-    started = time.time()
     config = parse_config(TrainConfig, task["config"])
-    storage = Storage.open(config.storage)
-    run = storage.child("runs", config.name)
+    validations = Validations(Storage.open(config.storage).child("runs", config.name), config)
+    try:
+        with memory_errors_told(
+            f"the validation of step {task['step']}", "validate on devices with more memory, or take smaller windows"
+        ):
+            return _validate(config, task, validations)
+    except Cancelled:
+        return f"step {task['step']}: its videos are not needed any more"
+
+
+def _validate(config: TrainConfig, task: dict[str, Any], validations: Validations) -> str:
+    started = time.time()
+    storage, run = Storage.open(config.storage), validations.run
+    course = Course(stops=Seldom(lambda: not validations.missing([task["step"]])))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     validation = VideoValidation(config, ClipsDataset.open(Storage(*task["dataset"])), device)
     parents = [(locate_adapter(storage, ref), scale) for ref, scale in task["parents"]]
@@ -221,7 +236,20 @@ def validate_checkpoint(task: dict[str, Any]) -> str:
         assert adapter is not None
         generator.load_adapters([*parents, (adapter, 1.0)])
     made = {
-        w.window_id: validation.make(w, lambda c, sampler: generator.generate_from(c, sampler).frames)
+        w.window_id: validation.make(w, lambda c, sampler: generator.generate_from(c, sampler, course).frames)
         for w in validation.windows
     }
-    return validation.record(made, Validations(run, config), task["step"], started)
+    return validation.record(made, validations, task["step"], started)
+
+
+class Seldom:
+    """A question that is asked often, and put at most every few seconds; between two answers, the last one stands."""
+
+    def __init__(self, question: Callable[[], bool], every_s: float = _LOOK_S) -> None:
+        self.question, self.every_s = question, every_s
+        self._answer, self._next = False, 0.0
+
+    def __call__(self) -> bool:
+        if time.monotonic() >= self._next:
+            self._answer, self._next = self.question(), time.monotonic() + self.every_s
+        return self._answer

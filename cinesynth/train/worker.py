@@ -23,7 +23,7 @@ from cinesynth.train.checkpoint import StoredCheckpoints
 from cinesynth.train.choice import make_strategy
 from cinesynth.train.ending import EndRequest
 from cinesynth.train.loop import TrainLoop
-from cinesynth.train.memory import adapted, compute_dtype, training_memory
+from cinesynth.train.memory import adapted, compute_dtype, memory_errors_told, training_memory
 from cinesynth.train.state import Saved, trained
 from cinesynth.train.strategy import World
 from cinesynth.train.supported import check_supported
@@ -43,7 +43,12 @@ log = logging.getLogger("cinesynth.train")
 
 
 def train_worker(task: dict[str, Any]) -> None:
-    """One rank of the worker group."""
+    """One rank of the worker group. Raises TrainingError where it would fail again."""
+    with memory_errors_told("training"):
+        _train(task)
+
+
+def _train(task: dict[str, Any]) -> None:
     import ray.train
     from ray.train.torch import get_device
 

@@ -14,7 +14,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(told in str(error) for told in _TOLD)
 
 
-def told_out_of_memory(error: BaseException, device: str) -> str:
+def told_out_of_memory(error: BaseException, device: str, remedy: str) -> str:
     """It in a line, with what to do."""
     lines = str(error).splitlines() or [type(error).__name__]
-    return f"out of memory on {device} ({lines[0][:200]}); ask for smaller videos or more ranks"
+    return f"out of memory on {device} ({lines[0][:200]}); {remedy}"

@@ -14,6 +14,8 @@ StrategyName = Literal["replicate", "fsdp2", "hsdp", "deepspeed"]
 HEADROOM = 0.92
 """Share of a device's memory that an estimate may take; the rest is for the context and for fragments."""
 
+_BUCKETS_TOLD = 4
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -21,15 +23,13 @@ class Memory:
 
     Attributes:
         weights: of the base, which can be divided.
-        beside: of what lies whole on every device.
-        activations: by what is computed with, such as the bucket `33x480x832`.
-        called: what `beside` is.
+        whole: by what lies whole on every device, such as the encoders.
+        activations: by what is computed with, such as the bucket `33x480x832`. One of them at a time is there.
     """
 
     weights: int
-    beside: int
+    whole: dict[str, int]
     activations: dict[str, int]
-    called: str = "trained"
 
     @property
     def most_activations(self) -> int:
@@ -38,15 +38,19 @@ class Memory:
 
     def on_each(self, shards: int = 1) -> int:
         """Bytes on a device when the weights are sharded so many times."""
-        return self.weights // shards + self.beside + self.most_activations
+        return self.weights // shards + sum(self.whole.values()) + self.most_activations
 
     def told(self, shards: int = 1) -> str:
         """The arithmetic in words."""
         split = f" / {shards}" if shards > 1 else ""
-        largest = max(self.activations, key=self.activations.__getitem__, default="none")
+        by_size = sorted(self.activations.items(), key=lambda item: -item[1])
+        buckets = [f"bucket {name}" if i == 0 else f"{_gb(size)} {name}" for i, (name, size) in enumerate(by_size)]
+        more = f", and {len(buckets) - _BUCKETS_TOLD} smaller" if len(buckets) > _BUCKETS_TOLD else ""
+        told = f" ({', '.join(buckets[:_BUCKETS_TOLD])}{more})" if buckets else ""
+        whole = "".join(f" + {name} {_gb(size)}" for name, size in self.whole.items())
         return (
-            f"weights {_gb(self.weights)}{split} + {self.called} {_gb(self.beside)} + activations "
-            f"{_gb(self.most_activations)} (bucket {largest}) = {_gb(self.on_each(shards))}"
+            f"weights {_gb(self.weights)}{split}{whole} + activations {_gb(self.most_activations)}{told} = "
+            f"{_gb(self.on_each(shards))}"
         )
 
 
@@ -114,4 +118,4 @@ def device_bytes(device: str) -> int:
 
 
 def _gb(size: float) -> str:
-    return f"{size / 1e9:.2f} GB"
+    return f"{size / 1e9:.2f} GB" if size == 0 or size >= 1e8 else f"{size / 1e6:.1f} MB"

@@ -26,6 +26,7 @@ from cinesynth.data.video import read_video, write_video
 from cinesynth.errors import DatasetError, StorageError
 from cinesynth.storage import Storage, sha256_file
 from tests.data.preparing import RESOURCES, location, prepare_config
+from tests.small_disk import resize, small_disk
 
 
 def test_an_interrupted_run_encodes_only_what_no_commit_holds(
@@ -206,28 +207,17 @@ def test_four_nodes_of_which_one_dies_and_a_worker_make_the_same_dataset(
 def test_a_disk_that_fills_up_is_an_error_and_the_dataset_stays_valid(
     footage: Path, prepared: Any, tmp_path: Path, ray_head: Any
 ) -> None:
-    disk = tmp_path / "small"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(disk)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("a tmpfs cannot be mounted here")
     few = [{"path": str(footage / "scripted-000[01].mp4"), "domain": "scripted"}]
-    try:
+    with small_disk(tmp_path / "small", "600k") as disk:
         with pytest.raises(StorageError, match=r"No space left on device while preparing 'clips'"):
             prepare(prepare_config(footage, disk))
         assert not (disk / "datasets/clips/manifest.json").exists()
-        _resize(disk, "64m")
+        resize(disk, "64m")
         started = prepare(prepare_config(footage, disk, footage=few))
         # Now it fills up while a dataset that is complete grows: readers go on with what they had.
         room = os.statvfs(disk)
-        _resize(disk, str((room.f_blocks - room.f_bfree) * room.f_frsize + 8192))
+        resize(disk, str((room.f_blocks - room.f_bfree) * room.f_frsize + 8192))
         with pytest.raises(StorageError, match=r"No space left on device while preparing 'clips'"):
             prepare(prepare_config(footage, disk))
         assert ClipsDataset.open(location(disk)).manifest_sha256 == started["outputs"]["manifest_sha256"]
         assert check_dataset(location(disk))[1] == []
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
-
-
-def _resize(disk: Path, size: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,size={size}", str(disk)], check=True)

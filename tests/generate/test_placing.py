@@ -36,7 +36,7 @@ def test_what_a_group_shares_follows_from_its_devices(
     sizes = [(9, 64, 96), (5, 64, 96)]
     memory = generation_memory("nano", torch.float32, sizes, 2)
     assert list(memory.activations) == ["9x96x64", "5x96x64"]
-    assert memory.beside > 10**6
+    assert memory.whole["encoders"] > 10**6
 
     class Two(Ranks):
         def least(self, value: int) -> int:

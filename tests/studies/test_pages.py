@@ -20,7 +20,12 @@ from cinesynth.studies.latency_quality import timing_of
 from cinesynth.wan.placement import Memory
 from tests.studies.fake_jobs import INPUTS, FakeJobs, grid_of, study_config
 
-LARGE = Inputs(INPUTS.base, INPUTS.datasets, Memory(0, 262_000_000_000, {}), Memory(65_600_000_000, 14_000_000_000, {}))
+LARGE = Inputs(
+    INPUTS.base,
+    INPUTS.datasets,
+    Memory(0, {"trained": 262_000_000_000}, {}),
+    Memory(65_600_000_000, {"encoders": 14_000_000_000}, {}),
+)
 
 
 def compared(difference: float, low: float | None = None, high: float | None = None) -> Comparison:
@@ -180,7 +185,7 @@ def test_merged_cells_are_refused_where_fp32_does_not_fit(tmp_path: Path) -> Non
     refused = [cell for cell in study_of("latency_quality").cells(grid) if cell.refused]
     assert refused
     assert all("merged" in cell.what for cell in refused)
-    assert too_large(Memory(GPU_BYTES // 2, 0, {}), use_gpu=True) == ""
+    assert too_large(Memory(GPU_BYTES // 2, {}, {}), use_gpu=True) == ""
 
 
 def test_group_sizes_are_cells_of_their_own_and_share_what_they_measure(tmp_path: Path) -> None:

@@ -283,12 +283,16 @@ def test_learning_rate_warms_up_and_ends_near_zero() -> None:
 
 
 def test_auto_replicates_what_fits_and_shards_what_does_not() -> None:
-    memory = Memory(33 * 10**9, 2 * 10**9, {"13x60x104": 15 * 10**9})
+    buckets = {"5x60x104": 6 * 10**9, "13x60x104": 15 * 10**9, "9x60x104": 10 * 10**9}
+    memory = Memory(33 * 10**9, {"trained values and gradients": 10**9, "optimiser": 10**9}, buckets)
     node = (8, 4)
     assert choose_strategy("auto", memory, 80 * 10**9, *node)[:2] == ("replicate", 1)
     name, shards, reason = choose_strategy("auto", memory, 40 * 10**9, *node)
     assert (name, shards) == ("hsdp", 4)
-    assert "weights 33.00 GB / 4 + trained 2.00 GB + activations 15.00 GB (bucket 13x60x104) = 25.25 GB" in reason
+    assert (
+        "weights 33.00 GB / 4 + trained values and gradients 1.00 GB + optimiser 1.00 GB + activations 15.00 GB "
+        "(bucket 13x60x104, 10.00 GB 9x60x104, 6.00 GB 5x60x104) = 25.25 GB"
+    ) in reason
     assert choose_strategy("auto", memory, 24 * 10**9, *node)[:2] == ("fsdp2", 8)
     assert choose_strategy("auto", memory, 40 * 10**9, 4, 4)[:2] == ("fsdp2", 4)
     assert choose_strategy("auto", memory, 40 * 10**9, 1, 1)[:2] == ("replicate", 1)
@@ -306,7 +310,7 @@ def test_ranks_that_compute_a_window_together_count_once() -> None:
 
 
 def test_training_all_weights_is_refused_where_they_do_not_fit() -> None:
-    memory = Memory(0, 40 * 10**9, {})
+    memory = Memory(0, {"trained": 40 * 10**9}, {})
     assert choose_strategy("auto", memory, 80 * 10**9, 1, 1, full=True)[0] == "replicate"
     with pytest.raises(ConfigError, match=r"trained 40\.00 GB .*more than 92% of a device's 24\.0 GB"):
         choose_strategy("auto", memory, 24 * 10**9, 1, 1, full=True)

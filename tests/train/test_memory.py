@@ -6,9 +6,11 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from benchmarks.gpu_model import SHAPES
-from cinesynth.train.memory import step_memory
+from cinesynth.errors import TrainingError
+from cinesynth.train.memory import memory_errors_told, step_memory
 from cinesynth.wan.placement import Memory
 from tests.conftest import REPOSITORY
 
@@ -36,8 +38,24 @@ def test_the_estimate_is_within_a_tenth_of_what_was_measured(file: str, frames: 
     assert memory(frames, recompute).on_each() == pytest.approx(measured, rel=0.1)
 
 
+def test_too_little_memory_is_told_wherever_it_is_met_and_not_tried_again() -> None:
+    text = (
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.10 GiB\nSee the documentation"
+    )
+    with (
+        pytest.raises(
+            TrainingError, match=r"^training: out of memory on .+ \(CUDA out of memory\. Tried .+\); lower micro"
+        ),
+        memory_errors_told("training"),
+    ):
+        raise torch.OutOfMemoryError(text)
+    with pytest.raises(KeyError), memory_errors_told("training"):
+        raise KeyError("a")
+
+
 def test_what_grows_with_what() -> None:
     assert memory(13, "full", 2).most_activations == 2 * memory(13, "full").most_activations
     assert memory(13, "none").most_activations > 5 * memory(13, "attention").most_activations
     assert memory(13, "full").on_each(4) == pytest.approx(memory(13, "full").on_each() - 0.75 * WEIGHTS, abs=4)
-    assert "weights 32.80 GB / 4 + trained 2.10 GB" in memory(13, "full").told(4)
+    told = memory(13, "full").told(4)
+    assert "weights 32.80 GB / 4 + trained values and gradients 1.05 GB + optimiser 1.05 GB" in told

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cinesynth.config import TrainConfig
-from cinesynth.errors import ConfigError, IdentityError, RunTaken, TrainingError, user_error
+from cinesynth.errors import ConfigError, IdentityError, RunTaken, StorageError, TrainingError, user_error
 from cinesynth.lease import held
 from cinesynth.runs import Run, read_events
 from cinesynth.settings import parse_config
 from cinesynth.storage import Storage
+from cinesynth.train.checkpoint import StoredCheckpoints
 from cinesynth.train.driver import train
 from cinesynth.train.validations import FOLDER, read_records
 from cinesynth.wan.card import read_card
 from tests.conftest import REPOSITORY, Head
+from tests.small_disk import resize, small_disk
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -149,12 +153,56 @@ def test_what_cannot_work_is_told_in_one_line(ray_head: Head, storage: Path) -> 
 
 
 @pytest.mark.slow
+def test_a_disk_that_fills_up_ends_the_training_which_goes_on_once_there_is_room(
+    ray_head: Head, storage: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with small_disk(tmp_path / "disk", "64m") as disk:
+        shutil.copytree(storage / "datasets", disk / "datasets")
+        given = config(
+            ray_head,
+            disk,
+            "cramped",
+            optimizer={"steps": 40, "lr": 1e-2, "batch_size": 2},
+            validation={"every": 1, "sigmas": [0.5], "max_windows": 1},
+            checkpoint_every=1,
+        )
+        room = []
+
+        def fill(step: int, figures: Mapping[str, float]) -> None:
+            if step and not room:
+                found = os.statvfs(disk)
+                room.append(found.f_bfree)
+                resize(disk, str((found.f_blocks - found.f_bfree) * found.f_frsize + 8192))
+
+        with pytest.raises(Exception, match="No space left on device") as failed:
+            train(given, [fill])
+        found = user_error(failed.value)
+        assert isinstance(found, StorageError)
+        assert "give the command again" in str(found)
+        assert "they start again" not in caplog.text  # nothing would be other
+        whole = StoredCheckpoints(Storage.open(disk).child("runs", "cramped", "checkpoints")).latest()
+        assert whole is not None
+        assert 0 < whole.step < 40
+        resize(disk, "64m")
+        assert train(given)["figures"]["steps"] == 40
+        assert sorted(losses(disk, "cramped")) == list(range(1, 41))
+
+
+@pytest.mark.slow
 def test_early_stop_delivers_the_same_adapter_wherever_videos_are_made(ray_head: Head, storage: Path) -> None:
+    """A rank is killed as soon as it is known that the first validation beside the training was made."""
+    began = time.time()
     videos = {"every": 2, "max_windows": 2, "sampler": {"steps": 30, "guidance_scale": 1.0}}
     delivered, curves, beside = {}, {}, {}
     for placement in ("inline", "after", "task"):
         name = f"stopped-{placement}"
         heard: list[tuple[int, Mapping[str, float]]] = []
+
+        def hear(step: int, figures: Mapping[str, float], heard: Any = heard, placement: str = placement) -> None:
+            heard.append((step, figures))
+            if placement == "task" and [s for s, f in heard if "lpips" in f] == [2] == [step]:
+                os.kill(pid_of_actor(ray_head, "RayTrainWorker"), signal.SIGKILL)
+
         stopping = config(
             ray_head,
             storage,
@@ -163,7 +211,7 @@ def test_early_stop_delivers_the_same_adapter_wherever_videos_are_made(ray_head:
             validation_videos={**videos, "placement": placement},
             optimizer={"steps": 30, "lr": 1e-3, "batch_size": 2},
         )
-        done = train(stopping, [lambda step, figures, heard=heard: heard.append((step, figures))])
+        done = train(stopping, [hear])
         delivered[placement] = {k: done["figures"][k] for k in ("steps", "stopped_at", "adapter_sha256")}
         card = read_card(done["outputs"]["adapter"])
         assert (card.sha256, card.step) == (done["figures"]["adapter_sha256"], done["figures"]["steps"])
@@ -182,6 +230,12 @@ def test_early_stop_delivers_the_same_adapter_wherever_videos_are_made(ray_head:
     assert curves["after"] == curves["task"]
     assert beside["inline"] == beside["after"] == 0
     assert beside["task"] > 2  # training went on all the while
+    from ray.util.state import list_tasks
+
+    ours = [task for task in list_tasks(detail=True, limit=10_000) if task.creation_time_ms / 1000 > began]
+    validations = [task for task in ours if task.name.startswith("validate stopped-")]
+    assert len(validations) >= 4
+    assert {task.state for task in validations} == {"FINISHED"}  # what was of no use any more has ended by itself
 
 
 @pytest.mark.slow

@@ -150,6 +150,25 @@ def test_the_end_waits_for_what_counts_and_ends_what_does_not(validations: Valid
     assert validations.verdict() == Verdict(2, 6)
 
 
+@pytest.mark.parametrize("by_itself", [True, False])
+def test_what_is_of_no_use_any_more_is_waited_for_before_it_is_ended(validations: Validations, by_itself: bool) -> None:
+    workers = Workers(validations)
+    queue = ValidationQueue(lambda: validations.missing([2]), workers.submit, 3, 30 if by_itself else 0.1)
+    queue.look()
+    validations.write(2, {"figures": {"lpips": 0.3}})  # committed, and its process has not ended yet
+    looks = []
+
+    def check() -> None:
+        looks.append(1)
+        if by_itself and len(looks) == 3:
+            workers.end()
+
+    queue.finish(check, glance_s=0.01)
+    assert workers.running is not None
+    assert workers.running.cancelled() is not by_itself
+    assert workers.started == [2]
+
+
 def test_callbacks_hear_of_every_validation_once(tmp_path: Path) -> None:
     given = config(tmp_path)
     run = Run.open(given)
