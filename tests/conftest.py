@@ -52,6 +52,7 @@ def ray_head() -> Iterator[Head]:
     gcs, dashboard, agent, metrics, client = free_ports(5)
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "20"
+    os.environ["RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS"] = "1"
     os.environ["RAY_metrics_report_interval_ms"] = "2000"  # noqa: SIM112  # Ray spells it so; 10 s by default
     others = {*psutil.Process().children(recursive=True)}
     cluster = Cluster(
