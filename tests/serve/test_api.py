@@ -6,7 +6,7 @@ import asyncio
 import errno
 import io
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -169,15 +169,28 @@ def test_too_many_bytes_are_refused_while_they_come(client: TestClient, config: 
     limit = config.image.max_bytes
     error(post(client, png + b"\0" * limit, prompt="x"), 413, "too_large", "input_reference")
     error(post(client, b"\0" * (limit + FORM_BYTES), prompt="x"), 413, "too_large", "input_reference")
-    taken = []
 
-    def endless() -> Iterator[bytes]:  # no Content-Length: only counting helps
-        for _ in range(1000):
-            taken.append(1)
+
+@pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=b"])
+def test_a_body_that_does_not_end_is_read_up_to_the_limit(client: TestClient, config: ServeConfig, kind: str) -> None:
+    """TestClient reads a body whole before the application sees it; this transport reads as the application does."""
+    limit = config.image.max_bytes * 4 // 3 + FORM_BYTES
+    taken = 0
+
+    async def endless() -> AsyncIterator[bytes]:  # no Content-Length: only counting helps
+        nonlocal taken
+        yield b'--b\r\nContent-Disposition: form-data; name="input_reference"; filename="f"\r\n\r\n'
+        while taken < 10 * limit:
+            taken += 10_000
             yield b" " * 10_000
 
-    response = client.post("/v1/videos", content=endless(), headers={"Content-Type": "application/json"})
-    error(response, 413, "too_large", "input_reference")
+    async def send() -> httpx.Response:
+        transport = httpx.ASGITransport(client.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://x", headers=client.headers) as asking:
+            return await asking.post("/v1/videos", content=endless(), headers={"Content-Type": kind})
+
+    error(asyncio.run(send()), 413, "too_large", "input_reference")
+    assert limit <= taken <= limit + 20_000
 
 
 def test_a_full_queue_says_when_to_come_back(client: TestClient, config: ServeConfig, png: bytes) -> None:
@@ -254,6 +267,7 @@ def test_a_full_disk_is_told_and_no_longer_ready(
     def full(*args: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    monkeypatch.setattr("serve.videos.READY_S", 0.0)
     monkeypatch.setattr("serve.videos.write_whole", full)
     refused = post(client, png, prompt="x")
     error(refused, 507, "insufficient_storage")
