@@ -89,6 +89,26 @@ def storage(ray_head: Head, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepare_clips(ray_head, tmp_path_factory.mktemp("clips"), 9, {"val": 0.25, "test": 0.25})
 
 
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path]]:
+    """What this process syncs ("file", "folder") and gives its name ("replace"), in order."""
+    done: list[tuple[str, Path]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def syncing(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        done.append(("folder" if path.is_dir() else "file", path))
+        fsync(descriptor)
+
+    def replacing(source: Path, target: Path) -> None:
+        done.append(("replace", Path(target)))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", syncing)
+    monkeypatch.setattr(os, "replace", replacing)
+    return done
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what uses the session's cluster: `make test` runs that beside the rest, in a process of its own."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,25 @@ def test_a_job_becomes_a_playable_video_with_its_hash_and_provenance(config: Ser
     assert metadata["model"] == "drawing", "the served name, and no folder of the server"
     assert [p.name for p in config.results().iterdir()] == [job.result], "no temporary file stays"
     assert run(engine) == "empty"
+
+
+def test_a_video_is_called_completed_once_a_power_cut_takes_it_no_more(
+    config: ServeConfig, store: JobStore, synced: list[tuple[str, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(config, store)
+    complete = JobStore.complete
+
+    @wraps(complete)
+    def completing(self: JobStore, job_id: str, token: int, result: str, *args: Any) -> bool:
+        synced.append(("complete", config.results() / result))
+        return complete(self, job_id, token, result, *args)
+
+    monkeypatch.setattr(JobStore, "complete", completing)
+    assert run(engine_of(config, store)) == "completed"
+    result = config.results() / (get(store).result or "")
+    of_result = [(kind, path) for kind, path in synced if path.parent == result.parent or path == result.parent]
+    assert [kind for kind, _ in of_result] == ["file", "replace", "folder", "complete"]
+    assert of_result[1:] == [("replace", result), ("folder", result.parent), ("complete", result)]
 
 
 def test_the_model_is_loaded_and_warm_before_a_request_is_taken(config: ServeConfig, store: JobStore) -> None:
