@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import io
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,11 +19,13 @@ import pytest
 from fastapi.testclient import TestClient
 from httpx import Response
 from PIL import Image
+from sqlalchemy import make_url
 
 from cinesynth.pictures import crop_to
 from cinesynth.registry import Published, Registry
 from cinesynth.storage import Storage
 from serve.api import create_api
+from serve.app import ClientJobs
 from serve.auth import KeyRing, create_key
 from serve.bodies import FORM_BYTES
 from serve.config import ServeConfig, UploadLimits
@@ -346,6 +350,31 @@ def test_the_description_has_both_bodies_the_key_and_every_answer(client: TestCl
     content = described["paths"]["/v1/videos/{video_id}/content"]["get"]["responses"]
     assert {"200", "206", "409", "416"} <= set(content)
     assert list(content["200"]["content"]) == ["video/mp4", "image/webp", "image/jpeg"]
+
+
+def test_a_create_that_waits_for_anothers_lock_is_made_once_under_its_key(
+    config: ServeConfig, key: str, store: JobStore, png: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve.app.DISPATCHER_TIMEOUT_S", 0.3)
+    table = LocalJobs(store)
+
+    async def remote(operation: str, *args: Any) -> Any:
+        return await table(getattr(JobStore, operation), *args)
+
+    jobs = ClientJobs(SimpleNamespace(run=SimpleNamespace(remote=remote)))
+    api = create_api(config, jobs, KeyRing(config.keys_path()), Registry(Storage.open(config.storage)), BASE_SHA256)
+    other = sqlite3.connect(str(make_url(config.database_url()).database), isolation_level=None)
+    with closing(other), TestClient(api, headers={"Authorization": f"Bearer {key}", "Idempotency-Key": "1"}) as client:
+        other.execute("BEGIN IMMEDIATE")
+        refused = post(client, png, prompt="x")
+        assert "with the same Idempotency-Key" in error(refused, 503, "outcome_unknown")["message"]
+        assert "x-should-retry" not in refused.headers
+        assert client.get("/readyz").status_code == 200, "reads wait for no writer"
+        other.execute("ROLLBACK")
+        monkeypatch.setattr("serve.app.DISPATCHER_TIMEOUT_S", 30.0)
+        video_id = post(client, png, prompt="x").json()["id"]
+        table._threads.shutdown()  # once the first create has ended, too
+        assert store.ids() == {video_id}
 
 
 def test_clients_see_a_name_and_no_folder_of_the_server(config: ServeConfig, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -206,6 +207,34 @@ def test_an_engine_that_lost_its_lease_stops_within_a_step_and_leaves_nothing(
     job = get(store)
     assert (job.status, job.attempts) == ("in_progress", 1), "the other engine's lease is untouched"
     engine.check_health()
+
+
+def test_a_heartbeat_that_is_never_answered_costs_no_video(config: ServeConfig, store: JobStore) -> None:
+    add(config, store)
+    config = config.model_copy(update={"lease_s": 0.6})
+    drawing, waited = Drawing(), []
+    enough = threading.Event()
+
+    class Silent:
+        """Answers to all but heartbeats."""
+
+        async def remote(self, operation: str, *args: Any) -> Any:
+            if operation != "heartbeat":
+                return getattr(store, operation)(*args)
+            asked = time.monotonic()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                waited.append(time.monotonic() - asked)
+                if len(waited) == 2:
+                    enough.set()
+
+    handle = Handle(store)
+    handle.run = Silent()  # type: ignore[assignment]
+    drawing.before_step = lambda step: None if step != 2 else enough.wait(20) and None
+    assert run(Engine(config, Groups(drawing), handle)) == "completed"
+    assert enough.is_set()
+    assert min(waited) == pytest.approx(config.lease_s / 2, abs=0.2)
 
 
 def test_a_deleted_job_stops_within_a_step(config: ServeConfig, store: JobStore) -> None:
