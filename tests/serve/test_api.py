@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import io
+import pickle
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
@@ -395,4 +396,22 @@ def test_a_full_job_table_is_told_as_a_full_disk(
     monkeypatch.setattr(JobStore, "create", full)
     answer = client.post("/v1/videos", data={"prompt": "x"}, files={"input_reference": ("a.png", png)})
     assert (answer.status_code, answer.json()["error"]["code"]) == (507, "insufficient_storage")
+    assert list(config.inputs().iterdir()) == []
+
+
+def test_a_full_job_table_behind_the_dispatchers_handle_is_told_as_a_full_disk(
+    config: ServeConfig, key: str, store: JobStore, png: bytes
+) -> None:
+    from ray.exceptions import RayTaskError
+
+    async def remote(operation: str, *args: Any) -> Any:
+        if operation == "create":  # as what a replica raises comes out of a handle
+            full = RayTaskError("run", "Traceback ...", DatabaseFull("the disk of the job database is full"))
+            raise pickle.loads(pickle.dumps(full)).as_instanceof_cause()
+        return getattr(store, operation)(*args)
+
+    jobs = ClientJobs(SimpleNamespace(run=SimpleNamespace(remote=remote)))
+    api = create_api(config, jobs, KeyRing(config.keys_path()), Registry(Storage.open(config.storage)), BASE_SHA256)
+    with TestClient(api, headers={"Authorization": f"Bearer {key}"}) as client:
+        error(post(client, png, prompt="x"), 507, "insufficient_storage")
     assert list(config.inputs().iterdir()) == []
