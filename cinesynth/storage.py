@@ -8,6 +8,7 @@ with its reason, on an object store.
 from __future__ import annotations
 
 import builtins
+import errno
 import hashlib
 import json
 import os
@@ -44,6 +45,19 @@ def scratch_folder(*parts: str) -> Path:
     folder = root.joinpath(*parts)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def replace_synced(temporary: Path, target: Path) -> None:
+    """Give a file that is synced its name, which a power cut takes from it no more."""
+    os.replace(temporary, target)
+    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    except OSError as e:
+        if e.errno != errno.EINVAL:  # of file systems that sync no folder
+            raise
+    finally:
+        os.close(folder)
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
@@ -222,7 +236,7 @@ class Storage:
                 f.write(data)
                 f.flush()
                 os.fsync(f.fileno())
-            os.replace(temporary, target)
+            replace_synced(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -298,7 +312,7 @@ class Storage:
                 pafs.copy_files(str(source), str(temporary), self._local(), self._local(), chunk_size=_CHUNK)
                 with open(temporary, "rb") as f:
                     os.fsync(f.fileno())
-                os.replace(temporary, target)
+                replace_synced(temporary, target)
             finally:
                 temporary.unlink(missing_ok=True)
         else:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 PROCESS_TIMEOUTS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # A replica that hangs is killed: Serve would let it end its work first, beside the one that takes its place.
+    "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # three in a row: a dead proxy is replaced after seconds
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "5",
 }

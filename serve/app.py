@@ -125,6 +125,7 @@ def build_app(config: ServeConfig, groups: Groups = rank_group) -> ray_serve.App
         },
         graceful_shutdown_timeout_s=drain_s,
         health_check_period_s=5,
+        health_check_timeout_s=10,  # three in a row that are not answered, and the replica is killed
         logging_config=quiet,
     )(Engine)
     # Dispatcher and Ingress mostly wait, and reserve no CPU. The job table is one replica's alone.

@@ -153,6 +153,9 @@ class ServeConfig(Settings):
     heartbeat_s: Finite = Field(1.0, gt=0, description="seconds between two heartbeats of an engine")
     max_attempts: int = Field(3, ge=1, description="attempts lost by themselves after which a video has failed")
     max_leases: int = Field(10, ge=1, description="times that a video is begun in all, lost nodes and drains included")
+    min_free_bytes: int = Field(
+        1_000_000_000, ge=0, description="with less room on the disk of storage no video is taken: 507, and not ready"
+    )
     image: ImageLimits = ImageLimits()
     uploads: UploadLimits = UploadLimits()
     ingress: IngressSettings = IngressSettings()

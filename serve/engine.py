@@ -220,7 +220,7 @@ class Engine:
             return await asyncio.wait_for(renewing, self.config.lease_s / 2)
         except Exception as e:
             # The Dispatcher may be restarting. When it is back, the token decides whether the lease still holds.
-            logger.warning("%s: heartbeat failed: %s", attempt.lease.job.id, e)
+            logger.warning("%s: heartbeat failed: %r", attempt.lease.job.id, e)
             return True
 
     async def _report(
@@ -236,7 +236,7 @@ class Engine:
             except Exception as e:
                 if time.monotonic() > deadline:
                     raise
-                logger.warning("the Dispatcher did not take %s, trying again: %s", outcome.__name__, e)
+                logger.warning("the Dispatcher did not take %s, trying again: %r", outcome.__name__, e)
                 await asyncio.sleep(min(1.0, self.config.heartbeat_s))
 
     async def _complete(self, attempt: Attempt, made: dict[str, Any]) -> Outcome:
@@ -270,7 +270,7 @@ class Engine:
         try:
             await self.dispatcher.step_aside.remote(call_id)
         except Exception as e:
-            logger.warning("the Dispatcher was not told that this engine has no group: %s", e)
+            logger.warning("the Dispatcher was not told that this engine has no group: %r", e)
         try:
             await asyncio.shield(self._in_thread(self._new_group))
         except Exception as e:

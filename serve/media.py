@@ -15,6 +15,7 @@ from pathlib import Path
 from cinesynth.data.scan.watch import watched
 from cinesynth.errors import AttemptFailed, MediaError
 from cinesynth.pictures import PictureLimits, is_webp
+from cinesynth.storage import replace_synced
 from serve import decode
 from serve.config import ImageLimits
 from serve.request_id import request_log
@@ -97,7 +98,7 @@ def write_whole(data: bytes, path: Path) -> None:
             f.write(data)
             f.flush()
             os.fsync(f.fileno())
-        os.replace(temporary, path)
+        replace_synced(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

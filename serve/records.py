@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from cinesynth.errors import StorageError
 
-ErrorCode = Literal["oom", "rank_lost", "timeout", "cancelled", "invalid", "internal"]
+ErrorCode = Literal["oom", "rank_lost", "timeout", "invalid", "internal"]
 Status = Literal["queued", "in_progress", "completed", "failed"]
 
 

@@ -68,6 +68,7 @@ class Videos:
         self._looks: Recent[Job | None] = Recent()
         self._readiness: asyncio.Task[Exception | None] | None = None
         self._ready_until = 0.0
+        self._free: Recent[int] = Recent()
         self._decoding = Turns("the first frame", DECODE_WAIT_S)
 
     async def create(self, request: Request, key: Key, idempotency_key: str | None) -> Job:
@@ -78,6 +79,7 @@ class Videos:
             standing = await self._standing(key, idempotency_key, body.sha256)
             if standing is not None:
                 return standing
+            await self._check_room()
             job = resolve(body.request, self.config)
             if body.request.lora is not None:
                 adapters = await asyncio.to_thread(self.adapters.chain, body.request.lora)
@@ -97,6 +99,7 @@ class Videos:
         standing = await self._standing(key, idempotency_key, body.sha256)
         if standing is not None:
             return standing
+        await self._check_room()
         parent = await self.job(video_id, key)
         job = remix(JobRequest.model_validate(parent.request), body.request.prompt, self.config)
         await asyncio.to_thread(self.adapters.check_published, job.adapters)
@@ -181,12 +184,20 @@ class Videos:
         """Why requests cannot be taken. The answer holds for `READY_S`, whatever it is."""
         try:
             await self.jobs(JobStore.backlog)
-            free = (await asyncio.to_thread(shutil.disk_usage, self.config.inputs())).free
-            return disk_full() if free < 2 * self.config.image.max_bytes else None
+            await self._check_room()
+            return None
         except Exception as e:
             return e
         finally:
             self._ready_until = asyncio.get_running_loop().time() + READY_S
+
+    async def _check_room(self) -> None:
+        """Raise ApiError 507 where the disk has less room than `min_free_bytes`, as far as was seen in `READY_S`."""
+        if await self._free.get("", READY_S, self._free_bytes) < self.config.min_free_bytes:
+            raise disk_full()
+
+    async def _free_bytes(self) -> int:
+        return (await asyncio.to_thread(shutil.disk_usage, self.config.inputs())).free
 
     def model(self) -> Model:
         """What is served."""

@@ -52,6 +52,7 @@ def ray_head() -> Iterator[Head]:
     gcs, dashboard, agent, metrics, client = free_ports(5)
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "20"
+    os.environ["RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS"] = "1"
     os.environ["RAY_metrics_report_interval_ms"] = "2000"  # noqa: SIM112  # Ray spells it so; 10 s by default
     others = {*psutil.Process().children(recursive=True)}
     cluster = Cluster(
@@ -86,6 +87,26 @@ def storage(ray_head: Head, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.prepared import prepare_clips
 
     return prepare_clips(ray_head, tmp_path_factory.mktemp("clips"), 9, {"val": 0.25, "test": 0.25})
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path]]:
+    """What this process syncs ("file", "folder") and gives its name ("replace"), in order."""
+    done: list[tuple[str, Path]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def syncing(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        done.append(("folder" if path.is_dir() else "file", path))
+        fsync(descriptor)
+
+    def replacing(source: Path, target: Path) -> None:
+        done.append(("replace", Path(target)))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", syncing)
+    monkeypatch.setattr(os, "replace", replacing)
+    return done
 
 
 @pytest.hookimpl(tryfirst=True)

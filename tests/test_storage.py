@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 from collections.abc import Iterator
@@ -88,6 +89,34 @@ def test_what_a_killed_writer_leaves_is_no_object(tmp_path: Path, monkeypatch: p
     assert storage.list("a") == ["a/once.json"]
     storage.sweep("a")
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["once.json"]
+
+
+def test_what_was_written_outlives_a_power_cut_with_its_name(tmp_path: Path, synced: list[tuple[str, Path]]) -> None:
+    (tmp_path / "source").write_bytes(b"1")
+    storage = Storage.open(tmp_path / "objects")
+    for write in (lambda: storage.write_bytes("a/b", b"1"), lambda: storage.upload(tmp_path / "source", "a/b")):
+        synced.clear()
+        write()
+        (file, written), *named = synced
+        folder = tmp_path / "objects" / "a"
+        assert (file, written.parent, written.name[:5]) == ("file", folder, ".tmp-")
+        assert named == [("replace", folder / "b"), ("folder", folder)]
+
+
+def test_a_file_system_that_syncs_no_folder_takes_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsync, refusal = os.fsync, [errno.EINVAL]
+
+    def refusing(descriptor: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(refusal[0], "no")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refusing)
+    Storage.open(tmp_path).write_bytes("a", b"1")
+    assert (tmp_path / "a").read_bytes() == b"1"
+    refusal[0] = errno.EIO
+    with pytest.raises(OSError, match="no"):
+        Storage.open(tmp_path).write_bytes("b", b"1")
 
 
 def test_missing_and_damaged_objects_are_named(storage: Storage) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import io
+import pickle
+import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,11 +20,13 @@ import pytest
 from fastapi.testclient import TestClient
 from httpx import Response
 from PIL import Image
+from sqlalchemy import make_url
 
 from cinesynth.pictures import crop_to
 from cinesynth.registry import Published, Registry
 from cinesynth.storage import Storage
 from serve.api import create_api
+from serve.app import ClientJobs
 from serve.auth import KeyRing, create_key
 from serve.bodies import FORM_BYTES
 from serve.config import ServeConfig, UploadLimits
@@ -169,15 +174,28 @@ def test_too_many_bytes_are_refused_while_they_come(client: TestClient, config: 
     limit = config.image.max_bytes
     error(post(client, png + b"\0" * limit, prompt="x"), 413, "too_large", "input_reference")
     error(post(client, b"\0" * (limit + FORM_BYTES), prompt="x"), 413, "too_large", "input_reference")
-    taken = []
 
-    def endless() -> Iterator[bytes]:  # no Content-Length: only counting helps
-        for _ in range(1000):
-            taken.append(1)
+
+@pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=b"])
+def test_a_body_that_does_not_end_is_read_up_to_the_limit(client: TestClient, config: ServeConfig, kind: str) -> None:
+    """TestClient reads a body whole before the application sees it; this transport reads as the application does."""
+    limit = config.image.max_bytes * 4 // 3 + FORM_BYTES
+    taken = 0
+
+    async def endless() -> AsyncIterator[bytes]:  # no Content-Length: only counting helps
+        nonlocal taken
+        yield b'--b\r\nContent-Disposition: form-data; name="input_reference"; filename="f"\r\n\r\n'
+        while taken < 10 * limit:
+            taken += 10_000
             yield b" " * 10_000
 
-    response = client.post("/v1/videos", content=endless(), headers={"Content-Type": "application/json"})
-    error(response, 413, "too_large", "input_reference")
+    async def send() -> httpx.Response:
+        transport = httpx.ASGITransport(client.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://x", headers=client.headers) as asking:
+            return await asking.post("/v1/videos", content=endless(), headers={"Content-Type": kind})
+
+    error(asyncio.run(send()), 413, "too_large", "input_reference")
+    assert limit <= taken <= limit + 20_000
 
 
 def test_a_full_queue_says_when_to_come_back(client: TestClient, config: ServeConfig, png: bytes) -> None:
@@ -254,6 +272,7 @@ def test_a_full_disk_is_told_and_no_longer_ready(
     def full(*args: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    monkeypatch.setattr("serve.videos.READY_S", 0.0)
     monkeypatch.setattr("serve.videos.write_whole", full)
     refused = post(client, png, prompt="x")
     error(refused, 507, "insufficient_storage")
@@ -334,6 +353,31 @@ def test_the_description_has_both_bodies_the_key_and_every_answer(client: TestCl
     assert list(content["200"]["content"]) == ["video/mp4", "image/webp", "image/jpeg"]
 
 
+def test_a_create_that_waits_for_anothers_lock_is_made_once_under_its_key(
+    config: ServeConfig, key: str, store: JobStore, png: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve.app.DISPATCHER_TIMEOUT_S", 0.3)
+    table = LocalJobs(store)
+
+    async def remote(operation: str, *args: Any) -> Any:
+        return await table(getattr(JobStore, operation), *args)
+
+    jobs = ClientJobs(SimpleNamespace(run=SimpleNamespace(remote=remote)))
+    api = create_api(config, jobs, KeyRing(config.keys_path()), Registry(Storage.open(config.storage)), BASE_SHA256)
+    other = sqlite3.connect(str(make_url(config.database_url()).database), isolation_level=None)
+    with closing(other), TestClient(api, headers={"Authorization": f"Bearer {key}", "Idempotency-Key": "1"}) as client:
+        other.execute("BEGIN IMMEDIATE")
+        refused = post(client, png, prompt="x")
+        assert "with the same Idempotency-Key" in error(refused, 503, "outcome_unknown")["message"]
+        assert "x-should-retry" not in refused.headers
+        assert client.get("/readyz").status_code == 200, "reads wait for no writer"
+        other.execute("ROLLBACK")
+        monkeypatch.setattr("serve.app.DISPATCHER_TIMEOUT_S", 30.0)
+        video_id = post(client, png, prompt="x").json()["id"]
+        table._threads.shutdown()  # once the first create has ended, too
+        assert store.ids() == {video_id}
+
+
 def test_clients_see_a_name_and_no_folder_of_the_server(config: ServeConfig, tmp_path: Path) -> None:
     folder = config.model_copy(update={"model": str(tmp_path / "wan-tuned"), "served_name": None})
     assert folder.model_name() == "wan-tuned"
@@ -352,4 +396,22 @@ def test_a_full_job_table_is_told_as_a_full_disk(
     monkeypatch.setattr(JobStore, "create", full)
     answer = client.post("/v1/videos", data={"prompt": "x"}, files={"input_reference": ("a.png", png)})
     assert (answer.status_code, answer.json()["error"]["code"]) == (507, "insufficient_storage")
+    assert list(config.inputs().iterdir()) == []
+
+
+def test_a_full_job_table_behind_the_dispatchers_handle_is_told_as_a_full_disk(
+    config: ServeConfig, key: str, store: JobStore, png: bytes
+) -> None:
+    from ray.exceptions import RayTaskError
+
+    async def remote(operation: str, *args: Any) -> Any:
+        if operation == "create":  # as what a replica raises comes out of a handle
+            full = RayTaskError("run", "Traceback ...", DatabaseFull("the disk of the job database is full"))
+            raise pickle.loads(pickle.dumps(full)).as_instanceof_cause()
+        return getattr(store, operation)(*args)
+
+    jobs = ClientJobs(SimpleNamespace(run=SimpleNamespace(remote=remote)))
+    api = create_api(config, jobs, KeyRing(config.keys_path()), Registry(Storage.open(config.storage)), BASE_SHA256)
+    with TestClient(api, headers={"Authorization": f"Bearer {key}"}) as client:
+        error(post(client, png, prompt="x"), 507, "insufficient_storage")
     assert list(config.inputs().iterdir()) == []

@@ -12,7 +12,7 @@ import pytest
 from cinesynth.errors import ConfigError
 from cinesynth.settings import load_config, parse_config
 from cinesynth.wan.folder import model_folder
-from serve.app import build, drain_seconds
+from serve.app import HEAD, build, drain_seconds
 from serve.auth import create_key
 from serve.config import ServeConfig
 from tests.conftest import REPOSITORY
@@ -38,6 +38,26 @@ def test_the_shipped_wan14b_is_a_group_of_four_a100s(large: Path, tmp_path: Path
     assert config.group_shape().kernels.compiled
     assert config.resolved().model_name() == "wan2.1-i2v-14b-720p"
     build(config.model_dump())
+
+
+def test_what_is_deployed_reserves_an_engines_ranks_on_one_node_and_nothing_else(tmp_path: Path) -> None:
+    create_key(tmp_path / "serve" / "keys.json", "alice")
+    values = {"ingress": {"replicas": 3, "slots": 77}, "engine": {"group": {"ranks": 2}}}
+    bound = build({"storage": str(tmp_path), **values})._bound_deployment
+    deployed = {bound.name: bound}
+    while inner := [value for value in bound.init_args if hasattr(value, "_bound_deployment")]:
+        (bound,) = [value._bound_deployment for value in inner]
+        deployed[bound.name] = bound
+    assert list(deployed) == ["Ingress", "Dispatcher", "Engine"]
+    ingress, dispatcher, engine = deployed.values()
+    assert (ingress.num_replicas, ingress.max_ongoing_requests) == (3, 77)
+    assert (dispatcher.num_replicas, dispatcher.ray_actor_options["resources"]) == (1, {HEAD: 0.001})
+    assert engine.max_ongoing_requests == 1
+    placed = engine._replica_config
+    assert (placed.placement_group_bundles, placed.placement_group_strategy) == ([{"CPU": 1.0}] * 2, "STRICT_PACK")
+    for deployment in deployed.values():
+        reserved = deployment.ray_actor_options
+        assert (reserved["num_cpus"], reserved.get("num_gpus", 0)) == (0, 0), deployment.name
 
 
 def test_work_is_the_operations_of_the_forward_passes(tmp_path: Path) -> None:

@@ -44,11 +44,13 @@ def test_the_sweep_deletes_what_is_over_and_orphans_only(config: ServeConfig, st
         (config.results() / name).write_bytes(b"x")
     store.complete(lease.job.id, lease.token, "video_done.1.mp4", "00")
     orphans = [config.inputs() / "video_gone.png", config.results() / ".tmp-video_gone.1.mp4"]
+    old, young = time.time() - dispatch.ORPHAN_S - 1, time.time() - dispatch.ORPHAN_S + 60
     for path in [*orphans, config.inputs() / "video_running.png"]:
         path.write_bytes(b"x")
-        os.utime(path, (1, 1))
+        os.utime(path, (old, old))
     fresh = config.inputs() / "video_new.png"
     fresh.write_bytes(b"x")
+    os.utime(fresh, (young, young))
     assert sweep(store, config) == 0
     assert store.get("video_done") is not None
     assert len(list(config.results().iterdir())) == 3
@@ -76,7 +78,8 @@ def test_states_stay_while_their_job_may_go_on(config: ServeConfig, store: JobSt
     (config.states() / "never.safetensors").write_bytes(b"x")
     (config.states() / ".tmp-0123").write_bytes(b"is being written")
     (config.states() / ".tmp-4567").write_bytes(b"its writer died")
-    os.utime(config.states() / ".tmp-4567", (1, 1))
+    died = time.time() - dispatch.ORPHAN_S - 1
+    os.utime(config.states() / ".tmp-4567", (died, died))
     assert sweep(store, config) == 0
     assert {p.name for p in config.states().iterdir()} == {
         *("running.safetensors", "running.5f3a.safetensors", "lost.safetensors", "lost.5f3a.safetensors"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +121,25 @@ def test_a_job_becomes_a_playable_video_with_its_hash_and_provenance(config: Ser
     assert run(engine) == "empty"
 
 
+def test_a_video_is_called_completed_once_a_power_cut_takes_it_no_more(
+    config: ServeConfig, store: JobStore, synced: list[tuple[str, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(config, store)
+    complete = JobStore.complete
+
+    @wraps(complete)
+    def completing(self: JobStore, job_id: str, token: int, result: str, *args: Any) -> bool:
+        synced.append(("complete", config.results() / result))
+        return complete(self, job_id, token, result, *args)
+
+    monkeypatch.setattr(JobStore, "complete", completing)
+    assert run(engine_of(config, store)) == "completed"
+    result = config.results() / (get(store).result or "")
+    of_result = [(kind, path) for kind, path in synced if path.parent == result.parent or path == result.parent]
+    assert [kind for kind, _ in of_result] == ["file", "replace", "folder", "complete"]
+    assert of_result[1:] == [("replace", result), ("folder", result.parent), ("complete", result)]
+
+
 def test_the_model_is_loaded_and_warm_before_a_request_is_taken(config: ServeConfig, store: JobStore) -> None:
     groups = Groups()
     engine = engine_of(with_engine(config, warm_up=True), store, groups)
@@ -186,6 +207,34 @@ def test_an_engine_that_lost_its_lease_stops_within_a_step_and_leaves_nothing(
     job = get(store)
     assert (job.status, job.attempts) == ("in_progress", 1), "the other engine's lease is untouched"
     engine.check_health()
+
+
+def test_a_heartbeat_that_is_never_answered_costs_no_video(config: ServeConfig, store: JobStore) -> None:
+    add(config, store)
+    config = config.model_copy(update={"lease_s": 0.6})
+    drawing, waited = Drawing(), []
+    enough = threading.Event()
+
+    class Silent:
+        """Answers to all but heartbeats."""
+
+        async def remote(self, operation: str, *args: Any) -> Any:
+            if operation != "heartbeat":
+                return getattr(store, operation)(*args)
+            asked = time.monotonic()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                waited.append(time.monotonic() - asked)
+                if len(waited) == 2:
+                    enough.set()
+
+    handle = Handle(store)
+    handle.run = Silent()  # type: ignore[assignment]
+    drawing.before_step = lambda step: None if step != 2 else enough.wait(20) and None
+    assert run(Engine(config, Groups(drawing), handle)) == "completed"
+    assert enough.is_set()
+    assert min(waited) == pytest.approx(config.lease_s / 2, abs=0.2)
 
 
 def test_a_deleted_job_stops_within_a_step(config: ServeConfig, store: JobStore) -> None:

@@ -369,7 +369,7 @@ def test_a_lost_node_and_a_drain_cost_no_attempt(jobs: JobStore, clock: Clock) -
         tokens.append(lease(jobs).token)
         assert jobs.release("engine", "its node was lost", own=False) == ["engine"]
         tokens.append(lease(jobs).token)
-        assert jobs.give_up("a", tokens[-1], "cancelled", "taken away", own=False)
+        assert jobs.give_up("a", tokens[-1], "internal", "taken away", own=False)
         tokens.append(lease(jobs).token)
         clock.now += 11
         assert expire(jobs, own=False) == ["engine"]
@@ -439,7 +439,7 @@ def test_the_first_start_stays_and_seconds_are_summed_over_attempts(jobs: JobSto
     started = clock.now
     taken = lease(jobs)
     clock.now += 3
-    jobs.give_up("a", taken.token, "cancelled", "taken away", own=False)
+    jobs.give_up("a", taken.token, "internal", "taken away", own=False)
     clock.now += 100  # nobody works on it
     taken = lease(jobs)
     assert (get(jobs).started_at, get(jobs).seconds) == (started, 3)
@@ -464,7 +464,7 @@ def test_the_rate_is_that_of_jobs_without_a_failed_attempt(jobs: JobStore, clock
         taken = lease(jobs)
         clock.now += seconds
         if seconds == 6:
-            jobs.give_up("drained", taken.token, "cancelled", "taken away", own=False)
+            jobs.give_up("drained", taken.token, "internal", "taken away", own=False)
     jobs.complete("drained", taken.token, "a.mp4", "00")
     add(jobs, "hung", work=10)
     taken = lease(jobs)

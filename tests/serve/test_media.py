@@ -76,6 +76,12 @@ def test_exif_orientation_is_applied_and_all_metadata_is_gone(tmp_path: Path) ->
     assert [p.name for p in (tmp_path / "inputs").iterdir()] == ["a.png"]
 
 
+def test_a_first_frame_outlives_a_power_cut_with_its_name(tmp_path: Path, synced: list[tuple[str, Path]]) -> None:
+    write_whole(b"1", tmp_path / "a.png")
+    assert [kind for kind, _ in synced] == ["file", "replace", "folder"]
+    assert synced[1:] == [("replace", tmp_path / "a.png"), ("folder", tmp_path)]
+
+
 def test_transparency_and_16_bits_become_rgb() -> None:
     clear = Image.new("RGBA", (4, 4), (255, 255, 255, 0))
     assert np.asarray(read_image(encode(clear, "PNG"), LIMITS, 4, 4)).max() == 0

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from tests.conftest import Head
@@ -20,7 +21,7 @@ GROUP = {"ranks": 2, "cpus_per_rank": 0.5}
 
 @pytest.fixture
 def service(ray_head: Head, tmp_path: Path) -> Iterator[Service]:
-    with serving(tmp_path, group=GROUP) as service:
+    with serving(tmp_path, group=GROUP, drain_s=600) as service:
         yield service
 
 
@@ -62,6 +63,20 @@ def test_killed_ranks_coordinators_and_dispatchers_lose_no_video(service: Servic
         assert service.frames(video_id).shape == (9, 64, 96, 3)
     assert len(list(service.config.results().iterdir())) == 2
     assert list(service.config.states().iterdir()) == []
+
+
+def test_a_coordinator_that_hangs_is_killed_with_its_group_and_its_video_is_made_elsewhere(
+    service: Service, png: bytes
+) -> None:
+    video = service.submit(png)
+    until(lambda: service.pids(0) and service.pids(1) and service.state_kept(video), "the first attempt")
+    hung = {replica_pid("Engine"), *service.pids(0), *service.pids(1)}
+    os.kill(replica_pid("Engine"), signal.SIGSTOP)
+    until(lambda: len(service.pids(0)) == 2 and len(service.pids(1)) == 2, "the attempt of another engine")
+    until(lambda: not any(map(psutil.pid_exists, hung)), "the end of what hangs, which would hold its GPUs", 30)
+    service.open()
+    done = service.finished(video)
+    assert (done.status, done.attempts, service.began()) == ("completed", 1, [2])
 
 
 def test_a_video_of_nano_survives_a_killed_rank_and_is_the_same(nano: Service, png: bytes) -> None:

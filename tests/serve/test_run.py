@@ -15,6 +15,7 @@ import pytest
 from cinesynth.errors import ConfigError
 from cluster.local import free_ports
 from serve import run
+from serve.config import ServeConfig
 
 Answer = tuple[int, bytes]
 
@@ -101,6 +102,28 @@ def test_a_proxy_without_application_is_a_proxy_and_a_free_port_is_none(monkeypa
             run._check_proxy(url)
     with pytest.raises(ConfigError, match="with another host or port"):
         run._check_proxy(f"http://127.0.0.1:{free_ports(1)[0]}")
+
+
+def test_a_port_that_is_not_the_services_own_is_refused_before_anything_is_deployed(
+    config: ServeConfig, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray import serve as ray_serve
+
+    monkeypatch.setattr(run, "PROXY_S", 0.3)
+    running = {"cinesynth": SimpleNamespace(status="RUNNING")}
+    started: list[dict[str, Any]] = []
+    monkeypatch.setattr(ray_serve, "start", lambda http_options: started.append(http_options))
+    monkeypatch.setattr(ray_serve, "status", lambda: SimpleNamespace(applications=running))
+    for change in ("run", "delete", "shutdown"):
+        monkeypatch.setattr(ray_serve, change, lambda *_, **__: pytest.fail("the running service was touched"))
+    (port,) = free_ports(1)
+    with pytest.raises(ConfigError, match=f"no proxy of Ray Serve answers at http://127.0.0.1:{port}"):
+        run.deploy(config.model_copy(update={"port": port}))
+    running.clear()
+    with server(lambda path: ready("another")) as url, pytest.raises(ConfigError, match="another server already"):
+        run.deploy(config.model_copy(update={"port": int(url.rpartition(":")[2])}))
+    assert [options["location"] for options in started] == ["EveryNode"] * 2
+    assert not config.home().joinpath("jobs.db").exists(), "no database is opened, which may bring it to a new version"
 
 
 def test_the_service_is_taken_down_where_there_is_one(

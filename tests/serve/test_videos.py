@@ -423,6 +423,31 @@ def test_an_answer_is_found_anew_after_a_while_and_the_disk_is_asked_in_a_thread
     assert threading.main_thread() not in threads
 
 
+def test_with_less_room_than_is_to_stay_free_no_video_is_taken(
+    client: TestClient, config: ServeConfig, store: JobStore, png: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free, asked = [config.min_free_bytes], []
+    monkeypatch.setattr(
+        "serve.videos.shutil.disk_usage", lambda path: asked.append(path) or SimpleNamespace(free=free[0])
+    )
+    monkeypatch.setattr(videos, "READY_S", 0.0)
+    client.headers["Idempotency-Key"] = "first"
+    first = made(client, png)
+    assert client.get("/readyz").status_code == 200
+    free[0] -= 1
+    assert made(client, png) == first, "it is in the table already"
+    del client.headers["Idempotency-Key"]
+    asked.clear()
+    monkeypatch.setattr(videos, "READY_S", 60.0)
+    for _ in range(3):
+        error(post(client, png, prompt="y"), 507, "insufficient_storage")
+        error(client.post(f"/v1/videos/{first}/remix", json={"prompt": "y"}), 507, "insufficient_storage")
+        error(client.get("/readyz"), 507, "insufficient_storage")
+    assert asked == [config.inputs()], "once in a while"
+    assert [path.name for path in config.inputs().iterdir()] == [f"{first}.png"]
+    assert store.backlog().queued == 1
+
+
 # --- models, keys, ids, refusals -----------------------------------------------------------------------------
 
 
