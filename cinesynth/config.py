@@ -459,7 +459,7 @@ class DatasetSplit(Settings):
     """The held-out windows of a dataset."""
 
     dataset: str = Field(description=DATASET)
-    split: Literal["val", "test"]
+    split: Literal["val", "test"] = Field(description="whose windows are the real videos")
 
 
 class EvaluateConfig(JobConfig, EvaluateSettings):
@@ -551,11 +551,13 @@ class SearchSpace(Settings):
 class SearchPoint(Settings):
     """A point to try; what is left out is the stage's own."""
 
-    rank: int | None = Field(None, ge=1, le=1024)
-    alpha: Finite | None = Field(None, gt=0)
-    lr: Finite | None = Field(None, gt=0)
-    shift: Finite | None = Field(None, gt=0)
-    targets: Annotated[str | tuple[str, ...], BeforeValidator(adapter_targets)] | None = None
+    rank: int | None = Field(None, ge=1, le=1024, description="as `train.lora.rank`")
+    alpha: Finite | None = Field(None, gt=0, description="as `train.lora.alpha`")
+    lr: Finite | None = Field(None, gt=0, description="as `train.optimizer.lr`")
+    shift: Finite | None = Field(None, gt=0, description="as `train.flow.shift`")
+    targets: Annotated[str | tuple[str, ...], BeforeValidator(adapter_targets)] | None = Field(
+        None, description="as `train.lora.targets`"
+    )
 
 
 class TuneBudget(Settings):

@@ -100,8 +100,9 @@ def _takes(annotation: Any, metadata: list[Any]) -> str:
         return " or ".join(_takes(argument, metadata if argument is not type(None) else []) for argument in arguments)
     if origin is Literal:
         return ", ".join(str(value) for value in arguments)
-    if origin is list:
-        return "list of groups" if _is_model(arguments[0]) else f"list of {_takes(arguments[0], [])}"
+    if origin is list or (origin is tuple and arguments[-1] is Ellipsis):
+        item = "groups" if _is_model(arguments[0]) else _takes(arguments[0], [])
+        return f"list of ({item})" if " or " in item else f"list of {item}"
     if origin is tuple:
         return f"[{', '.join(_takes(argument, []) for argument in arguments)}]"
     if origin is dict:

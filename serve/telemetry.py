@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from cinesynth.telemetry import Telemetry
+from cinesynth.wan.family import DEFAULT_FAMILY
 from serve.jobs import Observer
 from serve.records import Backlog, ErrorCode, Job
 
@@ -23,8 +24,9 @@ class JobTelemetry(Observer):
         """Count a video, what it took and how long it plays."""
         _telemetry.add("cinesynth_serve_videos_total", outcome="completed", reason="")
         _telemetry.observe("cinesynth_serve_engine_seconds", job.seconds)
-        # The first frame is the picture that was sent (`serve/schema.py` counts so, too).
-        played = (job.request["num_frames"] - 1) / job.request.get("fps", 16)
+        # The first frame is the picture that was sent (`serve/schema.py` counts so, too). Jobs of versions with one
+        # family state no rate.
+        played = (job.request["num_frames"] - 1) / job.request.get("fps", DEFAULT_FAMILY.fps)
         _telemetry.add("cinesynth_serve_made_video_seconds_total", played)
 
     def failed(self, code: ErrorCode) -> None:

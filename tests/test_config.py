@@ -11,7 +11,9 @@ from cinesynth.config import EvaluateConfig, GenerateConfig, PipelineConfig, Pre
 from cinesynth.data.prepare import check_inputs
 from cinesynth.errors import ConfigError
 from cinesynth.settings import differences, load_config, parse_config
+from cinesynth.settings_help import groups_of
 from cinesynth.studies.config import StudyConfig
+from docs.configuration import JOBS
 
 CONFIGS = Path(__file__).parent.parent / "jobs" / "configs"
 STYLE = str(CONFIGS / "nano" / "style.yaml")
@@ -270,3 +272,11 @@ def test_targets_that_mean_nothing_are_refused(value: str, told: str) -> None:
 def test_recomputation_is_still_asked_for_with_true_and_false(given: str, meant: str) -> None:
     overrides = ["name=a", "storage=/x", "dataset=d", f"activation_checkpointing={given}"]
     assert load_config(TrainConfig, None, overrides).activation_checkpointing == meant
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_every_field_says_what_it_means(job: str) -> None:
+    told = [(f"{group.key}.{field.key}", field) for group in groups_of(JOBS[job]) for field in group.fields]
+    assert told
+    assert [key for key, field in told if not field.meaning] == []
+    assert [key for key, field in told if "Ellipsis" in field.takes] == []

@@ -7,13 +7,15 @@ import json
 import shlex
 import sys
 import time
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cinesynth.config import EvaluateConfig, GenerateConfig, PipelineConfig, TrainConfig
+from cinesynth.data.dataset import WindowRow
 from cinesynth.data.video import read_video
 from cinesynth.errors import ConfigError, DatasetError, IdentityError
 from cinesynth.generate.driver import generate
@@ -25,6 +27,7 @@ from cinesynth.scripted.series import write_scripted_clips
 from cinesynth.settings import load_config, parse_config
 from cinesynth.storage import Storage
 from tests.conftest import REPOSITORY, Head
+from tests.generate.test_windows import ROW
 
 pytestmark = pytest.mark.timeout(900)  # the first waits for five jobs, beside the tests that need no Ray
 
@@ -211,6 +214,36 @@ def test_windows_too_short_for_the_metrics_are_refused_before_anything_is_prepar
     with pytest.raises(DatasetError, match="at least 10 frames a video, these have 9"):
         run_pipeline(config)
     assert not Storage.open(config.storage).exists("runs/short")
+
+
+def test_held_out_windows_too_short_for_the_metrics_are_refused_before_anything_is_trained(
+    options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The longest windows that may be cut would do; the dataset's held-out ones turned out shorter."""
+    given = ["name=mixed", "prepare.window.num_frames=[9, 13]"]
+    config = load_config(PipelineConfig, options[1], [*options[2:], *given])
+    lengths: list[int] = []
+
+    class Dataset:
+        def windows(self, split: str) -> list[WindowRow]:
+            assert split == "test"
+            return [replace(ROW, window_id=str(i), group=str(i), num_frames=n) for i, n in enumerate(lengths)]
+
+    monkeypatch.setattr("cinesynth.pipeline.locate_dataset", lambda storage, name: {"mixed-prepare": Dataset()}[name])
+    done = {"outputs": {}, "figures": {}}
+    monkeypatch.setattr("cinesynth.pipeline.prepare", lambda step: done)
+    monkeypatch.setattr("cinesynth.pipeline.train", _never)
+    monkeypatch.setattr("cinesynth.pipeline.ray_session", lambda config: nullcontext())
+    lengths[:] = [13, 13, 9]
+    with pytest.raises(DatasetError, match="at least 10 frames a video, these have 9"):
+        run_pipeline(config)
+    lengths[:] = [13, 13, 13]
+    with pytest.raises(AssertionError, match="trained"):
+        run_pipeline(config)
+
+
+def _never(step: TrainConfig) -> None:
+    raise AssertionError("it was trained")
 
 
 def test_a_bad_option_ends_failed_with_the_reason_as_the_last_line(ray_head: Head, options: list[str]) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from cinesynth.errors import StorageError
-from cinesynth.storage import Storage, sha256_file
+from cinesynth.storage import Storage, scratch_folder, sha256_file
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,39 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "local":
         return Storage.open(tmp_path / "with a space")
     return Storage.open(request.getfixturevalue("s3")).child(tmp_path.name)
+
+
+def _owned_by(user: int) -> Callable[..., os.stat_result]:
+    """`Path.stat`, as if every file were a user's: only root could give one away."""
+
+    def stat(path: Path, **options: bool) -> os.stat_result:
+        found = os.stat(path, **options)
+        return os.stat_result((*found[:4], user, *found[5:]))
+
+    return stat
+
+
+def test_what_outlives_a_process_lies_in_a_folder_of_each_user_that_no_other_one_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for user in (4711, 4712):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getuid", lambda user=user: user)
+            patch.setattr(Path, "stat", _owned_by(user))
+            assert scratch_folder("adapters", "a") == tmp_path / f"cinesynth-{user}" / "adapters" / "a"
+        assert (tmp_path / f"cinesynth-{user}" / "adapters" / "a").is_dir()
+        assert (tmp_path / f"cinesynth-{user}").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_that_another_user_made_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / f"cinesynth-{os.getuid()}"
+    root.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(Path, "stat", _owned_by(os.getuid() + 1))
+    with pytest.raises(StorageError, match=f"{root} belongs to another user; remove it, or set TMPDIR"):
+        scratch_folder("adapters")
+    assert not list(root.iterdir())
 
 
 def test_objects_are_written_read_listed_and_deleted(storage: Storage, tmp_path: Path) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
 from ray.util import metrics
 
 from cinesynth.telemetry import SERIES, Telemetry, _instrument
+from cinesynth.wan.family import DEFAULT_FAMILY
+from serve.records import Job
+from serve.telemetry import JobTelemetry
 
 Told = list[tuple[str, str, float, dict[str, str]]]
 
@@ -61,6 +65,14 @@ def test_a_counter_takes_no_zero_and_a_histogram_nothing_below_it(told: Told) ->
         ("counter", "cinesynth_serve_made_video_seconds_total", 1.5, {}),
         ("histogram", "cinesynth_serve_queue_wait_seconds", 0.0, {}),
     ]
+
+
+def test_the_playing_time_of_a_served_video_follows_its_rate(told: Told) -> None:
+    unset = dict.fromkeys((field.name for field in fields(Job)), None)
+    for request in ({"num_frames": 25, "fps": 24}, {"num_frames": 25}):
+        JobTelemetry().completed(Job(**unset | {"request": request, "seconds": 3.0}))  # type: ignore[arg-type]
+    played = [value for _, name, value, _ in told if name == "cinesynth_serve_made_video_seconds_total"]
+    assert played == [1.0, 24 / DEFAULT_FAMILY.fps]
 
 
 def test_a_series_is_used_as_what_it_is() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from cinesynth.data.records import Reject, left_out
 from cinesynth.storage import Storage
 from tune.front import Values
 from tune.space import Point, Trial
@@ -73,3 +74,8 @@ class Records:
             trial = Trial(Point.from_json(value["point"]), value["seed"])
             found.append(Record(name, trial, value["status"], value["figures"], value["facts"], value["ended"]))
         return {record.name: record for record in sorted(found, key=lambda r: (r.ended, r.name))}
+
+    def left_out(self) -> dict[str, str]:
+        """`failed` and `cut` to how many trials ended so, and the first of them with its reason."""
+        ended = [record for record in self.read().values() if record.status in (FAILED, CUT)]
+        return left_out([Reject(record.name, record.status, record.facts["reason"]) for record in ended])

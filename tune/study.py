@@ -95,7 +95,7 @@ def tune_study(config: TuneConfig) -> dict[str, Any]:
         .read_json("trained.json")["adapter_sha256"],
         **{f"recommended/{name}": value for name, value in found.point.to_json().items()},
     }
-    return run.finish(outputs, figures)
+    return run.finish(outputs, figures, records.left_out())
 
 
 def open_study(config: TuneConfig, run: Run) -> optuna.Study:

@@ -15,6 +15,7 @@ import torch
 
 import cinesynth
 from cinesynth.config import EvaluateConfig, EvaluateSettings
+from cinesynth.data.records import Reject, left_out
 from cinesynth.data.video import decoder
 from cinesynth.errors import ConfigError, DatasetError, IdentityError, MetricError, WeightsUnavailable
 from cinesynth.metrics import catalogue, videos
@@ -279,8 +280,17 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         outputs = {"metrics": run.folder.child("metrics.json").uri}
         outputs |= write_windows(run.folder, window_rows(found.samples, domains))
         outputs["report"] = write_evaluation_report(config, run, found.record, files)
+        rejected = videos.rejects(folders, files, any("pair" in d.needs for d in found.record.definitions.values()))
     print(found.record.table(), flush=True)
-    return run.finish(outputs, found.record.figures())
+    return run.finish(outputs, found.record.figures(), left_out([*rejected, *_without_value(found.record)]))
+
+
+def _without_value(record: MetricsRecord) -> list[Reject]:
+    return [
+        Reject(f"{record.definitions[value.metric].label} of {value.arm}", "no_value", value.reason or "")
+        for value in record.values
+        if value.value is None
+    ]
 
 
 def _check_metrics(config: EvaluateConfig) -> None:
@@ -290,9 +300,9 @@ def _check_metrics(config: EvaluateConfig) -> None:
         return
     recorded = {name.removeprefix("metric_") for name in run.check(config, with_inputs=False)["inputs"]}
     asked = {m.name for m in catalogue.chosen(config.metrics)}
-    if left_out := sorted((recorded & catalogue.METRICS.keys()) - asked):
+    if missing := sorted((recorded & catalogue.METRICS.keys()) - asked):
         raise IdentityError(
-            f"metrics: the run has {', '.join(left_out)}, which is not among {config.metrics}; name it too, "
+            f"metrics: the run has {', '.join(missing)}, which is not among {config.metrics}; name it too, "
             f"or use another name than {config.name!r} (what networks found is kept for both)"
         )
 

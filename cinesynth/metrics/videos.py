@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cinesynth.data.footage.formats import is_video_name
-from cinesynth.data.records import Stamp
+from cinesynth.data.records import Reject, Stamp
 from cinesynth.data.video import VideoFacts, inspect_video
 from cinesynth.errors import ConfigError, DatasetError, MediaError
 from cinesynth.metrics.kept import KeptWork
@@ -258,6 +258,28 @@ def notes(sets: Sequence[VideoSet], pairs: bool) -> list[str]:
         alone = f"{len(arm.files) - paired} of {arm.name}, {len(real.files) - paired} of real"
         if pairs and 0 < paired < max(len(arm.files), len(real.files)):
             found.append(f"{paired} videos of {arm.name} are compared in pairs; names without a pair: {alone}")
+    return found
+
+
+def rejects(folders: Mapping[str, Path], files: Mapping[str, Mapping[str, Path]], pairs: bool) -> list[Reject]:
+    """What an evaluation does not take: files that were passed over, and videos whose name has no pair.
+
+    Args:
+        folders: set name to folder, the real one first.
+        files: set name to its videos, as `list_videos` gives them.
+        pairs: a metric compares videos of one name.
+    """
+    found = [
+        Reject(f"{name}: {path.relative_to(folder)}", "passed_over", kind)
+        for name, folder in folders.items()
+        for path, kind in _entries(folder)
+        if kind != "video"
+    ]
+    real, *arms = files
+    for arm in arms if pairs else []:
+        for name, other in ((arm, real), (real, arm)):
+            alone = [key for key in files[name] if key not in files[other]]
+            found += [Reject(f"{name}: {key}", "no_pair", f"{other} has no video of that name") for key in alone]
     return found
 
 

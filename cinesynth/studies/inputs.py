@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -84,11 +85,15 @@ def _check_held_out(config: StudyConfig, name: str, dataset: ClipsDataset, train
 
 
 def _check_long(config: StudyConfig, dataset: ClipsDataset) -> None:
+    from cinesynth.wan.folder import model_spec
+
     short = min(w.num_frames for w in dataset.windows(config.generate.split))
     if short < LONG_FRAMES:
+        fps = model_spec(config.model).family.fps
+        seconds = math.ceil(10 * LONG_FRAMES / fps) / 10
         raise DatasetError(
             f"long: dataset {config.long!r} has windows of {short} frames, and the study needs at least {LONG_FRAMES}: "
-            f"prepare it with window.num_frames={LONG_FRAMES} of shots of at least 8.2 s at 16 fps"
+            f"prepare it with window.num_frames={LONG_FRAMES} of shots of at least {seconds} s at {fps} fps"
         )
 
 

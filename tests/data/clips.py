@@ -9,6 +9,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from cinesynth.scripted.series import scripted_clip
+
 
 def level(frame: np.ndarray) -> int:
     """The number that `write_levels` painted into a frame."""
@@ -59,10 +61,32 @@ def encode_frames(
     return path
 
 
+def write_avi(path: Path, pictures: Sequence[np.ndarray], fps: int = 25, crf: int = 1) -> Path:
+    """Pictures with B-frames, whose presentation times the container does not state; a key frame in 25."""
+    frames = [av.VideoFrame.from_ndarray(picture, format="rgb24") for picture in pictures]
+    options = {"crf": str(crf), "bf": "3", "b_strategy": "0", "x264-params": "keyint=25:scenecut=0"}
+    return encode_frames(path, frames, fps, options=options)
+
+
+def write_two_sizes(folder: Path, size: tuple[int, int]) -> Path:
+    """A broadcast that changes its aspect: two transport streams of 30 frames, one behind the other.
+
+    The first is 96x64; `size` is the (height, width) of the second, which begins 60 frames after the first.
+    """
+    parts = []
+    for number, (height, width) in enumerate(((64, 96), size)):
+        pictures = scripted_clip(0, 1, 64, 96).frames[:30, :height, :width]
+        frames = [av.VideoFrame.from_ndarray(np.ascontiguousarray(f), format="rgb24") for f in pictures]
+        parts.append(encode_frames(folder / f"{number}.ts", frames, first=60 * number).read_bytes())
+    path = folder / "both.ts"
+    path.write_bytes(b"".join(parts))
+    return path
+
+
 def flip_bytes(source: Path, target: Path, count: int, seed: int) -> Path:
-    """A copy of an MP4 with `count` flipped bits in its pictures."""
+    """A copy of an MP4 or AVI with `count` flipped bits in its pictures."""
     data = bytearray(source.read_bytes())
-    start = data.find(b"mdat") + 2000
+    start = data.find(b"movi" if source.suffix == ".avi" else b"mdat") + 2000
     rng = np.random.default_rng(seed)
     for place in rng.integers(start, len(data) - 60_000, count):
         data[place] ^= 1 << rng.integers(8)

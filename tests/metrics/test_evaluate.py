@@ -308,19 +308,31 @@ def test_a_run_whose_weights_were_absent_goes_on_when_they_are_there(folders, tm
 
     without = replace(brightness, network=replace(brightness.network, load=absent))
     monkeypatch.setitem(catalogue.METRICS, "brightness", without)
-    assert evaluate(parse_config(EvaluateConfig, values))["figures"] == {"brightness/base": None}
+    result = evaluate(parse_config(EvaluateConfig, values))
+    assert result["figures"] == {"brightness/base": None}
+    (told,) = result["left_out"].values()
+    assert told.startswith("1 (the first: brightness of base: ")
+    assert "weights lie nowhere" in told
     with pytest.raises(WeightsUnavailable, match="lie nowhere"):
         evaluate(parse_config(EvaluateConfig, {**values, "require": True}))
     monkeypatch.setitem(catalogue.METRICS, "brightness", brightness)
     assert evaluate(parse_config(EvaluateConfig, values))["figures"]["brightness/base"] > 0
 
 
-def test_the_command_line_takes_any_two_folders_without_ray(folders, tmp_path):
-    command = [sys.executable, "-m", "jobs.evaluate", "--real", str(folders["real"]), "--fake", str(folders["base"])]
+def test_the_command_line_takes_any_two_folders_without_ray_and_says_what_it_leaves_out(folders, tmp_path):
+    made = shutil.copytree(folders["base"], tmp_path / "made")
+    (made / "w3.mkv").rename(made / "other.mkv")
+    (made / "notes.txt").touch()
+    command = [sys.executable, "-m", "jobs.evaluate", "--real", str(folders["real"]), "--fake", str(made)]
     command += ["--storage", str(tmp_path / "with space"), "--name", "two", "metrics=[lpips]"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "evaluate two: complete" in done.stdout
+    assert (
+        "  left out:\n"
+        "    no_pair: 2 (the first: fake: other: real has no video of that name)\n"
+        "    passed_over: 1 (the first: fake: notes.txt: .txt)\n"
+    ) in done.stdout
     assert (tmp_path / "with space" / "runs" / "two" / "result.json").is_file()
 
 

@@ -11,6 +11,7 @@ from cinesynth.data.dataset import WindowRow
 from cinesynth.errors import DatasetError
 from cinesynth.studies.config import StudyConfig
 from cinesynth.studies.inputs import read_inputs, too_large
+from cinesynth.wan.folder import model_spec
 from tests.generate.test_windows import ROW
 from tests.studies.fake_jobs import study_config
 
@@ -69,5 +70,15 @@ def test_splits_and_lengths_are_asked_for(tmp_path: Path) -> None:
         read_inputs(given(tmp_path, home="away", away="home"))
     with pytest.raises(DatasetError, match="'untested' has no window in its test split"):
         read_inputs(given(tmp_path, away="untested"))
-    with pytest.raises(DatasetError, match=r"windows of 17 frames, and the study needs at least 129.*8\.2 s"):
+
+
+@pytest.mark.parametrize(("fps", "told"), [(16, r"8\.1 s at 16 fps"), (24, r"5\.4 s at 24 fps")])
+def test_how_long_shots_have_to_be_follows_the_rate_of_the_model(
+    fps: int, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = model_spec("nano")
+    monkeypatch.setattr(
+        "cinesynth.wan.folder.model_spec", lambda model: replace(spec, family=replace(spec.family, fps=fps))
+    )
+    with pytest.raises(DatasetError, match=f"windows of 17 frames, and the study needs at least 129: .* least {told}$"):
         read_inputs(given(tmp_path, "rank_quality"))

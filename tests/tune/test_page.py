@@ -14,7 +14,7 @@ from tests.report.test_verdict import definition
 from tests.tune.test_space import config
 from tune.outcome import Outcome, outcome
 from tune.page import orders, verdict, write_study_page
-from tune.records import COMPLETE, FAILED, Record, Records
+from tune.records import COMPLETE, CUT, FAILED, Record, Records
 from tune.space import Point, Trial, first_trials
 
 BASE = {"kvd": 10.0, "lpips": 1.0, "fvd": 200.0}
@@ -105,6 +105,18 @@ def test_a_study_without_any_score_says_why(tmp_path: Path) -> None:
     records.write(Record(trial.name("study"), trial, FAILED, facts={"reason": "out of memory"}))
     with pytest.raises(ConfigError, match=r"no trial has both objectives .*out of memory"):
         outcome(given, records, BASE)
+
+
+def test_trials_that_failed_or_were_cut_are_counted_with_the_first_reason(tmp_path: Path) -> None:
+    given, records = recorded(tmp_path)
+    first, second = (Trial(Point.of(given.train), seed) for seed in (90, 91))
+    records.write(Record(first.name("study"), first, CUT, facts={"reason": "held-out loss 3"}, ended=20.0))
+    records.write(Record(second.name("study"), second, CUT, facts={"reason": "held-out loss 4"}, ended=21.0))
+    assert records.left_out() == {
+        "cut": f"2 (the first: {first.name('study')}: held-out loss 3)",
+        "failed": f"1 (the first: {next(r.name for r in records.read().values() if r.status == FAILED)}: "
+        "step 3: loss nan <b>)",
+    }
 
 
 def test_importance_comes_with_fifty_trials(tmp_path: Path) -> None:

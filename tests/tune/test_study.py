@@ -185,6 +185,8 @@ def test_trials_that_fail_or_are_cut_stay_out(ray_head: Head, storage: Path) -> 
     )
     done = tune_study(given)
     assert (done["figures"]["failed"], done["figures"]["cut"]) == (1, 1)
+    assert "loss nan" in done["left_out"]["failed"]
+    assert "held-out loss" in done["left_out"]["cut"]
     records = Records(Run.at(given).folder)
     by_lr = {record.trial.point.lr: record for record in records.read().values()}
     assert "loss nan" in by_lr[1e30].facts["reason"]

@@ -73,7 +73,7 @@ def cut_windows(
 def window_spans(shot: ShotSpan, time_base: Fraction, settings: WindowSettings) -> tuple[list[tuple[int, ...]], int]:
     """Source timestamps of the frames of every window of a shot, and how many more `max_per_shot` leaves out.
 
-    FrameScores i of a shot lies i / fps seconds after the shot's first frame, and shows the frame that is on the screen
+    Sample i of a shot lies i / fps seconds after the shot's first frame, and shows the frame that is on the screen
     at that time. Half a tick, at most half a millisecond, is allowed for: containers round timestamps to ticks.
     """
     slack, ticks = _slack(time_base), Fraction(1, settings.fps) / time_base

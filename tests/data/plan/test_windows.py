@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,14 @@ from cinesynth.data.footage.packages import sample_footage
 from cinesynth.data.footage.sources import Source, fingerprint
 from cinesynth.data.plan.windows import cut_windows, place_windows, window_spans
 from cinesynth.data.records import Reject, Window
-from cinesynth.data.scan.decoder_pyav import PyAVDecoder
+from cinesynth.data.scan.decoder_pyav import PyAVDecoder, scan
 from cinesynth.data.scan.scan import Scan, from_row, scan_file, to_row
 from cinesynth.data.scan.shots import ShotSpan
 from cinesynth.data.video import write_video
 from cinesynth.errors import ConfigError
 from cinesynth.settings import parse_config
 from cinesynth.storage import sha256_file
-from tests.data.clips import encode_frames, flip_bytes, write_levels
+from tests.data.clips import encode_frames, flip_bytes, write_avi, write_levels, write_two_sizes
 
 CONFIGS = Path(__file__).resolve().parents[3] / "jobs" / "configs"
 WHOLE = {"shots": {"detector": "none"}}
@@ -58,7 +60,7 @@ def _settings(frames: int | list[int] = 5, stride: int | None = 5, limit: int | 
 
 def test_24_fps_is_resampled_to_16_by_holding_frames() -> None:
     shot = ShotSpan(0, 24, tuple(range(24)))  # one second, one tick a frame
-    # FrameScores i shows frame floor(1.5 i): the frame that is on the screen at i / 16 s.
+    # Sample i shows frame floor(1.5 i): the frame that is on the screen at i / 16 s.
     expected = [tuple(int(1.5 * i) for i in range(k, k + 5)) for k in (0, 5, 10)]
     assert window_spans(shot, Fraction(1, 24), _settings()) == (expected, 0)
 
@@ -174,6 +176,42 @@ def test_damaged_windows_are_left_out(tmp_path: Path) -> None:
         assert np.abs(frames - pixels[window.start_s]).mean() < 1, "what is left is whole"
 
 
+def test_windows_of_an_avi_whose_times_were_mended_have_its_frames_one_after_another(tmp_path: Path) -> None:
+    pictures = [np.full((64, 64, 3), 3 * i + 10, np.uint8) for i in range(75)]
+    path = write_avi(tmp_path / "old.avi", pictures, fps=WindowSettings().fps)
+    windows, rejects = cut(path, config_of(path, window={"num_frames": 9, "stride": 9}, **WHOLE))
+    assert not rejects
+    frames = [frame for w in windows for frame in PyAVDecoder().read(str(path), w.frame_pts)]
+    assert [round((float(frame.mean()) - 10) / 3) for frame in frames] == list(range(72))
+
+
+def test_windows_of_a_damaged_avi_have_whole_frames_one_after_another(tmp_path: Path) -> None:
+    pictures = [frame.rgb(320) for frame in islice(scan(str(sample_footage() / "bikes.mp4")), 75)]
+    clean = write_avi(tmp_path / "old.avi", pictures, fps=WindowSettings().fps, crf=20)
+    path = flip_bytes(clean, tmp_path / "flipped.avi", count=3, seed=7)
+    config = config_of(path, window={"num_frames": 9, "stride": 9}, **WHOLE)
+    whole = [frame.rgb(640).astype(int) for frame in scan(str(clean))]
+    windows, rejects = cut(path, config)
+    assert scan_file(lambda: None, str(path), config.shots).info.times == "mended"
+    assert windows
+    assert {r.reason for r in rejects} == {"damaged"}
+    for window in windows:
+        frames = PyAVDecoder().read(str(path), window.frame_pts)
+        first = round(window.start_s * window.fps)
+        assert np.abs(frames - np.stack(whole[first : first + 9])).max() == 0
+
+
+def test_frames_without_a_time_are_counted(tmp_path: Path) -> None:
+    path = write_levels(tmp_path / "clip.mkv", range(0, 2000, 40))
+    config = config_of(path, **WHOLE)
+    found = replace(scan_file(lambda: None, str(path), config.shots), untimed=3)
+    given = Source(str(path), "default"), sha256_file(path), fingerprint(str(path))
+    windows, rejects = cut_windows(*given, found, read_captions(str(path)), config)
+    assert len(windows) == 6
+    expected = "3 frames are left out, as they have no timestamp; write the file anew (ffmpeg)"
+    assert rejects == [Reject(str(path), "damaged", expected)]
+
+
 def test_frames_whose_timestamps_go_back_are_counted(tmp_path: Path) -> None:
     """Two transport streams that were joined byte by byte."""
     frames = [av.VideoFrame.from_ndarray(np.full((64, 64, 3), 8 * i, np.uint8), format="rgb24") for i in range(30)]
@@ -184,6 +222,21 @@ def test_frames_whose_timestamps_go_back_are_counted(tmp_path: Path) -> None:
     assert len(windows) == 4
     (late,) = [r for r in rejects if r.reason == "damaged"]
     assert "30 frames are left out, as their timestamps go back" in late.detail
+
+
+def test_only_shots_of_the_first_size_are_used(tmp_path: Path) -> None:
+    path = write_two_sizes(tmp_path, (48, 96))
+    windows, rejects = cut(path, config_of(path, **WHOLE))
+    found = scan_file(lambda: None, str(path), config_of(path, **WHOLE).shots)
+    change = found.pts[30]
+    assert windows
+    assert max(w.frame_pts[-1] for w in windows) < change
+    assert {w.bucket for w in windows} == {"32x32x5"}
+    at = float((change - found.pts[0]) * found.info.time_base)
+    assert [r.reason for r in rejects] == ["size_changes"]
+    assert (
+        f"the picture's size changes at {at:.2f} s, to 96x48; only shots of the first size, 96x64" in rejects[0].detail
+    )
 
 
 def test_where_the_size_changes_the_part_before_is_used(media: Path) -> None:

@@ -20,7 +20,7 @@ from cinesynth.data.scan.scan import scan_file
 from cinesynth.data.video import read_video, write_video
 from cinesynth.errors import AttemptFailed, ConfigError, MediaError
 from cinesynth.scripted.series import scripted_clip
-from tests.data.clips import encode_frames, flip_bytes, level, write_levels
+from tests.data.clips import encode_frames, flip_bytes, level, write_levels, write_two_sizes
 
 DECODER = PyAVDecoder()
 
@@ -285,14 +285,7 @@ def test_damage_reaches_back_over_the_frames_that_may_refer_to_it() -> None:
 
 @pytest.mark.parametrize("size", [(48, 96), (64, 80)])
 def test_a_picture_of_another_size_begins_a_shot(size: tuple[int, int], tmp_path: Path) -> None:
-    """A broadcast that changes its aspect: two transport streams, one behind the other."""
-    parts = []
-    for number, (height, width) in enumerate(((64, 96), size)):
-        pictures = scripted_clip(0, 1, 64, 96).frames[:, :height, :width]
-        frames = [av.VideoFrame.from_ndarray(np.ascontiguousarray(f), format="rgb24") for f in pictures]
-        parts.append(encode_frames(tmp_path / f"{number}.ts", frames[:30], first=60 * number).read_bytes())
-    path = tmp_path / "both.ts"
-    path.write_bytes(b"".join(parts))
+    path = write_two_sizes(tmp_path, size)
     found = scan_file(lambda: None, str(path), ShotSettings(detector="none"))
     assert found.sizes == ((0, 96, 64), (30, size[1], size[0]))
     assert found.cuts == ((30, 30),)

@@ -16,7 +16,7 @@ from cinesynth.data.scan.decoders import DECODERS, make_decoder
 from cinesynth.data.scan.scan import scan_file
 from cinesynth.data.scan.timing import MENDED, MendedTimes, StatedTimes, TimesUnusable, is_mended
 from cinesynth.errors import MediaError
-from tests.data.clips import encode_frames
+from tests.data.clips import encode_frames, write_avi
 
 REORDERED = [1, 4, 3, 5, 2, 8, 7, 9, 6]  # times of decoding as an AVI's frames bring them to display order
 
@@ -73,18 +73,11 @@ def test_mended_times_are_even_or_those_of_decoding_where_the_rate_varies() -> N
     assert [varying.of(dts) - MENDED for dts in (80, 120, 300, 300, None)] == [0, 40, 220, 260, 300]
 
 
-def _avi(path: Path) -> Path:
-    """75 frames of rising brightness, with B-frames whose presentation times the container does not state."""
-    frames = [av.VideoFrame.from_ndarray(np.full((64, 64, 3), 3 * i + 10, np.uint8), format="rgb24") for i in range(75)]
-    options = {"crf": "1", "bf": "3", "b_strategy": "0", "x264-params": "keyint=25:scenecut=0"}
-    return encode_frames(path, frames, options=options)
-
-
 @pytest.mark.parametrize("backend", DECODERS)
 def test_all_frames_of_an_avi_with_b_frames_come_evenly_and_in_order(backend: Backend, tmp_path: Path) -> None:
     if importlib.util.find_spec(DECODERS[backend].module) is None:
         pytest.skip(f"{backend} is not installed")
-    path = str(_avi(tmp_path / "old.avi"))
+    path = str(write_avi(tmp_path / "old.avi", [np.full((64, 64, 3), 3 * i + 10, np.uint8) for i in range(75)]))
     found = scan_file(lambda: None, path, ShotSettings())
     assert (len(found.pts), found.late, found.untimed, found.info.times) == (75, 0, 0, "mended")
     assert set(np.diff(found.pts)) == {1}
