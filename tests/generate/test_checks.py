@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,18 @@ def test_a_size_beyond_the_position_table_is_refused_with_the_largest(tmp_path: 
     with pytest.raises(ConfigError, match="257 frames of 96x64"):
         check_generation(config(tmp_path, image, shot={"num_frames": 257}))
     check_generation(config(tmp_path, image, shot={"num_frames": 253, "width": 1024}))
+
+
+def test_a_negative_prompt_without_guidance_is_said(
+    tmp_path: Path, image: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="cinesynth.generate"):
+        for sampler in ({"guidance_scale": 1.5, "negative_prompt": "blurred"}, {"guidance_scale": 1.0}):
+            check_generation(config(tmp_path, image, sampler={"negative_prompt": "", **sampler}))
+        assert not caplog.messages
+        check_generation(config(tmp_path, image, sampler={"guidance_scale": 1.0, "negative_prompt": "blurred"}))
+    (told,) = caplog.messages
+    assert told.startswith("sampler.negative_prompt is not used: with guidance_scale 1 there is no guidance")
 
 
 def adapter(folder: Path, base: str) -> Path:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +223,25 @@ def test_each_window_is_read_once_a_step_and_ahead_of_it(tmp_path: Path) -> None
     assert len(clips.read) >= 12
     assert len(clips.read) % 4 == 0
     assert sorted(clips.read[:6] + clips.read[6:12]) == sorted(2 * [0, 1, 2, 3, 4, 5])
+
+
+def test_seconds_a_step_leave_validation_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Recorded(tmp_path, settings(log_every=1, validation=ValidationSettings(every=1)))
+    monkeypatch.setattr(
+        run.loop, "train_step", lambda step: {"step": step + 1, "loss": 1.0, "lr": 0.1, "grad_norm": 1.0}
+    )
+    monkeypatch.setattr(run.loop, "validate", lambda: time.sleep(0.2))
+    with caplog.at_level(logging.INFO, logger="cinesynth.train"):
+        run.loop.run(stop_at=3)
+    lines = [told for told in caplog.messages if "s/step" in told]
+    assert [re.findall(r"step (\d)/6 .* ([\d.]+) s/step .* ETA (\d+) s", told) for told in lines] == [
+        [(str(step), "0.00", "0")] for step in (1, 2, 3)
+    ]
+    events = [event for segment in run.segments.values() for event in segment]
+    assert len(events) == 2  # the third step has no checkpoint yet
+    assert all(event["step_seconds"] < 0.1 < event["samples_per_second"] for event in events)
 
 
 def test_parents_stay_as_they_are_and_generation_computes_what_was_trained(tmp_path: Path) -> None:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import logging
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cinesynth.config import TrainConfig
-from cinesynth.errors import DatasetError
+from cinesynth.errors import ConfigError, DatasetError
+from cinesynth.metrics import catalogue
+from cinesynth.metrics.statistics import MIN_GROUPS
 from cinesynth.runs import Run
 from cinesynth.settings import parse_config
-from cinesynth.train.beside import Paced, Reporter
+from cinesynth.train import beside
+from cinesynth.train.beside import Paced, Reporter, settle_placement
 from cinesynth.train.early_stop import Verdict
 from cinesynth.train.validations import ValidationQueue, Validations
+from cinesynth.train.videos import validation_metrics
 
 VALUES = {
     "name": "noir",
@@ -193,3 +198,41 @@ def test_looks_are_paced() -> None:
     for _ in range(5):
         paced()
     assert calls == [1]
+
+
+def test_kvd_is_measured_where_groups_and_frames_are_enough_for_it() -> None:
+    least = catalogue.find("kvd").network.min_frames
+
+    def measured(groups: int, shortest: int = least) -> list[str]:
+        windows: Any = [SimpleNamespace(group=str(i % groups), num_frames=least) for i in range(2 * MIN_GROUPS)]
+        windows[3].num_frames = shortest
+        return validation_metrics(windows)
+
+    assert measured(MIN_GROUPS) == ["lpips", "kvd"]
+    assert measured(MIN_GROUPS - 1) == ["lpips"]
+    assert measured(MIN_GROUPS, least - 1) == ["lpips"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "room", "placement"),
+    [("inline", False, "inline"), ("after", False, "after"), ("task", True, "task"), ("auto", True, "task"),
+     ("auto", False, "inline")],
+)  # fmt: skip
+def test_validations_are_made_where_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, room: bool, placement: str
+) -> None:
+    needed: list[int] = []
+
+    def check_room(workers: int, *_: Any) -> None:
+        needed.append(workers)
+        if not room:
+            raise ConfigError("3 workers are too many")
+
+    monkeypatch.setattr(beside, "check_room", check_room)
+    videos = {"every": 2, "placement": asked}
+    assert settle_placement(config(tmp_path, workers=2, validation_videos=videos)) == placement
+    assert needed == ([3] if asked in ("auto", "task") else [])  # one beside the workers
+    assert settle_placement(config(tmp_path, early_stop=None, validation_videos=None)) is None
+    if not room:
+        with pytest.raises(ConfigError, match=r"placement: task needs room .*: 3 workers are too many; .* inline or"):
+            settle_placement(config(tmp_path, validation_videos=videos | {"placement": "task"}))

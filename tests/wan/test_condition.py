@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -91,8 +92,14 @@ def test_padded_prompt_equals_the_pipelines(
     assert not padded[len(embeds) :].any()
 
 
-def test_a_prompt_over_512_tokens_is_cut_as_the_model_does(encoder: ConditionEncoder) -> None:
-    assert encoder.prompt_embeds("ball " * 2000).shape[0] == 512
+def test_a_prompt_over_512_tokens_is_cut_as_the_model_does_and_said(
+    encoder: ConditionEncoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="cinesynth.wan"):
+        for words in (511, 2000):  # a token each, and one that ends the prompt
+            assert encoder.prompt_embeds("ball " * words).shape[0] == 512
+    (told,) = [record.getMessage() for record in caplog.records if record.name == "cinesynth.wan"]
+    assert told.startswith("a prompt of 2001 tokens is cut to the model's 512: ball ball")
 
 
 def test_latents_of_footage_have_about_unit_variance(encoder: ConditionEncoder) -> None:

@@ -1,0 +1,73 @@
+"""What a worker refuses: a node that has other files than the driver read."""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import ray.train
+
+from cinesynth.errors import TrainingError
+from cinesynth.storage import Storage
+from cinesynth.train.worker import train_worker
+from cinesynth.wan.card import read_card
+from cinesynth.wan.folder import base_hash
+from tests.tiny_dataset import encoded_dataset
+from tests.wan.test_chain import make
+
+
+class OneWorker:
+    """What Ray Train tells the only worker of a group."""
+
+    def get_world_rank(self) -> int:
+        return 0
+
+    def get_world_size(self) -> int:
+        return 1
+
+    def get_local_world_size(self) -> int:
+        return 1
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the driver hands a worker of a run on one parent."""
+    storage = tmp_path_factory.mktemp("storage")
+    dataset = encoded_dataset(Storage.open(storage / "datasets" / "d"), "nano")
+    parent = make(storage / "parent", 2, "cross_attention", 1, [])
+    return {
+        "config": {"name": "noir", "storage": str(storage), "dataset": "d"},
+        "dataset": dataset.storage.reference(),
+        "parents": [(str(parent), 1.0)],
+        "placement": None,
+        "inputs": {
+            "dataset": dataset.manifest_sha256,
+            "base": base_hash("nano"),
+            "parent_0": read_card(parent).sha256,
+        },
+    }
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This process is a group's only worker; its loggers are as before afterwards."""
+    levels = {name: logging.getLogger(name).level for name in ("", "cinesynth", "cinesynth.metrics")}
+    monkeypatch.setattr(ray.train, "get_context", OneWorker)
+    yield
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("name", ["dataset", "base", "parent_0"])
+def test_a_node_with_other_files_than_the_driver_read_is_refused_with_both(task: dict[str, Any], name: str) -> None:
+    found, expected = task["inputs"][name], "0f" * 32
+    told = (
+        f"{name} on {socket.gethostname()} has the content {found[:12]}, but this run was started with {expected[:12]}"
+    )
+    with pytest.raises(TrainingError, match=f"^{re.escape(told)}; give every node the same files$"):
+        train_worker({**task, "inputs": task["inputs"] | {name: expected}})
