@@ -15,6 +15,7 @@ from cinesynth.report.training import Training, write_train_report
 from cinesynth.runs import Run
 from cinesynth.settings import parse_config
 from tests.report import pipeline_folder
+from tests.report.loading import fetched
 
 
 def test_running_mean_is_numpys_convolution_once_the_window_is_full() -> None:
@@ -53,5 +54,6 @@ def test_a_train_run_has_a_page_of_its_own(tmp_path: Path) -> None:
     config = parse_config(TrainConfig, {**pipeline.style.model_dump(mode="json"), **fields})
     html = Path(write_train_report(config, run)).read_text()
     assert html.count("<svg") == 2
+    assert fetched(html) == []
     assert "0.7357" in html
     assert "p-style" in html
