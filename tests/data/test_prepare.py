@@ -30,7 +30,6 @@ from cinesynth.errors import ConfigError, DatasetError, IdentityError
 from cinesynth.settings import parse_config
 from cinesynth.storage import Storage
 from tests.data.preparing import location, prepare_config
-from tests.report.loading import fetched
 
 
 def _files(folder: Path) -> dict[str, int]:
@@ -74,7 +73,6 @@ def test_a_clip_and_its_encoded_copy_are_in_one_group(prepared: Any) -> None:
 def test_the_page_shows_windows_by_bucket_cuts_and_rejects(prepared: Any) -> None:
     storage, result = prepared
     page = (storage / "datasets/clips/index.html").read_text()
-    assert fetched(page) == []
     rows = ClipsDataset.open(location(storage)).windows()
     assert len(page) < 5_000_000
     assert page.count("data:image/jpeg;base64,") == len(rows)
