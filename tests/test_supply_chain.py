@@ -82,6 +82,13 @@ def test_every_schema_of_others_in_the_repository_has_its_row() -> None:
     assert all(by in text and "Apache-2.0" in licence for _, _, by, licence in SCHEMAS)
 
 
+def test_both_scripts_of_continuous_integration_install_the_same_packages() -> None:
+    installs = re.compile(r"apt-get install (?:-\S+ )+([\w -]+)")
+    found = [installs.findall((REPOSITORY / file).read_text()) for file in (".ci/run", ".github/workflows/ci.yaml")]
+    assert [len(lists) for lists in found] == [1, 1]
+    assert {*found[0][0].split()} == {*found[1][0].split()} >= {"chromium", "ffmpeg", "prometheus"}
+
+
 TELEMETRY = {"DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
