@@ -26,9 +26,9 @@ class NoPair(ValueError):
 
 
 def resolve() -> dict[str, str]:
-    """Package to version of what `.[dev]` takes in an empty environment of this Python."""
+    """Package to version of what `.[dev,postgres]` takes in an empty environment of this Python."""
     command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate"]
-    command += ["--python", sys.executable, "--extra", "dev", str(REPOSITORY / "pyproject.toml")]
+    command += ["--python", sys.executable, "--extra", "dev", "--extra", "postgres", str(REPOSITORY / "pyproject.toml")]
     return dict(_LINE.findall(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
 
 

@@ -96,7 +96,8 @@ def _up(arguments: argparse.Namespace) -> int:
             print(f"The head {name!r} runs until `{_command('down', name)}`.")
     print("\n".join(f"  {line}" for line in _exports(record)))
     print(f'or:  eval "$({_command("env", name)})"')
-    print(f"Dashboard: {record.dashboard} (it asks for the token above)\nLog: {record.log}")
+    print(f"Dashboard: {record.dashboard} (it asks for the token above)")
+    print(f"Log: {record.log}\nRay's files: {record.ray_folder}")
     return 0
 
 
@@ -171,6 +172,7 @@ def _tell(name: str) -> bool:
     print(f"{name}: running since {record.since()} (process {record.pid})")
     print(f"  address    {record.variables['RAY_ADDRESS']}")
     print(f"  dashboard  {record.dashboard}")
+    print(f"  Ray's files: {record.ray_folder}")
     print(f"  nodes      {len(alive)} with {cpus:g} CPUs")
     print(f"  jobs       {', '.join(f'{n} {state}' for state, n in sorted(states.items())) or 'none'}")
     for job in jobs:

@@ -30,6 +30,8 @@ from cluster.faults import PROCESS_TIMEOUTS
 
 MARK = "CINESYNTH_HEAD"
 """The environment variable that every process of a head inherits. Its value is the head's folder."""
+RAY_FOLDER = "ray"
+"""Ray's temporary folder, in the head's."""
 
 
 class HeadError(RuntimeError):
@@ -76,7 +78,7 @@ class LocalHead:
 
     @property
     def folder(self) -> Path:
-        """Ray's own files, for as long as the head runs. Its path marks the head's processes."""
+        """All that the head writes, for as long as it runs. Its path marks the head's processes."""
         assert self._folder is not None
         return self._folder
 
@@ -126,7 +128,7 @@ class LocalHead:
         client, agent, metrics, runtime_env = free_ports(4)
         command = [
             *(self._python, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
-            *("--node-ip-address=127.0.0.1", f"--port={gcs}", f"--temp-dir={self._folder / 'ray'}"),
+            *("--node-ip-address=127.0.0.1", f"--port={gcs}", f"--temp-dir={self._folder / RAY_FOLDER}"),
             *("--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
             *(f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"),
             *(f"--metrics-export-port={metrics}", f"--runtime-env-agent-port={runtime_env}"),

@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import psutil
 
-from cluster.local_head import HeadError, LocalHead, end_head
+from cluster.local_head import RAY_FOLDER, HeadError, LocalHead, end_head
 
 _SAME_TIME_S = 0.5
 """Two readings of a process's creation time differ by less: the kernel counts in hundredths of a second."""
@@ -33,7 +33,7 @@ class HeadRecord:
     Attributes:
         pid: of its first process.
         created: when that process was made, in seconds since the epoch.
-        folder: Ray's own files; the path marks its processes.
+        folder: all that it writes while it runs; the path marks its processes.
         variables: what a client's environment needs, the token among it.
         dashboard: its address.
         num_cpus: logical CPUs.
@@ -53,6 +53,11 @@ class HeadRecord:
         """Of a head whose processes are started."""
         created = psutil.Process(head.pid).create_time()
         return cls(head.pid, created, str(head.folder), head.variables, head.dashboard, head.num_cpus, str(log))
+
+    @property
+    def ray_folder(self) -> Path:
+        """Ray's temporary folder: sessions with their logs, and the list of metrics ports."""
+        return Path(self.folder) / RAY_FOLDER
 
     def process(self) -> psutil.Process | None:
         """Its first process; None where that is gone, whatever has its id now."""

@@ -78,7 +78,12 @@ class _State:
 
 def pages() -> list[Path]:
     """All pages of the documentation."""
-    return [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted(REPOSITORY.glob("docs/*.md"))]
+    folders = (REPOSITORY.glob("docs/*.md"), REPOSITORY.glob("cluster/**/*.md"))
+    return [
+        REPOSITORY / "README.md",
+        REPOSITORY / "CONTRIBUTING.md",
+        *(page for found in folders for page in sorted(found)),
+    ]
 
 
 def blocks(page: Path) -> list[Block]:

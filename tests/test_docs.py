@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-PAGES = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md")]
+PAGES = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("cluster/**/*.md")]
 FOLDERS = ("benchmarks", "cinesynth", "cluster", "docs", "jobs", "serve", "tests")
 
 

@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from docs.licences import NOT_STATED, licence_of, packages, page
+from docs.licences import NOT_STATED, SCHEMAS, USES, licence_of, packages, page
 from tests.conftest import REPOSITORY
 
 
@@ -68,8 +68,25 @@ def test_a_licence_is_told_of_almost_every_package() -> None:
     assert len(rows) > 200
     assert [name for name, _, licence, _ in rows if licence == NOT_STATED] == ["cuda-toolkit"]
     assert licence_of(distribution("torchcodec")) == "BSD 3-Clause License"  # its file alone says so
-    assert {use for *_, use in rows} == {"always", "[demo]", "[text]", "[transnet]", "[torchcodec]", "[dev]"}
+    assert {use for *_, use in rows} == {f"[{use}]" if use else "always" for use in USES}
     assert {name: use for name, *_, use in rows}["numpy"] == "always"
+
+
+def test_every_schema_of_others_in_the_repository_has_its_row() -> None:
+    folder = REPOSITORY / "cluster" / "kuberay" / "schemas"
+    patterns = [row[0].strip("`") for row in SCHEMAS]
+    for file in folder.glob("*.json.gz"):
+        assert len([pattern for pattern in patterns if file.match(pattern)]) == 1, file.name
+    assert all([*folder.glob(pattern)] for pattern in patterns)
+    text = (folder / "README.md").read_text()
+    assert all(by in text and "Apache-2.0" in licence for _, _, by, licence in SCHEMAS)
+
+
+def test_both_scripts_of_continuous_integration_install_the_same_packages() -> None:
+    installs = re.compile(r"apt-get install (?:-\S+ )+([\w -]+)")
+    found = [installs.findall((REPOSITORY / file).read_text()) for file in (".ci/run", ".github/workflows/ci.yaml")]
+    assert [len(lists) for lists in found] == [1, 1]
+    assert {*found[0][0].split()} == {*found[1][0].split()} >= {"chromium", "ffmpeg", "prometheus"}
 
 
 TELEMETRY = {"DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "RAY_USAGE_STATS_ENABLED": "0"}

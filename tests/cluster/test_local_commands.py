@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -165,6 +166,10 @@ def test_a_head_outlives_its_command_until_down(
         assert path.stat().st_mode & 0o777 == 0o700
         token = record.variables["RAY_AUTH_TOKEN"]
         assert f"export RAY_AUTH_TOKEN={token}" in started.stdout
+        files = re.search(r"^Ray's files: (.+)$", started.stdout, re.MULTILINE)
+        assert files is not None
+        for named in ("prom_metrics_service_discovery.json", "session_latest/metrics/grafana/grafana.ini"):
+            assert (Path(files[1]) / named).is_file()  # docs/monitoring.md names them
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(f"{record.dashboard}/api/jobs/", timeout=5)
         assert refused.value.code == 401
@@ -176,6 +181,7 @@ def test_a_head_outlives_its_command_until_down(
         code, printed = run(capsys, "status")
         assert code == 0
         assert f"address    {record.variables['RAY_ADDRESS']}" in printed
+        assert f"Ray's files: {files[1]}\n" in printed
         assert "nodes      1 with 1 CPUs" in printed
         assert "jobs       none" in printed
         code, printed = run(capsys, "up", "--name", "t")

@@ -28,6 +28,7 @@ from cinesynth.settings import parse_config
 from cinesynth.storage import Storage
 from tests.conftest import Head
 from tests.nano_clips import encoded_clips
+from tests.report.loading import fetched
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -192,6 +193,7 @@ def test_the_job_makes_videos_with_groups(ray_head: Head, image: bytes, tmp_path
     page = (tmp_path / "storage" / "runs" / "shots" / "report.html").read_text()
     assert "a circle" in page
     assert "ranks of a video" in page
+    assert fetched(page) == []
     wide = parse_config(GenerateConfig, {**values, "name": "wide", "ranks": 4, "workers": 2})
     with pytest.raises(ConfigError, match="workers = 2: each takes 4 CPU"):
         generate(wide)

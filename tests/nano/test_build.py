@@ -15,6 +15,7 @@ from cinesynth.nano.build import Build, GateError
 from cinesynth.nano.fit import Schedule, fit
 from cinesynth.nano.recipe import smoke_recipe
 from cinesynth.wan.folder import encoder_hash, model_folder, model_hash
+from tests.report.loading import fetched
 
 
 def test_a_stopped_fit_continues_as_if_it_had_not_stopped(tmp_path: Path) -> None:
@@ -52,6 +53,7 @@ def test_twenty_steps_of_everything_leave_a_model_and_a_page(tmp_path: Path) -> 
     seconds = json.loads((tmp_path / "seconds.json").read_text())
     assert {"footage", "vae", "encoders", "encode", "transformer"} <= set(seconds)
     page = (tmp_path / "index.html").read_text()
+    assert fetched(page) == []
     assert "Held-out reconstruction" in page
     assert "Training loss and learning rate" in page
 

@@ -23,6 +23,7 @@ from cinesynth.report.evaluation import DomainMeans, pick_windows, write_evaluat
 from cinesynth.report.page import MAX_BYTES
 from cinesynth.runs import Run
 from cinesynth.settings import parse_config
+from tests.report.loading import fetched
 from tests.report.test_pipeline import Page
 
 IDS = [f"w{i}" for i in range(9)]
@@ -94,6 +95,7 @@ def test_the_page_is_small_and_loads_nothing(page: Page) -> None:
     assert len(page.html) < MAX_BYTES
     assert {a for a in page.addresses if not a.startswith("data:")} == {"metrics.json", "windows.csv"}
     assert "script" not in page.tags
+    assert fetched(page.html) == []
 
 
 def test_it_says_what_is_shown_left_out_and_not_available(page: Page) -> None:

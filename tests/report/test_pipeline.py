@@ -16,6 +16,7 @@ from cinesynth.report.page import MAX_BYTES, number
 from cinesynth.report.pipeline import write_report
 from cinesynth.runs import Run
 from tests.report import pipeline_folder
+from tests.report.loading import fetched
 from tests.report.pipeline_folder import HOSTILE, Window
 
 LOADING = {"src", "href", "poster", "srcset", "data", "action", "xlink:href"}
@@ -75,6 +76,7 @@ def test_the_page_is_one_small_file_that_loads_nothing_but_the_videos_beside_it(
     assert outside == {f"videos/{path.name}" for path in (folder / "videos").iterdir()}
     assert not re.search(r"url\((?!#)|@import|https?://(?!www\.w3\.org/)", page.html)
     assert page.tags.count("script") == 1
+    assert fetched(page.html) == []
 
 
 def test_captions_are_text(page: Page) -> None:

@@ -21,6 +21,7 @@ from cinesynth.runs import Run
 from cinesynth.settings import parse_config
 from cinesynth.train.validations import Validations, video_file
 from tests.report import pipeline_folder
+from tests.report.loading import fetched
 
 
 def test_running_mean_is_numpys_convolution_once_the_window_is_full() -> None:
@@ -59,6 +60,7 @@ def test_a_train_run_has_a_page_of_its_own(tmp_path: Path) -> None:
     config = parse_config(TrainConfig, {**pipeline.style.model_dump(mode="json"), **fields})
     html = Path(write_train_report(config, run)).read_text()
     assert html.count("<svg") == 2
+    assert fetched(html) == []
     assert "0.7357" in html
     assert "p-style" in html
 

@@ -18,6 +18,7 @@ from cinesynth.studies.findings import Difference, conclusions, told, unsaid
 from cinesynth.studies.inputs import GPU_BYTES, Inputs, too_large
 from cinesynth.studies.latency_quality import timing_of
 from cinesynth.wan.placement import Memory
+from tests.report.loading import fetched
 from tests.studies.fake_jobs import INPUTS, FakeJobs, grid_of, study_config
 
 LARGE = Inputs(
@@ -120,6 +121,7 @@ def test_rank_quality_says_what_is_shown_and_what_is_not(tmp_path: Path, monkeyp
     assert "LPIPS is shown, under its own name" in page
     assert "Long clips, part by part" in page
     assert page.count("<svg viewBox") >= 4
+    assert fetched(page) == []
     assert "python -m jobs.study rank_quality --config" in page
     again = FakeJobs()
     run(tmp_path, "rank_quality", monkeypatch, again)

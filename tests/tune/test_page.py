@@ -10,6 +10,7 @@ from cinesynth.config import TuneConfig
 from cinesynth.errors import ConfigError
 from cinesynth.metrics.record import Comparison, IntervalRecord, MetricsRecord
 from cinesynth.runs import Run
+from tests.report.loading import fetched
 from tests.report.test_verdict import definition
 from tests.tune.test_space import config
 from tune.outcome import Outcome, outcome
@@ -92,6 +93,7 @@ def test_the_page_shows_every_trial(tmp_path: Path) -> None:
     write_study_page(given, run, records, BASE, found, final("lpips", -0.3, -0.1))
     page = run.folder.read_text("report.html")
     assert all(name in page for name in records.read())
+    assert fetched(page) == []
     assert "step 3: loss nan &lt;b&gt;" in page
     assert "below 400 FVD is mostly bias" in page
     assert page.count("<svg") == 4

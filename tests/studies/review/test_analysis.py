@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from cinesynth.studies.review.analysis import analyse, as_csv, read_rows
 from cinesynth.studies.review.folder import ReviewFolder
 from cinesynth.studies.review.intervals import wilson
 from cinesynth.studies.review.make import make_review
+from tests.report.loading import fetched
 from tests.studies.review.small_review import answer, review_config
 
 
@@ -144,7 +144,7 @@ def test_the_commands_design_analyse_and_export(tmp_path: Path, capsys: pytest.C
     assert "Adapter is preferred over base in style (100 %), stability (100 %), motion (100 %) and artefacts" in page
     for part in ("Without the 1 rater who failed", "All raters", "Wilson, over 9 raters", "rater 10", "6 of 6"):
         assert part in page, part
-    assert not re.search(r"(src|href)=\"https?://", page)
+    assert fetched(page) == []
     kept = review.folder.read_json("analysis.json")
     assert kept["attentive"]["preferences"][0]["rate"]["value"] == 1.0
     assert len(review.folder.read_text("answers.csv").splitlines()) == 241
