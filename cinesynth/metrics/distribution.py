@@ -27,6 +27,8 @@ from cinesynth.metrics.weights import WEIGHTS
 if TYPE_CHECKING:
     from cinesynth.config import EvaluateSettings
 
+MIN_GROUPS_OF_A_SET = 2
+"""Groups below which a set has no distance to another."""
 NO_FVD_INTERVAL = "no valid interval: a Frechet distance is biased by about 1/n"
 
 
@@ -68,11 +70,7 @@ NETWORK_128F = NETWORK.of_frames(1, 128, f"128 from frame 1 on: {FRAME_0_GIVEN}"
 
 def kvd(metric: Metric, real: Sample, arms: Sequence[Sample]) -> Results:
     """KVD of every arm, and its paired difference to the first against the same real set, with jackknife intervals."""
-    if reason := _unavailable(real, arms):
-        return _no_values(metric, real, arms, reason)
-    groups = {sample.name: len(set(sample.row_groups)) for sample in (real, *arms)}
-    if lacking := [name for name, count in groups.items() if count < 2]:
-        reason = f"{metric.label} compares videos of different groups, and there is one group in {', '.join(lacking)}"
+    if reason := _unavailable(real, arms) or _too_few_groups(real, arms):
         return _no_values(metric, real, arms, reason)
     kernels = {arm.name: _kernel(real, arm) for arm in arms}
     values = []
@@ -93,8 +91,7 @@ def _kvd_difference(
     """Of an arm and the first, on the videos that all arms have, against all real ones. `whole` is of all videos."""
     pair = pairing({a.name: a.rows for a in arms}, arm.name)
     sides = [arm.only(pair.arm), arms[0].only(pair.baseline)]
-    if min(len(set(side.row_groups)) for side in sides) < 2:
-        reason = NOTHING_SHARED if not pair.n else "no comparison: the videos that all arms have are of one group"
+    if reason := _nothing_to_compare(sides, pair):
         return _compared(metric, sides, None, {"interval": None, "reason": reason}, pair)
     kernels = [whole[side.name] if side.name not in pair.left_out else _kernel(real, side) for side in sides]
     signs = dict(zip(kernels, (1, -1), strict=True))
@@ -116,7 +113,7 @@ def _kvd_interval(sets: Sequence[Sample], signs: Mapping[KernelSums, int]) -> In
 def fvd(metric: Metric, real: Sample, arms: Sequence[Sample]) -> Results:
     """FVD of every arm beside the floor between two halves of the real set; never an interval. Of a network that gives
     a row for each frame: FID."""
-    if reason := _unavailable(real, arms):
+    if reason := _unavailable(real, arms) or _too_few_groups(real, arms):
         return _no_values(metric, real, arms, reason)
     distances = [frechet_distance(real.matrix, arm.matrix, _ddof(metric)) for arm in arms]
     values = []
@@ -145,8 +142,8 @@ def _fvd_difference(metric: Metric, real: Sample, arm: Sample, arms: Sequence[Sa
     """Of an arm and the first, on the videos that all arms have: at one N, so that their biases are alike."""
     pair = pairing({a.name: a.rows for a in arms}, arm.name)
     sides = [arm.only(pair.arm), arms[0].only(pair.baseline)]
-    if not pair.n:
-        return _compared(metric, sides, None, {"interval": None, "reason": NOTHING_SHARED}, pair)
+    if reason := _nothing_to_compare(sides, pair):
+        return _compared(metric, sides, None, {"interval": None, "reason": reason}, pair)
     distances = [frechet_distance(real.matrix, side.matrix, _ddof(metric)) for side in sides]
     fields = {"interval": None, "reason": NO_FVD_INTERVAL}
     return _compared(metric, sides, distances[0] - distances[1], fields, pair)
@@ -194,6 +191,24 @@ def _fvd_warnings(metric: Metric, real: Sample, arms: Sequence[Sample]) -> list[
 def _unavailable(real: Sample, arms: Sequence[Sample]) -> str | None:
     """Why a set has no rows: what is missing then (its network's weights) is missing for all sets."""
     return next((sample.unavailable for sample in (real, *arms) if sample.unavailable), None)
+
+
+def _too_few_groups(real: Sample, arms: Sequence[Sample]) -> str | None:
+    """Why sets are not compared as distributions, where one is of a single group: one shot is no distribution."""
+    counts = {sample.name: len(set(sample.row_groups)) for sample in (real, *arms)}
+    if min(counts.values()) >= MIN_GROUPS_OF_A_SET:
+        return None
+    (first, count), *others = counts.items()
+    told = [f"{first} has {count} group{'' if count == 1 else 's'}", *(f"{name} has {of}" for name, of in others)]
+    return f"{', '.join(told)}; at least {MIN_GROUPS_OF_A_SET} are needed"
+
+
+def _nothing_to_compare(sides: Sequence[Sample], pair: Pairing) -> str | None:
+    """Why an arm and the baseline have no difference: the videos that it would rest on are none, or of one group."""
+    if not pair.n:
+        return NOTHING_SHARED
+    few = min(len(set(side.row_groups)) for side in sides) < MIN_GROUPS_OF_A_SET
+    return "no comparison: the videos that all arms have are of one group" if few else None
 
 
 def _no_values(metric: Metric, real: Sample, arms: Sequence[Sample], reason: str) -> Results:

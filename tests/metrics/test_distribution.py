@@ -7,15 +7,16 @@ import torch
 from cinesynth.config import EvaluateSettings
 from cinesynth.data.video import write_video
 from cinesynth.errors import DatasetError
-from cinesynth.metrics import catalogue
+from cinesynth.metrics import catalogue, distribution
 from cinesynth.metrics.evaluate import compare, computable
 from cinesynth.metrics.frechet import frechet_distance
 from cinesynth.metrics.metric import Sample
 from cinesynth.metrics.mmd import KernelSums
 from cinesynth.metrics.networks import i3d
+from cinesynth.metrics.paired import NOTHING_SHARED
 from cinesynth.metrics.statistics import halves
 
-KVD, FVD = catalogue.METRICS["kvd"], catalogue.METRICS["fvd"]
+KVD, FVD, FID = (catalogue.METRICS[name] for name in ("kvd", "fvd", "fid"))
 
 
 def _sample(name, seed, ids, groups=None, shift=0.0):
@@ -63,12 +64,16 @@ def test_differences_take_the_videos_that_all_arms_have():
             (21, {"base": 3, "arm": 1}),
             (21, {"base": 3, "third": 2}),
         ]
-    one = _sample("arm", 2, IDS[:2], dict.fromkeys(IDS[:2], "g") | {key: key for key in IDS[2:]})
     other = _sample("third", 2, [IDS[0], *IDS[5:9]])
     assert _measure(KVD, real, base, other, _sample("x", 4, IDS[:2])).comparisons[0].reason == (
         "no comparison: the videos that all arms have are of one group"
     )
-    assert _measure(FVD, real, base, one, _sample("x", 4, IDS[3:5])).comparisons[0].reason.startswith("no comparison")
+    for metric in (FVD, FID):
+        assert _measure(metric, real, base, other, _sample("x", 4, IDS[:2])).comparisons[0].reason == (
+            "no comparison: the videos that all arms have are of one group"
+        )
+        apart = _measure(metric, real, base, _sample("arm", 2, IDS[:2]), _sample("x", 4, IDS[3:5]))
+        assert apart.comparisons[0].reason == NOTHING_SHARED
 
 
 def test_features_that_are_not_finite_make_no_value():
@@ -85,8 +90,37 @@ def test_an_arm_of_few_groups_is_named_and_keeps_its_value():
     assert np.isfinite(value.value)
     assert value.interval is None
     assert value.reason == "no interval: fake has 7 groups, an interval needs 8"
-    lone = _sample("fake", 1, IDS[:3], dict.fromkeys(IDS, "one"))
-    assert _measure(KVD, real, lone).values[0].reason.endswith("there is one group in fake")
+
+
+DISTANCES = [m for m in catalogue.METRICS.values() if m.measure in (distribution.fvd, distribution.kvd)]
+
+
+@pytest.mark.parametrize("metric", DISTANCES, ids=lambda metric: metric.name)
+def test_sets_of_one_clip_or_one_group_have_no_distance_and_the_reason_has_their_counts(metric):
+    one_group = dict.fromkeys(IDS, "g")
+    clip, shot = IDS[:1], IDS[:4]
+    cases = [
+        ([_sample("real", 0, clip), _sample("fake", 1, clip)], "real has 1 group, fake has 1"),
+        ([_sample("real", 0, shot, one_group), _sample("fake", 1, shot, one_group)], "real has 1 group, fake has 1"),
+        ([_sample("real", 0, shot), _sample("fake", 1, shot, one_group)], "real has 4 groups, fake has 1"),
+        (
+            [_sample("real", 0, clip), _sample("base", 1, shot), _sample("fake", 2, shot)],
+            "real has 1 group, base has 4, fake has 4",
+        ),
+    ]
+    for samples, told in cases:
+        found = _measure(metric, *samples)
+        assert {(v.value, v.interval, v.reason) for v in found.values} == {(None, None, f"{told}; at least 2 are needed")}
+        assert [(v.arm, v.n_real, v.n) for v in found.values] == [
+            (s.name, len(samples[0].rows), len(s.rows)) for s in samples[1:]
+        ]
+        assert not found.comparisons
+    assert _measure(metric, _sample("real", 0, IDS[:2]), _sample("fake", 1, IDS[:2])).values[0].value is not None
+
+
+def test_every_distance_of_sets_is_among_those():
+    names = {"fvd", "kvd", "fid", "kid", "fvd_16f", "kvd_16f", "fvd_128f", "kvd_128f", "fid_128f", "kid_128f"}
+    assert {m.name for m in DISTANCES} == {*names, "clip_fid"}
 
 
 def test_identical_sets_are_zero():

@@ -119,6 +119,18 @@ def _same(found, record):
         assert value.value == pytest.approx(record.value(value.metric, "base").value, rel=1e-4)
 
 
+def test_one_clip_has_no_distance_of_sets_and_keeps_its_distance_of_pairs(tmp_path):
+    real, base = (_write(tmp_path / name, noise, ["w0"]) for name, noise in (("real", 0), ("base", 60)))
+    found = compare(real, {"base": base}, settings=EvaluateSettings(metrics=["fvd", "kvd", "lpips"]))
+    for metric in ("fvd", "kvd"):
+        value = found.value(metric, "base")
+        assert (value.value, value.reason) == (None, "real has 1 group, base has 1; at least 2 are needed")
+        assert value.reason in found.table()
+    value = found.value("lpips", "base")
+    assert value.value > 0
+    assert (value.interval, value.reason) == (None, "no interval: base has 1 group, an interval needs 8")
+
+
 def test_identical_folders_give_zero(tmp_path):
     folder = _write(tmp_path, ids=["w0", "w1"])
     settings = EvaluateSettings(metrics=["kvd", "fvd", "lpips"])
