@@ -97,15 +97,9 @@ class Service:
         return read_video(self.config.results() / name)[0]
 
 
-@contextmanager
-def serving(folder: Path, drawing: bool = True, **engine: Any) -> Iterator[Service]:
-    """A service on the connected cluster, with nano or a drawing. `engine`: fields of its settings."""
-    from ray import serve as ray_serve
-
-    gate = folder / "gate"
-    gate.mkdir()
-    groups = partial(rank_group, generator=partial(FileGated, str(gate))) if drawing else rank_group
-    values = {
+def small_service(folder: Path, **engine: Any) -> dict[str, Any]:
+    """Fields of the configuration of a service whose state lies below a folder. `engine`: fields of its settings."""
+    return {
         "model": "nano",
         "storage": str(folder / "storage"),
         "port": free_ports(1)[0],
@@ -118,7 +112,22 @@ def serving(folder: Path, drawing: bool = True, **engine: Any) -> Iterator[Servi
         "target_wait_s": 1,
         "engine": {"drain_s": 0, "keep_every": 2, **engine},
     }
-    config = parse_config(ServeConfig, values)
+
+
+def drawing_groups(gate: Path) -> Groups:
+    """Makes groups that draw, as far as the gate lets them."""
+    return partial(rank_group, generator=partial(FileGated, str(gate)))
+
+
+@contextmanager
+def serving(folder: Path, drawing: bool = True, **engine: Any) -> Iterator[Service]:
+    """A service on the connected cluster, with nano or a drawing. `engine`: fields of its settings."""
+    from ray import serve as ray_serve
+
+    gate = folder / "gate"
+    gate.mkdir()
+    groups = drawing_groups(gate) if drawing else rank_group
+    config = parse_config(ServeConfig, small_service(folder, **engine))
     key = create_key(config.keys_path(), "alice")
     try:
         url = deploy(config, groups)

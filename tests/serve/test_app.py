@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,3 +158,29 @@ def test_ranges_and_refusals_pass_through_the_proxy(service: Service, png: bytes
     too_large = service.create(b"\0" * (service.config.image.max_bytes + 1_000_000), prompt="a car")
     assert too_large.status_code == 413
     assert too_large.json()["error"]["code"] == "too_large"
+
+
+def test_a_hundred_bodies_that_do_not_end_keep_nobody_waiting(service: Service, png: bytes) -> None:
+    host, port = service.client.base_url.host, service.client.base_url.port
+    key = service.client.headers["authorization"]
+    half = (
+        f"POST /v1/videos HTTP/1.1\r\nHost: {host}\r\nAuthorization: {key}\r\nContent-Length: 90000\r\n"
+        "Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+    ).encode()
+    with ExitStack() as sockets:
+        for _ in range(100):
+            sockets.enter_context(socket.create_connection((host, port))).sendall(half)
+        deadline = time.monotonic() + 60
+        while (refused := service.create(png, prompt="a car", num_frames="5")).status_code != 429:
+            assert time.monotonic() < deadline, "the bodies have not arrived"
+        assert refused.json()["error"]["code"] == "too_many_uploads"
+        seconds = []
+        for _ in range(5):
+            asked = time.monotonic()
+            assert service.client.get("/healthz").status_code == 200
+            seconds.append(time.monotonic() - asked)
+        assert min(seconds) < 1
+    deadline = time.monotonic() + 60
+    while (taken := service.create(png, prompt="a car", num_frames="5")).status_code != 200:
+        assert time.monotonic() < deadline, "clients that went away hold nothing"
+    assert service.wait(taken.json()["id"])["status"] == "completed"
