@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from cinesynth.metrics.catalogue import METRICS
 from cinesynth.nano.recipe import Recipe
 from cinesynth.scripted.photographs import HELD_OUT, PHOTOGRAPHS, TRAINED_ON
 
@@ -42,6 +43,7 @@ def write_card(folder: Path, recipe: Recipe, figures: dict[str, dict[str, float]
         _table("## Sizes (fp16)", ("component", "MB"), [(name, f"{size:.1f}") for name, size in sizes.items()]),
         _data(),
         _recipe(recipe, seconds),
+        f"KVD in the tables is version {METRICS['kvd'].version}.\n",
         *(
             _table(f"## Figures: {title}", ("figure", "value"), [(k, f"{v:.4f}") for k, v in table.items()])
             for title, table in figures.items()

@@ -10,7 +10,8 @@ import pytest
 from cinesynth.config import PublishConfig, TrainConfig
 from cinesynth.errors import MediaError
 from cinesynth.publish import outline_publishing
-from cinesynth.storage import check_lasting
+from cinesynth.storage import check_lasting, sha256_file
+from cinesynth.wan.card import CONFIG_FILE, DIFFUSERS_FILE, PEFT_FILE, AdapterCard, Parent
 from jobs.entry import run_job
 from jobs.prepare import main
 
@@ -57,6 +58,47 @@ def test_a_dry_run_prints_what_would_be_done_and_writes_nothing(
     assert "scan     1 file by content" in printed
     assert "vae      2 of 0.5 CPUs each" in printed
     assert not (tmp_path / "s").exists()
+
+
+def test_a_dry_run_of_publish_says_what_would_be_published_from_where(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "noir"
+    folder.mkdir()
+    for name in (DIFFUSERS_FILE, PEFT_FILE, CONFIG_FILE):
+        (folder / name).write_bytes(b"weights")
+    sha256 = sha256_file(folder / DIFFUSERS_FILE)
+    card = AdapterCard(
+        **{"base_model": "nano", "base_sha256": "ab", "dataset": "clips", "dataset_sha256": "cd", "config": {}},
+        **{"stage": "motion", "step": 1200, "sha256": sha256, "parents": [Parent(sha256="12" * 32, scale=0.5)]},
+    )
+    (folder / "card.json").write_text(card.model_dump_json())
+    options = ["name=p", f"storage={tmp_path / 's'}", f"adapter={folder}", "adapter_name=noir", "dry_run=true"]
+    run_job(
+        PublishConfig, _never, outline_publishing, [*options, "version=2.0", "alias=best", "exports=[comfyui, kohya]"]
+    )
+    assert capsys.readouterr().out.splitlines() == [
+        "publish p: new",
+        "  inputs",
+        f"    adapter  {folder} ({sha256[:12]})",
+        "    made by  stage motion on nano, 1,200 steps on dataset clips",
+        "    parents  121212121212 x 0.5",
+        "  work",
+        "    publish  noir@2.0, as one adapter with its parents",
+        "    exports  comfyui, kohya",
+        "    alias    noir@best moves to it",
+        "  resources",
+        "    Ray      not needed",
+        "dry run: nothing was started or written",
+    ]
+    assert not (tmp_path / "s").exists()
+    (folder / "card.json").write_text(card.model_copy(update={"parents": []}).model_dump_json())
+    run_job(PublishConfig, _never, outline_publishing, [*options, "alias=null"])
+    told = capsys.readouterr().out
+    assert "parents  none" in told
+    assert "publish  noir@first 12 digits of its content hash\n" in told
+    assert "alias    none is moved" in told
+    assert "exports" not in told
 
 
 def test_help_lists_the_fields_by_group_with_defaults(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +10,19 @@ import pytest
 from safetensors import safe_open
 
 from cinesynth.generate.sampler import Generator
+from cinesynth.metrics.catalogue import METRICS
 from cinesynth.nano import figures
+from cinesynth.nano.card import write_card
 from cinesynth.nano.domain import held_out_windows, training_windows
 from cinesynth.nano.evaluation import SAMPLER, home_samples
 from cinesynth.nano.figures import RealWindow
 from cinesynth.nano.motion import camera_speeds
+from cinesynth.nano.recipe import smoke_recipe
 from cinesynth.nano.transformer import encode_windows
 from cinesynth.nano.vae import pca_floor
 from cinesynth.scripted.photographs import PACKAGED
 from cinesynth.scripted.rendering import PAN_SPEED
+from cinesynth.storage import sha256_file
 from cinesynth.wan.folder import nano_folder
 from cinesynth.wan.load import load_transformer, load_vae
 
@@ -38,8 +43,18 @@ def test_the_checkpoint_is_small_and_in_fp16_with_a_card() -> None:
         with safe_open(path, "pt") as tensors:
             assert {tensors.get_slice(name).get_dtype() for name in tensors.keys()} <= {"F16", "I64"}  # noqa: SIM118
     card = (nano_folder() / "README.md").read_text()
-    for part in ("Licence", "## Sizes", "## Data", "## Recipe", "## Figures: home", "## Limits"):
+    for part in ("Licence", "## Sizes", "## Data", "## Recipe", "KVD in the tables is version 2.", "## Limits"):
         assert part in card
+    assert (
+        sha256_file(nano_folder() / "README.md") == json.loads((nano_folder() / "sha256.json").read_text())["README.md"]
+    )
+
+
+def test_a_card_says_which_version_of_kvd_its_figures_are(tmp_path: Path) -> None:
+    card = write_card(tmp_path, smoke_recipe(), {"home": {"kvd_nano": 1.0}}, {"vae": 60.0}).read_text()
+    told = f"KVD in the tables is version {METRICS['kvd'].version}.\n\n## Figures: home\n"
+    assert told in card
+    assert "| kvd_nano | 1.0000 |" in card
 
 
 def test_the_vae_is_above_the_pca_of_its_budget_and_does_not_drift(samples: list[RealWindow]) -> None:
