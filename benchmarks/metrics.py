@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import statistics
 import tempfile
 import time
@@ -149,6 +150,7 @@ def workers(
     """Seconds of all batches with one Ray worker of one CPU, and with several; the actors are there already."""
     found = {}
     with LocalHead(log=log) as head:
+        os.environ |= head.variables
         for count in (1, most):
             values: dict[str, Any] = {"name": "workers", "real": "real", "arms": {"base": "base"}, "metrics": metrics}
             config = EvaluateConfig.model_validate({**values, "workers": count, "ray": {"address": head.address}})

@@ -94,7 +94,8 @@ def interruptible(call: Callable[[], Result], check: Callable[[], None] = lambda
 def check_room(workers: int, cpus: float, gpus: float, pool: Pool) -> None:
     """Raise ConfigError, with the arithmetic, for more workers than the pool's nodes in the connected cluster can hold.
 
-    Ray itself waits for ever. A cluster that adds nodes is measured by how far it may grow.
+    Ray itself waits for ever. A cluster that adds nodes is measured by how far it may grow, where its autoscaler tells;
+    else nothing is refused, as pools may have no node until work asks for one.
 
     Args:
         workers: processes that are needed at once.
@@ -102,11 +103,23 @@ def check_room(workers: int, cpus: float, gpus: float, pool: Pool) -> None:
         pool: nodes that may take them.
     """
     import ray
-    from ray._private.state import state
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and pool.takes(node["Labels"])]
-    most = state.get_max_resources_from_cluster_config()  # None where no autoscaler says how far it would go
-    check_capacity(workers, {"CPU": cpus, "GPU": gpus}, pool, nodes, most)
+    check_capacity(workers, {"CPU": cpus, "GPU": gpus}, pool, nodes, most_resources())
+
+
+def most_resources() -> Mapping[str, float] | None:
+    """Resources that an autoscaler may bring the connected cluster to; None where there is none.
+
+    Ray's own autoscaler (v2, as `ray up` and KubeRay start it) tells no limit: then there is none.
+    """
+    from ray._private.state import state
+    from ray.autoscaler.v2.utils import is_autoscaler_v2
+
+    told: Mapping[str, float] | None = state.get_max_resources_from_cluster_config()
+    if told is None and is_autoscaler_v2(fetch_from_server=True):
+        return dict.fromkeys(("CPU", "GPU"), sys.maxsize)
+    return told
 
 
 def check_capacity(

@@ -1,4 +1,4 @@
-"""A local Ray head with token auth, a dashboard on loopback, free ports and a temporary folder of its own.
+"""A local Ray head with token auth, all of it on loopback, free ports and a temporary folder of its own.
 
 It runs beside any other Ray on the host, and stopping it ends only its own processes. `cluster/local.py` has the
 commands.
@@ -96,6 +96,8 @@ class LocalHead:
             "RAY_AUTH_TOKEN": self.token,
             "RAY_ADDRESS": self.address,
             "RAY_API_SERVER_ADDRESS": self.dashboard,
+            # Ray takes 127.0.0.1 for the host's outer address, and listens on all interfaces, unless it is told so.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         }
 
     @property
@@ -125,7 +127,7 @@ class LocalHead:
         self._folder = Path(tempfile.mkdtemp(prefix="cs-", dir="/tmp"))
         self._python = interpreter_for_ray(self._folder)
         gcs, dashboard = self.address.rsplit(":", 1)[1], self.dashboard.rsplit(":", 1)[1]
-        client, agent, metrics, runtime_env = free_ports(4)
+        client, agent, metrics, runtime_env, of_dashboard, of_autoscaler = free_ports(6)
         command = [
             *(self._python, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
             *("--node-ip-address=127.0.0.1", f"--port={gcs}", f"--temp-dir={self._folder / RAY_FOLDER}"),
@@ -137,6 +139,7 @@ class LocalHead:
         ]
         # Ray records the host's newest cluster below RAY_TMPDIR: there it does not replace another head's record.
         environment = {**self.environment, "RAY_TMPDIR": str(self._folder), MARK: str(self._folder)}
+        environment |= {"DASHBOARD_METRIC_PORT": str(of_dashboard), "AUTOSCALER_METRIC_PORT": str(of_autoscaler)}
         environment.pop("RAY_ADDRESS")
         self._output = open(self.log or os.devnull, "wb", opener=_for_the_owner)  # noqa: SIM115 - `stop` closes it
         self._process = subprocess.Popen(

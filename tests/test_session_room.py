@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from pydantic import ValidationError
 from ray._private.label_utils import validate_label_selector
@@ -9,7 +11,7 @@ from ray._private.label_utils import validate_label_selector
 from cinesynth.data.config import PrepareResources, fitted
 from cinesynth.errors import ConfigError
 from cinesynth.pool import Pool
-from cinesynth.session import check_capacity
+from cinesynth.session import check_capacity, most_resources
 
 ANY = Pool()
 NODES = [{"CPU": 4.0, "memory": 1e9}, {"CPU": 3.0, "GPU": 1.0}]
@@ -28,6 +30,25 @@ def test_a_cluster_that_grows_is_measured_by_how_far_it_does() -> None:
     check_capacity(8, {"CPU": 2, "GPU": 0}, ANY, NODES, {"CPU": 16})
     with pytest.raises(ConfigError, match="workers = 9"):
         check_capacity(9, {"CPU": 2, "GPU": 0}, ANY, NODES, {"CPU": 16})
+
+
+@pytest.mark.parametrize(
+    ("told", "grows", "most"),
+    [(None, False, None), ({"CPU": 16}, True, {"CPU": 16}), (None, True, {"CPU": sys.maxsize, "GPU": sys.maxsize})],
+)
+def test_how_far_a_cluster_grows_is_as_its_autoscaler_tells_and_else_without_a_limit(
+    told: dict[str, float] | None, grows: bool, most: dict[str, float] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray._private.state.state.get_max_resources_from_cluster_config", lambda: told)
+    monkeypatch.setattr("ray.autoscaler.v2.utils.is_autoscaler_v2", lambda fetch_from_server: grows)
+    assert most_resources() == most
+
+
+def test_a_pool_without_a_node_is_refused_unless_an_autoscaler_may_bring_one() -> None:
+    pool = Pool(accelerator="A100-80G", labels={"cinesynth.io/pool": "a100"})
+    check_capacity(8, {"CPU": 8, "GPU": 1}, pool, [], {"CPU": sys.maxsize, "GPU": sys.maxsize})
+    with pytest.raises(ConfigError, match=r"no node of the cluster is of the pool A100-80G, cinesynth\.io/pool=a100"):
+        check_capacity(8, {"CPU": 8, "GPU": 1}, pool, [], None)
 
 
 def test_a_pool_is_of_nodes_with_its_accelerator_and_labels() -> None:

@@ -28,15 +28,18 @@ def picture(seed: int, frames: int) -> np.ndarray:
     return blocks.repeat(8, axis=1).repeat(8, axis=2)
 
 
-def decoded(splits: Sequence[str]) -> tuple[list[Window], pa.Table]:
-    """A window of each split, and the block that the decoding stage makes of them."""
+def decoded(splits: Sequence[str], length: int = FRAMES, first: int = 0) -> tuple[list[Window], pa.Table]:
+    """A window of so many frames of each split, and the block that the decoding stage makes of them.
+
+    The files that they are of are numbered from `first` on.
+    """
     windows, rows = [], []
-    for i, split in enumerate(splits):
-        frames = picture(i, FRAMES)
+    for i, split in enumerate(splits, first):
+        frames = picture(i, length)
         window = Window(
-            f"{i:064x}", f"/footage/{i}.mp4", f"{i:064x}", f"shot-{i}", f"group-{i}", 0.0, FRAMES / 16, 16, FRAMES,
-            HEIGHT, WIDTH, f"{WIDTH}x{HEIGHT}x{FRAMES}", f"caption {i}", "film", split, {}, "", (0, 0),
-            tuple(range(FRAMES)), (0.0, 0.0, float(WIDTH), float(HEIGHT)),
+            f"{i:064x}", f"/footage/{i}.mp4", f"{i:064x}", f"shot-{i}", f"group-{i}", 0.0, length / 16, 16, length,
+            HEIGHT, WIDTH, f"{WIDTH}x{HEIGHT}x{length}", f"caption {i}", "film", split, {}, "", (0, 0),
+            tuple(range(length)), (0.0, 0.0, float(WIDTH), float(HEIGHT)),
         )  # fmt: skip
         windows.append(window)
         row = {"window": window_to_json(window), "reject": "", "preview": preview(frames), "pixels_sha256": ""}
@@ -44,9 +47,14 @@ def decoded(splits: Sequence[str]) -> tuple[list[Window], pa.Table]:
     return windows, pa.Table.from_pylist(rows, schema=DECODED)
 
 
-def encoded_dataset(location: Storage, model: str, splits: Sequence[str] = ("train", "train")) -> ClipsDataset:
-    """A complete dataset of a window in each split, by prepare's own stages; held-out pixels are not kept."""
-    windows, block = decoded(splits)
+def encoded_dataset(
+    location: Storage, model: str, splits: Sequence[str] = ("train", "train"), length: int = FRAMES, first: int = 0
+) -> ClipsDataset:
+    """A complete dataset of a window in each split, by prepare's own stages; held-out pixels are not kept.
+
+    `length` and `first` are those of `decoded`.
+    """
+    windows, block = decoded(splits, length, first)
     family, encoders = model_spec(model).family, encoder_hash(model)
     captions = pa.table({"caption": [*(w.caption for w in windows), ""]})
     errors = EncodeCaptions(model, "cpu", location.reference())(captions)["error"].to_pylist()

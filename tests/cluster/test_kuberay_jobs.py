@@ -11,7 +11,6 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,7 @@ import pytest
 import yaml
 
 from cinesynth.storage import Storage
-from cinesynth.studies.config import StudyConfig
-from cinesynth.studies.driver import outline_study
-from cinesynth.studies.inputs import Inputs
+from cinesynth.studies.inputs import LONG_FRAMES
 from cluster.kuberay.manifests import Manifest, read_manifests
 from jobs import metadata
 from serve.app import build
@@ -39,10 +36,13 @@ SMALL = [[480, 832], [832, 480]]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model, footage, and a storage with the dataset that the entrypoints name."""
+    """A model, footage, and a storage with the datasets that the entrypoints name, which share no file."""
     folder = model_and_footage(tmp_path_factory.mktemp("kuberay"))
-    dataset = Storage.open(folder / "storage" / "datasets" / "wan14b-clips")
-    encoded_dataset(dataset, str(folder / "model"), ("train", "val", "test"))
+    datasets, model = folder / "storage" / "datasets", str(folder / "model")
+    encoded_dataset(Storage.open(datasets / "wan14b-clips"), model, ("train", "val", "test"))
+    encoded_dataset(Storage.open(datasets / "wan14b-historical"), model, ("train", "val", "test"), first=3)
+    encoded_dataset(Storage.open(datasets / "wan14b-sci-fi"), model, ("test",), first=6)
+    encoded_dataset(Storage.open(datasets / "wan14b-long"), model, ("test",), length=LONG_FRAMES, first=7)
     return folder
 
 
@@ -64,10 +64,6 @@ def stand_ins(job: str, folder: Path) -> list[str]:
     return [f"storage={folder / 'storage'}", f"model={folder / 'model'}", "dry_run=true", *own.get(job, [])]
 
 
-def inputs(config: StudyConfig) -> Inputs:
-    return Inputs("base", {name: f"hash of {name}" for name in (*config.domains.values(), config.long)})
-
-
 @pytest.mark.usefixtures("sigterm")
 @pytest.mark.parametrize("manifest", JOBS, ids=lambda m: m.name)
 def test_an_entrypoint_is_planned(
@@ -79,8 +75,6 @@ def test_an_entrypoint_is_planned(
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.delitem(sys.modules, module, raising=False)  # a program is not imported before it runs
     monkeypatch.setattr("sys.argv", [module, *words, *stand_ins(job, folder)])
-    # A study reads three datasets that share no footage; tests/studies has real ones.
-    monkeypatch.setattr("cinesynth.studies.driver.outline_study", partial(outline_study, read=inputs))
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit:

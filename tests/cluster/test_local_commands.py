@@ -177,6 +177,9 @@ def test_a_head_outlives_its_command_until_down(
         assert first is not None
         processes = [first, *first.children(recursive=True)]
         assert not any(token in argument for process in processes for argument in process.cmdline())
+        listening = [c.laddr for process in processes for c in process.net_connections("tcp") if c.status == "LISTEN"]
+        assert {ip for ip, _ in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+        assert len({port for _, port in listening}) >= 8  # the GCS, the dashboard, the raylet and those for metrics
 
         code, printed = run(capsys, "status")
         assert code == 0
