@@ -110,7 +110,9 @@ def test_sets_of_one_clip_or_one_group_have_no_distance_and_the_reason_has_their
     ]
     for samples, told in cases:
         found = _measure(metric, *samples)
-        assert {(v.value, v.interval, v.reason) for v in found.values} == {(None, None, f"{told}; at least 2 are needed")}
+        assert {(v.value, v.interval, v.reason) for v in found.values} == {
+            (None, None, f"{told}; at least 2 are needed")
+        }
         assert [(v.arm, v.n_real, v.n) for v in found.values] == [
             (s.name, len(samples[0].rows), len(s.rows)) for s in samples[1:]
         ]
