@@ -267,7 +267,7 @@ def _nearest(grid: Grid, metric: str) -> list[str]:
     near = min(off, key=lambda s: off[s])
     value = values[near][0]
     own = f"{label(metric)} of the real windows is {number(value.real)}"
-    return [f"{own}; nearest to it lies that of {_how(near)}, {number(value.value)}."]
+    return [f"{own}; nearest to it, by number, lies that of {_how(near)}, {number(value.value)}."]
 
 
 def _differences(grid: Grid, metric: str) -> list[Difference]:

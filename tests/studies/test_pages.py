@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from diffusers import WanTransformer3DModel
 
+from benchmarks.gpu_model import SHAPES
 from cinesynth.config import EvaluateConfig
 from cinesynth.errors import ModelError
 from cinesynth.metrics.record import Comparison, IntervalRecord
+from cinesynth.settings import load_config
 from cinesynth.studies import latency_quality, lora_vs_full
-from cinesynth.studies.cells import Cell
+from cinesynth.studies.cells import Cell, Cells
 from cinesynth.studies.config import STUDIES, StudyConfig
 from cinesynth.studies.driver import complete, outline_study, run_study, study_of
 from cinesynth.studies.estimates import Estimate, beyond, over_seeds
 from cinesynth.studies.findings import Difference, conclusions, told, unsaid
-from cinesynth.studies.inputs import GPU_BYTES, Inputs, too_large
+from cinesynth.studies.grid import Grid
+from cinesynth.studies.inputs import GPU_BYTES, Inputs, full_memory, too_large
 from cinesynth.studies.latency_quality import timing_of
+from cinesynth.train.memory import training_memory
+from cinesynth.wan.family import WAN21_I2V
 from cinesynth.wan.placement import Memory
+from tests.conftest import REPOSITORY
+from tests.generate.test_windows import ROW
 from tests.studies.fake_jobs import INPUTS, FakeJobs, grid_of, study_config
 
 LARGE = Inputs(INPUTS.base, INPUTS.datasets, Memory(0, 262_000_000_000, {}), Memory(65_600_000_000, 14_000_000_000, {}))
@@ -246,7 +257,8 @@ def test_latency_compares_settings_on_the_same_windows(tmp_path: Path, monkeypat
         "The seconds of 20 steps, the adapter live, in a group of 2 overlap with those of 20 steps, the adapter "
         "merged, in a group of 2: none is called the fastest." in page
     )
-    assert "TSSIM of the real windows is 3.000; nearest to it lies that of 20 steps, the adapter merged, 2.100." in page
+    near = "nearest to it, by number, lies that of 20 steps, the adapter merged, 2.100."
+    assert f"TSSIM of the real windows is 3.000; {near}" in page
     open_ = (
         "Distance of TSSIM to the real set, 40 steps − 20: +0.1000 [−1.900, 2.100], one of 2.000 would have been shown"
     )
@@ -321,6 +333,42 @@ def test_full_cells_that_do_not_fit_are_refused_with_the_arithmetic(tmp_path: Pa
     assert len(shows) == 1
     assert shows[0].startswith("Nothing can be said of LoRA against full fine-tuning")
     assert not any(outcome.status == "failed" for _, outcome in done.values())
+
+
+def test_full_fine_tuning_of_wan14b_is_refused_and_its_largest_adapter_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the shipped configuration and the model's shape, without its weights."""
+    config = load_config(
+        StudyConfig,
+        str(REPOSITORY / "jobs/configs/wan14b/study.yaml"),
+        ["study=lora_vs_full", f"storage={tmp_path}"],
+    )
+    with torch.device("meta"):
+        transformer = WanTransformer3DModel(in_channels=WAN21_I2V.in_channels, out_channels=16, **SHAPES["wan14b"])
+    parameters = sum(p.numel() for p in transformer.parameters())
+    stored = SimpleNamespace(bytes=2 * parameters, empty_transformer=lambda: transformer)
+    monkeypatch.setattr("cinesynth.wan.stream.StoredWeights", lambda model: stored)
+    monkeypatch.setattr("cinesynth.wan.folder.model_spec", lambda model: SimpleNamespace(family=WAN21_I2V))
+    sizes = WAN21_I2V.resolutions["720p"].sizes
+    rows = [replace(ROW, num_frames=33, width=width, height=height) for width, height in sizes]
+    dataset: Any = SimpleNamespace(windows=lambda split=None: rows)
+
+    grid = Grid(config, Cells(config.storage), INPUTS)
+    grid.inputs = Inputs(
+        "base", dict.fromkeys((*config.domains.values(), config.long), "hash"), full_memory(config, dataset)
+    )
+    assert parameters == pytest.approx(16.4e9, rel=0.01)
+    assert grid.inputs.full.beside == 16 * parameters
+    refused = [cell for cell in lora_vs_full.cells(grid) if cell.refused]
+    assert [cell.what.partition(",")[0] for cell in refused] == ["training: all weights"] * len(config.lr_factors)
+    assert f"trained {16 * parameters / 1e9:.2f} GB" in refused[0].refused
+    assert "more than 92% of a device's 80 GB" in refused[0].refused
+
+    lora = config.train.lora.model_copy(update={"rank": max(config.ranks)})
+    train = config.train.model_copy(update={"lora": lora})
+    adapter = training_memory(train, WAN21_I2V, transformer, stored.bytes, dataset, torch.bfloat16)
+    assert too_large(adapter, use_gpu=True) == ""
 
 
 def test_merged_cells_are_refused_where_fp32_does_not_fit(tmp_path: Path) -> None:
