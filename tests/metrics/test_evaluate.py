@@ -333,7 +333,12 @@ def test_the_command_line_takes_any_two_folders_without_ray(folders, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "evaluate two: complete" in done.stdout
-    assert (tmp_path / "with space" / "runs" / "two" / "result.json").is_file()
+    folder = tmp_path / "with space" / "runs" / "two"
+    assert (folder / "result.json").is_file()
+    page, value = (folder / "report.html").read_text(), MetricsRecord.read(folder / "metrics.json").values[0]
+    assert "<h1" in page
+    assert f"{value.value:.5f}" in page
+    assert page.count("data:image/") >= 3 * 2  # filmstrips of the best, the median and the worst window, real and fake
 
 
 def test_flags_become_overrides(tmp_path):
