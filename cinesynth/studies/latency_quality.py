@@ -261,7 +261,11 @@ def _speed(known: dict[Setting, Timing]) -> list[str]:
 def _nearest(grid: Grid, metric: str) -> list[str]:
     """Of a metric to match: the real set's value, and the setting that lies nearest to it."""
     values = {s: grid.values([quality(grid)], metric, s.arm) for s in settings(grid)}
-    off = {s: abs(v[0].value - v[0].real) for s, v in values.items() if v and v[0].value is not None and v[0].real}
+    off = {
+        setting: abs(found[0].value - found[0].real)
+        for setting, found in values.items()
+        if found and found[0].value is not None and found[0].real is not None
+    }
     if not off:
         return []
     near = min(off, key=lambda s: off[s])
