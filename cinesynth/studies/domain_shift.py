@@ -24,9 +24,10 @@ from cinesynth.studies.findings import (
     told,
     unsaid,
 )
-from cinesynth.studies.grid import Grid, Rule
+from cinesynth.studies.grid import Grid, Rule, compared_by
 
-SHIFT_METRICS = ("kvd", "fid", "kid", "clip_fid", "clip_sim_text", "clip_sim_frames")
+SHIFT_METRICS = ("kvd", "fid", "kid", "clip_fid", "clip_sim_text", "clip_sim_frames", "motion_score")
+"""MotionScore stands beside the similarity of successive frames: a still is the most similar video."""
 
 
 def cells(grid: Grid) -> list[Cell]:
@@ -81,12 +82,13 @@ def _values(grid: Grid) -> Table:
         for domain in config.domains:
             for rank in config.ranks:
                 found = grid.seeds_of("fixed", rank, domain)
-                base, *_ = [number(v.value) for v in grid.values(found, metric, "base")] or [EMPTY]
+                bases = grid.values(found, metric, "base")
+                real, base = (number(bases[0].real), number(bases[0].value)) if bases else (EMPTY, EMPTY)
                 adapters = ", ".join(number(v.value) for v in grid.values(found, metric, "adapter"))
-                rows.append([label(metric), domain, str(rank), base, adapters or EMPTY])
+                rows.append([label(metric), domain, str(rank), real, base, adapters or EMPTY])
     return Table(
         "Values, fixed learning rate",
-        ["metric", "domain", "rank", "base", "adapter, each seed"],
+        ["metric", "domain", "rank", "real", "base", "adapter, each seed"],
         rows,
         "Those of different domains are against different real sets, and do not compare.",
     )
@@ -97,8 +99,11 @@ def _every(grid: Grid, rule: Rule, rank: int) -> list[Cell | None]:
 
 
 def _directions() -> str:
-    higher = [label(m) for m in SHIFT_METRICS if METRICS[m].direction == "higher"]
-    return f"Lower is better, of {joined(higher)} higher." if higher else "Lower is better."
+    higher, match = ([label(m) for m in SHIFT_METRICS if METRICS[m].direction == way] for way in ("higher", "match"))
+    return (
+        f"Lower is better, of {joined(higher)} higher; of {joined(match)} the distances to the real set's own value "
+        "are compared, and lower is closer."
+    )
 
 
 def _shows(grid: Grid) -> list[str]:
@@ -115,7 +120,7 @@ def _shows(grid: Grid) -> list[str]:
         lower, higher = reversed(words) if raised else words
         for rank in config.ranks:
             both = _differences(grid, "fixed", rank, metric)[2]
-            what = f"{label(metric)}, rank {rank}, (adapter − base) in {config.away} − in {config.home}"
+            what = f"{compared_by(metric)}, rank {rank}, (adapter − base) in {config.away} − in {config.home}"
             asked.append(Difference(what, both, lower, higher))
     counted = [grid.counted(grid.seeds_of("fixed", config.ranks[0], d), f"Windows of {d}") for d in config.domains]
     return [*counted, *conclusions(asked), *unsaid(missing)]
@@ -133,7 +138,7 @@ def _chart(grid: Grid, metric: str) -> list[Chart]:
             series[domain] = marks
     if not series:
         return []
-    title = f"{label(metric)}, adapter − base"
+    title = f"{compared_by(metric)}, adapter − base"
     note = "Means over seeds, fixed learning rate. Zero: as the base."
     return [Chart(title, "rank", title, series, {"no difference": 0.0}, logarithmic=True, note=note)]
 

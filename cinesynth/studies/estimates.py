@@ -50,6 +50,14 @@ class Estimate:
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
     @property
+    def smallest_shown(self) -> float | None:
+        """The least difference, up or down, whose interval would exclude zero, were it as wide as this one; None where
+        there is none."""
+        if self.low is None or self.high is None:
+            return None
+        return max(self.value - self.low, self.high - self.value)
+
+    @property
     def is_shown(self) -> bool:
         """Whether the interval excludes zero and every seed has the same sign."""
         values = self.by_seed.values()

@@ -128,7 +128,8 @@ def conclusions(asked: Sequence[Difference]) -> list[str]:
             why = f"excludes zero, but the seeds differ in sign ({seeds(estimate)}): not shown"
             mixed.append(f"{what}: {_numbers(estimate)} {why}.")
         else:
-            open_.append(f"{what}: {_numbers(estimate)}")
+            least = number(estimate.smallest_shown)
+            open_.append(f"{what}: {_numbers(estimate)}, one of {least} would have been shown")
     found = [*shown, *mixed]
     if open_:
         found.append(f"The data do not show a difference where the interval holds zero: {'; '.join(open_)}.")

@@ -369,6 +369,13 @@ class Grid:
         return values[0].reason or "no reason was recorded"
 
 
+def compared_by(metric: str) -> str:
+    """What differences by a metric are of: itself, or the distance to the real set's own value, which is to be
+    matched."""
+    name = catalogue.label(metric)
+    return f"Distance of {name} to the real set" if catalogue.METRICS[metric].direction == "match" else name
+
+
 def is_local(cell: Cell, config: StudyConfig) -> bool:
     """Whether a cell runs in the study's own process: a measurement by one worker without a GPU, where the study was
     not submitted to a cluster."""

@@ -69,7 +69,7 @@ def read_inputs(config: StudyConfig) -> Inputs:
     if config.study in USES_LONG:
         _check_long(config, opened[config.long])
     hashes = {name: dataset.manifest_sha256 for name, dataset in opened.items()}
-    return Inputs(base_hash(config.model), hashes, _full_memory(config, home), _merged_memory(config, home))
+    return Inputs(base_hash(config.model), hashes, full_memory(config, home), _merged_memory(config, home))
 
 
 def _check_held_out(config: StudyConfig, name: str, dataset: ClipsDataset, trained: set[str]) -> None:
@@ -105,7 +105,8 @@ def too_large(memory: Memory, use_gpu: bool) -> str:
     return f"{memory.told()} is more than {HEADROOM:.0%} of a device's {room / 1e9:.0f} GB"
 
 
-def _full_memory(config: StudyConfig, dataset: ClipsDataset) -> Memory:
+def full_memory(config: StudyConfig, dataset: ClipsDataset) -> Memory:
+    """The memory of a step that trains all weights of the model on a dataset."""
     from cinesynth.train.memory import compute_dtype, training_memory
     from cinesynth.wan.folder import model_spec
     from cinesynth.wan.stream import StoredWeights

@@ -15,8 +15,18 @@ from typing import Any
 from cinesynth.metrics.catalogue import METRICS, label
 from cinesynth.report.page import number, span
 from cinesynth.studies.cells import Cell
-from cinesynth.studies.findings import EMPTY, UNAVAILABLE, Chart, Findings, Mark, Table, unsaid
-from cinesynth.studies.grid import Grid
+from cinesynth.studies.findings import (
+    EMPTY,
+    UNAVAILABLE,
+    Chart,
+    Difference,
+    Findings,
+    Mark,
+    Table,
+    conclusions,
+    unsaid,
+)
+from cinesynth.studies.grid import Grid, compared_by
 from cinesynth.studies.inputs import too_large
 
 LATENCY_METRICS = ("tssim", "tlp", "tof", "motion_score", "lpips")
@@ -36,6 +46,11 @@ class Setting:
         """How the adapter lies on the base."""
         return "merged" if self.merged else "live"
 
+    @property
+    def arm(self) -> str:
+        """Of the evaluation. Group sizes make the same videos to rounding: one arm stands for all."""
+        return f"{self.steps}-steps-{self.adapter}"
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -43,15 +58,22 @@ class Timing:
 
     Attributes:
         seconds: of a video: the median of the warm ones.
+        least, most: of these.
         count: of these.
         load_seconds: until the group was there with its model.
         device: as its maker calls it.
     """
 
     seconds: float
+    least: float
+    most: float
     count: int
     load_seconds: float
     device: str
+
+    def told(self) -> str:
+        """The seconds with their spread."""
+        return f"{number(self.seconds, 3)} ({number(self.least, 3)} to {number(self.most, 3)}, of {self.count})"
 
 
 def settings(grid: Grid) -> list[Setting]:
@@ -61,11 +83,12 @@ def settings(grid: Grid) -> list[Setting]:
 
 
 def cells(grid: Grid) -> list[Cell]:
-    """The videos of every setting, what those of one group size measure, and both of the other families."""
+    """The videos of every setting, what those of one group size measure together, and both of the other families."""
     of_families = [(name, steps) for name in grid.config.latency.families for steps in grid.config.latency_steps()]
+    measured = quality(grid)
     return [
         *(videos(grid, setting) for setting in settings(grid)),
-        *(quality(grid, setting) for setting in settings(grid)),
+        *([] if measured is None else [measured]),
         *(family_quality(grid, name, steps) for name, steps in of_families),
     ]
 
@@ -103,11 +126,13 @@ def merged_refusal(grid: Grid) -> str:
     return f"an adapter is merged into an fp32 base, which does not fit on one device: {arithmetic}"
 
 
-def quality(grid: Grid, setting: Setting) -> Cell:
-    """What the videos of a setting measure. Group sizes make the same ones to rounding: the first stands for all."""
-    first = Setting(setting.steps, setting.merged, grid.config.latency.ranks[0])
-    dataset = grid.config.domains[grid.config.home]
-    return grid.compared({"videos": videos(grid, first)}, dataset, LATENCY_METRICS)
+def quality(grid: Grid) -> Cell | None:
+    """What the videos of all settings measure, in one evaluation, so that their differences are paired: to the fewest
+    steps with a live adapter. A setting whose videos are refused, or failed, is left out; None where all are."""
+    first = [setting for setting in settings(grid) if setting.ranks == grid.config.latency.ranks[0]]
+    made = {setting.arm: videos(grid, setting) for setting in first}
+    arms = {arm: cell for arm, cell in made.items() if grid.cells.outcome(cell).status not in ("refused", "failed")}
+    return grid.compared(arms, grid.config.domains[grid.config.home], LATENCY_METRICS) if arms else None
 
 
 def timing(grid: Grid, setting: Setting) -> Timing | None:
@@ -139,8 +164,9 @@ def timing_of(made: list[dict[str, Any]], repeats: int) -> Timing | None:
     counted = warm[:repeats]
     if not counted:
         return None
-    seconds = median(sum(row["seconds"].values()) for row in counted)
-    return Timing(seconds, len(counted), median(load for *_, load in groups), counted[0]["device"])
+    seconds = [sum(row["seconds"].values()) for row in counted]
+    load_seconds = median(load for *_, load in groups)
+    return Timing(median(seconds), min(seconds), max(seconds), len(counted), load_seconds, counted[0]["device"])
 
 
 def findings(grid: Grid) -> Findings:
@@ -150,29 +176,40 @@ def findings(grid: Grid) -> Findings:
 
 
 def _table(grid: Grid) -> Table:
-    rows = []
+    rows, measured = [], quality(grid)
     for setting in settings(grid):
-        found, measured = timing(grid, setting), quality(grid, setting)
-        times = [EMPTY] * 3
+        found, times = timing(grid, setting), [EMPTY] * 3
         if found is not None:
-            times = [f"{number(found.seconds, 3)} (of {found.count})", number(found.load_seconds, 3), found.device]
-        shown = [_shown(grid, measured, metric) for metric in LATENCY_METRICS]
+            times = [found.told(), number(found.load_seconds, 3), found.device]
+        shown = [text for metric in LATENCY_METRICS for text in _shown(grid, measured, metric, setting.arm)]
         rows.append([str(setting.steps), setting.adapter, str(setting.ranks), *times, *shown])
     columns = ["steps", "adapter", "group", "seconds a video", "seconds to load", "device"]
     return Table(
         "By setting",
-        [*columns, *(label(metric) for metric in LATENCY_METRICS)],
+        [*columns, *_metric_columns()],
         rows,
-        "Seconds are the median of warm videos, one at a time; neither the start of the group's processes nor loading "
-        "the model is in them. Group sizes give the same videos to rounding, and are measured once.",
+        "Seconds are the median of warm videos, one at a time, with the least and the most; neither the start of the "
+        "group's processes nor loading the model is in them. Group sizes give the same videos to rounding, and are "
+        "measured once. The other metrics compare each video with its real one, which itself would have 0.",
     )
 
 
-def _shown(grid: Grid, measured: Cell, metric: str) -> str:
-    """A metric of some videos with its interval, or why there is none."""
-    if values := grid.values([measured], metric, "videos"):
-        return f"{number(values[0].value)} {span(values[0].interval)}"
-    return UNAVAILABLE if grid.unavailable([measured], metric) else EMPTY
+def _metric_columns() -> list[str]:
+    """A column for each metric; a second one for the real set's own value, where that is to be matched."""
+    return [
+        name
+        for metric in LATENCY_METRICS
+        for name in (label(metric), *([f"{label(metric)}, real"] if METRICS[metric].direction == "match" else []))
+    ]
+
+
+def _shown(grid: Grid, measured: Cell | None, metric: str, arm: str) -> list[str]:
+    """What stands in a metric's columns: its value of an arm with the interval, or why there is none."""
+    columns = 2 if METRICS[metric].direction == "match" else 1
+    if values := grid.values([measured], metric, arm):
+        value = values[0]
+        return [f"{number(value.value)} {span(value.interval)}", number(value.real)][:columns]
+    return [UNAVAILABLE if grid.unavailable([measured], metric) else EMPTY] * columns
 
 
 def _families(grid: Grid) -> list[Table]:
@@ -181,8 +218,8 @@ def _families(grid: Grid) -> list[Table]:
     for name, family in grid.config.latency.families.items():
         for steps in grid.config.latency_steps():
             found, measured = timed(grid, grid.family_videos(name, steps)), family_quality(grid, name, steps)
-            times = [EMPTY] * 2 if found is None else [f"{number(found.seconds, 3)} (of {found.count})", found.device]
-            numbers = [_shown(grid, measured, metric) for metric in LATENCY_METRICS]
+            times = [EMPTY] * 2 if found is None else [found.told(), found.device]
+            numbers = [text for metric in LATENCY_METRICS for text in _shown(grid, measured, metric, "videos")]
             rows.append([name, family.family, str(steps), str(family.frames), *times, *numbers])
     if not rows:
         return []
@@ -191,63 +228,97 @@ def _families(grid: Grid) -> list[Table]:
         "One process, one video at a time. AnimateDiff makes videos of a prompt and does not see the first frame: its "
         "paired metrics say how far it is from the real window."
     )
-    return [Table("Model families", [*columns, *(label(metric) for metric in LATENCY_METRICS)], rows, note)]
+    return [Table("Model families", [*columns, *_metric_columns()], rows, note)]
 
 
 def _shows(grid: Grid) -> list[str]:
     known = {s: t for s in settings(grid) if (t := timing(grid, s)) is not None}
     if not known:
         return ["No setting has been timed."]
-    device = next(iter(known.values())).device
-    fastest, slowest = min(known, key=lambda s: known[s].seconds), max(known, key=lambda s: known[s].seconds)
-    found = [
-        f"On {device}, a video takes {number(known[fastest].seconds, 3)} s with {_told(fastest)} and "
-        f"{number(known[slowest].seconds, 3)} s with {_told(slowest)}, medians of {known[fastest].count}.",
-        grid.counted([quality(grid, fastest)], "What they measure", grid.config.seeds[:1]),
-    ]
-    few, many = min(grid.config.latency_steps()), max(grid.config.latency_steps())
+    found = [*_speed(known), grid.counted([quality(grid)], "What they measure", grid.config.seeds[:1])]
+    asked = []
     for metric in ("tssim", "tlp"):
-        ends = [Setting(steps, False, grid.config.latency.ranks[0]) for steps in (few, many)]
-        cells_of = [quality(grid, setting) for setting in ends]
-        if why := grid.unavailable(cells_of, metric):
+        if why := grid.unavailable([quality(grid)], metric):
             found.append(f"{label(metric)}: {why}.")
             continue
-        values = [grid.values([cell], metric, "videos") for cell in cells_of]
-        if few == many or not all(values):
-            continue
-        low, high = values[0][0], values[1][0]
-        if low.interval is None or high.interval is None:
-            apart = "without intervals: it decides nothing"
-        elif low.interval.low > high.interval.high or low.interval.high < high.interval.low:
-            apart = "intervals that do not touch: the steps make a difference"
-        else:
-            apart = "intervals that overlap: the data do not show a difference"
-        found.append(
-            f"{label(metric)} is {number(low.value)} {span(low.interval)} at {few} steps and {number(high.value)} "
-            f"{span(high.interval)} at {many}, with {apart}."
+        found += _nearest(grid, metric)
+        asked += _differences(grid, metric)
+    return [*found, *conclusions(asked), "Other devices and other sizes of video were not timed here."]
+
+
+def _speed(known: dict[Setting, Timing]) -> list[str]:
+    """The fastest and the slowest setting, and those whose seconds overlap with the fastest one's."""
+    fastest, slowest = (end(known, key=lambda s: known[s].seconds) for end in (min, max))
+    ends = " and ".join(f"{known[s].told()} s with {_told(s)}" for s in (fastest, slowest))
+    alike = [s for s in known if s != fastest and known[s].least <= known[fastest].most]
+    first = f"On {known[fastest].device}, a video takes {ends}: medians, with the least and the most."
+    if not alike:
+        return [first, f"Every video of {_told(fastest)} took less than any of another setting."]
+    overlapping = "; ".join(_told(s) for s in alike)
+    return [first, f"The seconds of {_told(fastest)} overlap with those of {overlapping}: none is called the fastest."]
+
+
+def _nearest(grid: Grid, metric: str) -> list[str]:
+    """Of a metric to match: the real set's value, and the setting that lies nearest to it."""
+    values = {s: grid.values([quality(grid)], metric, s.arm) for s in settings(grid)}
+    off = {
+        setting: abs(found[0].value - found[0].real)
+        for setting, found in values.items()
+        if found and found[0].value is not None and found[0].real is not None
+    }
+    if not off:
+        return []
+    near = min(off, key=lambda s: off[s])
+    value = values[near][0]
+    own = f"{label(metric)} of the real windows is {number(value.real)}"
+    return [f"{own}; nearest to it, by number, lies that of {_how(near)}, {number(value.value)}."]
+
+
+def _differences(grid: Grid, metric: str) -> list[Difference]:
+    """Of more steps and the fewest, and of the adapter merged and live, on the same windows."""
+    cell, (fewest, *others) = quality(grid), grid.config.latency_steps()
+    name, closer = compared_by(metric), "closer to the real windows"
+    found = [
+        Difference(
+            f"{name}, {steps} steps − {fewest}",
+            grid.difference([cell], metric, Setting(steps, False, 1).arm),
+            f"videos of {steps} steps are {closer} than those of {fewest}",
+            f"videos of {fewest} steps are {closer} than those of {steps}",
         )
-    found.append("Other devices and other sizes of video were not timed here.")
+        for steps in others
+    ]
+    if not merged_refusal(grid):
+        merged = grid.difference([cell], metric, Setting(fewest, True, 1).arm)
+        words = (
+            f"the adapter {one} is {closer} than {other}" for one, other in (("merged", "live"), ("live", "merged"))
+        )
+        found.append(Difference(f"{name}, {fewest} steps, merged − live", merged, *words))
     return found
 
 
 def _told(setting: Setting) -> str:
-    return f"{setting.steps} steps, the adapter {setting.adapter}, in a group of {setting.ranks}"
+    return f"{_how(setting)}, in a group of {setting.ranks}"
+
+
+def _how(setting: Setting) -> str:
+    return f"{setting.steps} steps, the adapter {setting.adapter}"
 
 
 def _chart(grid: Grid, metric: str) -> list[Chart]:
     series: dict[str, list[Mark]] = {}
+    levels, measured = {}, quality(grid)
     for setting in settings(grid):
-        found, values = timing(grid, setting), grid.values([quality(grid, setting)], metric, "videos")
+        found, values = timing(grid, setting), grid.values([measured], metric, setting.arm)
         if found is None or not values or values[0].value is None:
             continue
+        if values[0].real is not None:
+            levels["real"] = values[0].real
         interval = values[0].interval
         low, high = (None, None) if interval is None else (interval.low, interval.high)
         name = f"{setting.adapter}, group of {setting.ranks}"
         series.setdefault(name, []).append(Mark(found.seconds, values[0].value, low, high, str(setting.steps)))
     if not series:
         return []
-    real = next((v.real for v in grid.values([quality(grid, s) for s in settings(grid)], metric, "videos")), None)
-    levels = {} if real is None else {"real": real}
     direction = METRICS[metric].direction
     better = {"lower": "lower is better", "higher": "higher is better", "match": "closer to the real set is better"}
     note = f"The numbers beside the points are steps; {better[direction]}."
@@ -255,8 +326,7 @@ def _chart(grid: Grid, metric: str) -> list[Chart]:
 
 
 def _warnings(grid: Grid) -> list[str]:
-    measured = [quality(grid, setting) for setting in settings(grid)]
-    found = unsaid({label(m): why for m in LATENCY_METRICS if (why := grid.unavailable(measured, m))})
+    found = unsaid({label(m): why for m in LATENCY_METRICS if (why := grid.unavailable([quality(grid)], m))})
     if why := merged_refusal(grid):
         found.append(f"Merged cells are empty: {why}.")
     elif grid.config.generate.use_gpu:

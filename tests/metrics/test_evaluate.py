@@ -345,7 +345,12 @@ def test_the_command_line_takes_any_two_folders_without_ray_and_says_what_it_lea
         "    no_pair: 2 (the first: fake: other: real has no video of that name)\n"
         "    passed_over: 1 (the first: fake: notes.txt: .txt)\n"
     ) in done.stdout
-    assert (tmp_path / "with space" / "runs" / "two" / "result.json").is_file()
+    folder = tmp_path / "with space" / "runs" / "two"
+    assert (folder / "result.json").is_file()
+    page, value = (folder / "report.html").read_text(), MetricsRecord.read(folder / "metrics.json").values[0]
+    assert "<h1" in page
+    assert f"{value.value:.5f}" in page
+    assert page.count("data:image/") >= 3 * 2  # filmstrips of the best, the median and the worst window, real and fake
 
 
 def test_flags_become_overrides(tmp_path):

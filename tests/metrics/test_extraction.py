@@ -17,6 +17,7 @@ from cinesynth.config import EvaluateSettings
 from cinesynth.data.video import write_video
 from cinesynth.errors import MediaError, MetricError, WeightsUnavailable
 from cinesynth.metrics import catalogue, features, videos
+from cinesynth.metrics.distributed import RayExecutor
 from cinesynth.metrics.evaluate import compare
 from cinesynth.metrics.extraction import find_rows, network_record
 from cinesynth.metrics.features import LocalExecutor, Reader, read_ahead
@@ -169,6 +170,27 @@ def test_one_more_arm_takes_its_own_videos_and_the_real_ones_of_its_pairs(
     run(folders, settings("brightness", "distance"), kept=kept)
     assert SEEN == {"brightness": 5, "distance": 5}
     assert {key.split("/")[0] for key in decoded} == {"check adapter", "network adapter", "network real"}
+
+
+def test_the_arms_of_two_earlier_evaluations_are_compared_without_decoding_anything(
+    folders: dict[str, Path], decoded: Counter[str], tmp_path: Path
+) -> None:
+    kept, chosen = KeptWork(Storage.open(tmp_path)), settings("brightness", "distance")
+    for arm in ("base", "adapter"):
+        run({name: folders[name] for name in ("real", arm)}, chosen, kept=kept)
+    decoded.clear()
+    SEEN.clear()
+    together = run(folders, chosen, kept=kept)
+    assert not decoded
+    assert not SEEN
+    assert together == run(folders, chosen)
+
+
+def test_any_number_of_ray_workers_gives_the_same_record(folders: dict[str, Path], ray_head: str) -> None:
+    expected = run(folders, settings("brightness", "distance", batch_size=2))
+    for workers in (1, 2, 4):
+        chosen = settings("brightness", "distance", batch_size=2, workers=workers, cpus_per_worker=0.5)
+        assert run(folders, chosen, RayExecutor) == expected
 
 
 def test_a_killed_evaluation_goes_on_after_the_batch_that_was_lost(

@@ -95,5 +95,5 @@ def test_it_stands_beside_every_consistency_score_and_shows_the_frozen_video(tmp
 
 def test_it_accompanies_no_metric_of_pairs_or_sets():
     accompanied = [name for name in catalogue.METRICS if "motion_score" in [m.name for m in catalogue.chosen([name])]]
-    assert {"tssim", "flicker", "motion_score"} <= set(accompanied)
+    assert {"tssim", "flicker", "clip_sim_frames", "motion_score"} <= set(accompanied)
     assert not {"fvd", "kvd", "lpips", "psnr", "ssim", "tof", "tlp"} & set(accompanied)

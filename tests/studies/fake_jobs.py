@@ -53,6 +53,7 @@ class FakeJobs:
         losses: held-out loss by learning rate; default: the lower rate's is lower.
         fails: a training that fails, by rank and learning rate.
         unmeasured: metrics that have no weights.
+        spread: factor of the seconds of each warm video of a generation.
     """
 
     def __init__(
@@ -62,8 +63,9 @@ class FakeJobs:
         fails: Callable[[TrainConfig], bool] = lambda config: False,
         step_seconds: Callable[[TrainConfig], float] = lambda config: 0.1,
         unmeasured: frozenset[str] = frozenset(),
+        spread: tuple[float, ...] = (0.9, 1.0, 1.0, 1.0, 1.1, 5.0),
     ) -> None:
-        self.unmeasured = unmeasured
+        self.unmeasured, self.spread = unmeasured, spread
         self.measure, self.losses, self.fails, self.step_seconds = measure, losses, fails, step_seconds
         self.ran: list[str] = []
 
@@ -86,7 +88,7 @@ class FakeJobs:
 
     def generate(self, config: GenerateConfig) -> dict[str, Any]:
         group = {"attempt": 1, "group": 0, "device": "a CPU", "load_seconds": 5.0}
-        seconds = [99.0, *[config.sampler.steps / config.ranks] * 6]
+        seconds = [99.0, *(config.sampler.steps / config.ranks * factor for factor in self.spread)]
         rows = [{**group, "file": f"{i}.mkv", "seconds": {"denoise": s}} for i, s in enumerate(seconds)]
         return self._end(config, {}, {"seconds.json": json.dumps({"videos": rows})})
 

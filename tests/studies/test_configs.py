@@ -19,11 +19,10 @@ OF_THE_MODEL = {
     "generate.sampler.guidance_scale",
     "generate.sampler.steps",
     "train.dtype",
-    "train.lora.targets",
     "train.optimizer.lr",
     "train.optimizer.steps",
 }
-"""A model's recipe: its learning rates, how long it trains, and how its videos are sampled."""
+"""A model's recipe: its learning rates, dtype, how long it trains, and how its videos are sampled."""
 
 
 def shipped(scale: str, study: str = "rank_quality") -> StudyConfig:

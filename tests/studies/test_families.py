@@ -124,7 +124,7 @@ def test_families_have_a_table_of_their_own_where_there_are_any(tmp_path: Path, 
     grid = grid_of(study_config(tmp_path, "latency_quality", latency={"step_factors": [1], "families": families}))
     done = complete(grid, None)
     assert [cell.what for cell, _ in done.values() if cell.kind == "family"] == ["videos of home: other, 40 steps"]
-    assert findings(grid).tables[1].rows[0][:5] == ["other", "animatediff", "40", "16", "7.00 (of 2)"]
+    assert findings(grid).tables[1].rows[0][:5] == ["other", "animatediff", "40", "16", "7.00 (7.00 to 7.00, of 2)"]
     plain = study_config(tmp_path, "latency_quality")
     assert len(findings(grid_of(plain, FakeJobs())).tables) == 1
     assert isinstance(grid.cells, Cells)

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from diffusers import WanTransformer3DModel
 
+from benchmarks.gpu_model import SHAPES
 from cinesynth.config import EvaluateConfig
+from cinesynth.errors import ModelError
 from cinesynth.metrics.record import Comparison, IntervalRecord
-from cinesynth.studies import lora_vs_full
-from cinesynth.studies.cells import Cell
+from cinesynth.settings import load_config
+from cinesynth.studies import latency_quality, lora_vs_full
+from cinesynth.studies.cells import Cell, Cells
 from cinesynth.studies.config import STUDIES, StudyConfig
 from cinesynth.studies.driver import complete, outline_study, run_study, study_of
 from cinesynth.studies.estimates import Estimate, beyond, over_seeds
 from cinesynth.studies.findings import Difference, conclusions, told, unsaid
-from cinesynth.studies.inputs import GPU_BYTES, Inputs, too_large
+from cinesynth.studies.grid import Grid
+from cinesynth.studies.inputs import GPU_BYTES, Inputs, full_memory, too_large
 from cinesynth.studies.latency_quality import timing_of
+from cinesynth.train.memory import training_memory
+from cinesynth.wan.family import WAN21_I2V
 from cinesynth.wan.placement import Memory
+from tests.conftest import REPOSITORY
+from tests.generate.test_windows import ROW
 from tests.report.loading import fetched
 from tests.studies.fake_jobs import INPUTS, FakeJobs, grid_of, study_config
 
@@ -89,7 +104,8 @@ def test_conclusions_claim_what_the_intervals_carry() -> None:
         "d: −1.000 [−1.200, −0.8000] shows that it is closer.",
         "f: +1.000 [0.8000, 1.200] shows that it is farther.",
         "The data do not show a difference where the interval holds zero: "
-        "a: −1.000 [−2.000, 0.1000]; e: −1.000 [−2.000, 0.1000].",
+        "a: −1.000 [−2.000, 0.1000], one of 1.100 would have been shown; "
+        "e: −1.000 [−2.000, 0.1000], one of 1.100 would have been shown.",
         f"Undecided ({bare.reason}): b: −1.000.",
         "Nothing was measured of: c.",
     ]
@@ -145,12 +161,158 @@ def test_metrics_without_a_number_are_called_unavailable(tmp_path: Path, monkeyp
     assert "Nothing can be said by FID: no weights: a file is not there." in page
 
 
-@pytest.mark.parametrize("study", ["rank_motion", "lora_vs_full", "latency_quality"])
-def test_every_study_has_a_page(study: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = run(tmp_path, study, monkeypatch, FakeJobs())
-    assert STUDIES[study] in page.replace("&#39;", "'")
+def whole(storage: Path, study: str, monkeypatch: pytest.MonkeyPatch, jobs: FakeJobs) -> str:
+    """The page of a study of which no cell failed, with its question and a plot."""
+    page = run(storage, study, monkeypatch, jobs)
+    assert STUDIES[study] in unescape(page)
     assert "<td>complete</td>" in page
     assert "<td>failed</td>" not in page
+    assert "<svg viewBox" in page
+    return page
+
+
+def rows_of(page: str, title: str) -> list[dict[str, str]]:
+    """The rows of the table below a heading, by their columns."""
+    (table,) = re.findall(rf">{re.escape(title)}</h\d>.*?<table.*?>(.*?)</table>", page, re.DOTALL)
+    columns, *rows = [
+        [
+            unescape(re.sub(r"<.*?>", "", cell)).strip()
+            for cell in re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row, re.DOTALL)
+        ]
+        for row in re.findall(r"<tr.*?>(.*?)</tr>", table, re.DOTALL)
+    ]
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def apart(config: EvaluateConfig, metric: str) -> tuple[float, float]:
+    """Adapters are closer than the base, and twice as much in the second domain."""
+    return (-0.2 if getattr(config.real, "dataset", "") == "away" else -0.1), 0.01
+
+
+def test_domain_shift_shows_the_difference_of_the_differences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = whole(tmp_path, "domain_shift", monkeypatch, FakeJobs(apart, unmeasured=frozenset({"fid"})))
+    rows = rows_of(page, "Adapter − base in both domains, fixed learning rate")
+    by = {(row["metric"], row["rank"]): row for row in rows}
+    for metric in ("KVD", "CLIP-SIM frames", "MotionScore"):
+        row = by[metric, "32"]
+        assert (row["historical"], row["sci-fi"]) == (
+            "−0.1000 [−0.1200, −0.08000]",
+            "−0.2000 [−0.2200, −0.1800]",
+        )
+        assert row["sci-fi − historical"] == "−0.1000 [−0.1283, −0.07172]"  # the root of 0.02² + 0.02² each way
+        assert row["each seed"] == "−0.1000, −0.1000"
+    assert by["FID", "all"]["historical"] == "unavailable"
+    assert "<td>unavailable</td>" in page
+    values = {(row["metric"], row["domain"], row["rank"]): row for row in rows_of(page, "Values, fixed learning rate")}
+    shown = values["MotionScore", "sci-fi", "4"]
+    assert (shown["real"], shown["base"], shown["adapter, each seed"]) == ("3.000", "2.000", "1.800, 1.800")
+    text = unescape(page)
+    assert "of CLIP-SIM text higher; of CLIP-SIM frames and MotionScore the distances to the real set's own" in text
+    closer, farther = (f"adapting to historical helps sci-fi {w} than historical itself" for w in ("more", "less"))
+    where = "rank 4, (adapter − base) in sci-fi − in historical: −0.1000 [−0.1283, −0.07172] shows that"
+    assert f"KVD, {where} {closer}." in text
+    assert f"Distance of MotionScore to the real set, {where} {closer}." in text
+    assert f"CLIP-SIM text, {where} {farther}." in text
+
+
+def test_rank_motion_has_the_real_sets_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = whole(tmp_path, "rank_motion", monkeypatch, FakeJobs(apart))
+    row = rows_of(page, "MotionScore by rank, fixed learning rate")[-1]
+    assert [row[name] for name in ("domain", "rank", "real", "base", "adapter, each seed")] == [
+        "sci-fi", "32", "3.000", "2.000", "1.800, 1.800"
+    ]  # fmt: skip
+    assert row["distance to real, adapter − base"] == "−0.2000 [−0.2200, −0.1800]"
+
+
+def test_lora_vs_full_tells_what_was_trained_for_both_budgets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = FakeJobs(
+        step_seconds=lambda config: 0.3 if config.mode == "full" else 0.1, unmeasured=frozenset({"fid_128f"})
+    )
+    page = whole(tmp_path, "lora_vs_full", monkeypatch, jobs)
+    told = ("budget", "arm", "best lr on val", "steps", "seconds a step", "seconds of steps")
+    assert [tuple(row[name] for name in told) for row in rows_of(page, "What was trained")] == [
+        ("equal steps", "lora", "0.001", "60", "0.100", "6.00"),
+        ("equal steps", "full", "0.00015", "60", "0.300", "18.0"),
+        ("equal time", "lora", "0.001", "180", "0.100", "18.0"),
+        ("equal time", "full", "0.00015", "60", "0.300", "18.0"),
+    ]
+    assert {row["full − LoRA"] for row in rows_of(page, "Long clips") if row["metric"] == "FID-128"} == {"unavailable"}
+    assert "<td>unavailable</td>" in page
+    least = "KVD-128, full − LoRA, equal steps: +0.1000 [−1.900, 2.100], one of 2.000 would have been shown"
+    assert least in page
+
+
+def test_latency_compares_settings_on_the_same_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = unescape(whole(tmp_path, "latency_quality", monkeypatch, FakeJobs(unmeasured=frozenset({"tof"}))))
+    rows = rows_of(page, "By setting")
+    assert [(row["steps"], row["adapter"], row["group"]) for row in rows][:4] == [
+        ("20", "live", "1"), ("20", "live", "2"), ("20", "merged", "1"), ("20", "merged", "2")
+    ]  # fmt: skip
+    first = rows[0]
+    timed = ("seconds a video", "seconds to load", "device")
+    assert [first[name] for name in timed] == ["20.0 (18.0 to 22.0, of 5)", "5.00", "a CPU"]
+    assert rows[1]["seconds a video"] == "10.0 (9.00 to 11.0, of 5)"
+    assert {row["TSSIM, real"] for row in rows} == {row["MotionScore, real"] for row in rows} == {"3.000"}
+    assert "tLP, real" not in first
+    assert first["TSSIM"].startswith("2.000")
+    assert {row["tOF"] for row in rows} == {"unavailable"}
+    assert (
+        "On a CPU, a video takes 10.0 (9.00 to 11.0, of 5) s with 20 steps, the adapter live, in a group of 2 and "
+        "80.0 (72.0 to 88.0, of 5) s with 80 steps, the adapter live, in a group of 1" in page
+    )
+    assert (
+        "The seconds of 20 steps, the adapter live, in a group of 2 overlap with those of 20 steps, the adapter "
+        "merged, in a group of 2: none is called the fastest." in page
+    )
+    near = "nearest to it, by number, lies that of 20 steps, the adapter merged, 2.100."
+    assert f"TSSIM of the real windows is 3.000; {near}" in page
+    open_ = (
+        "Distance of TSSIM to the real set, 40 steps − 20: +0.1000 [−1.900, 2.100], one of 2.000 would have been shown"
+    )
+    assert open_ in page
+    assert "tLP, 20 steps, merged − live: +0.1000" in page
+
+
+def test_latency_says_what_paired_differences_show_and_which_setting_is_faster(tmp_path: Path) -> None:
+    config = study_config(tmp_path, "latency_quality", latency={"step_factors": [0.5, 2], "ranks": [1]})
+    grid = grid_of(config, FakeJobs(lambda *_: (-0.3, 0.01)))
+    done = complete(grid)
+    (cell,) = [cell for cell, _ in done.values() if cell.kind == "evaluate"]
+    assert list(cell.config.arms) == ["20-steps-live", "20-steps-merged", "80-steps-live", "80-steps-merged"]  # type: ignore[attr-defined]
+    shows = study_of("latency_quality").findings(grid).shows
+    assert (
+        "Distance of TSSIM to the real set, 80 steps − 20: −0.3000 [−0.3200, −0.2800] shows that videos of 80 steps "
+        "are closer to the real windows than those of 20." in shows
+    )
+    assert (
+        "tLP, 20 steps, merged − live: −0.3000 [−0.3200, −0.2800] shows that the adapter merged is closer to the real "
+        "windows than live." in shows
+    )
+    assert "none is called the fastest" in " ".join(shows)  # live and merged take the same
+    known = {
+        latency_quality.Setting(steps, False, 1): latency_quality.Timing(steps, 0.9 * steps, 1.1 * steps, 5, 1, "a CPU")
+        for steps in (20, 40)
+    }
+    assert latency_quality._speed(known)[1] == (
+        "Every video of 20 steps, the adapter live, in a group of 1 took less than any of another setting."
+    )
+
+
+def test_a_setting_that_fails_leaves_the_others_compared(tmp_path: Path) -> None:
+    grid = grid_of(study_config(tmp_path, "latency_quality", latency={"step_factors": [0.5, 2], "ranks": [1]}))
+    merged = latency_quality.videos(grid, latency_quality.Setting(20, True, 1))
+    made = grid.cells._jobs["generate"]  # type: ignore[index]
+
+    def failing(config: Any) -> dict[str, Any]:
+        if config.name == merged.name:
+            raise ModelError("no room")
+        return made(config)
+
+    grid.cells._jobs = {**grid.cells._jobs, "generate": failing}  # type: ignore[dict-item]
+    outcomes = complete(grid)
+    assert outcomes[merged.name][1].status == "failed"
+    assert grid.difference([latency_quality.quality(grid)], "tlp", "80-steps-live") is not None
+    assert grid.difference([latency_quality.quality(grid)], "tlp", "20-steps-merged") is None
 
 
 def test_equal_time_gives_the_faster_arm_more_steps(tmp_path: Path) -> None:
@@ -180,6 +342,42 @@ def test_full_cells_that_do_not_fit_are_refused_with_the_arithmetic(tmp_path: Pa
     assert not any(outcome.status == "failed" for _, outcome in done.values())
 
 
+def test_full_fine_tuning_of_wan14b_is_refused_and_its_largest_adapter_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the shipped configuration and the model's shape, without its weights."""
+    config = load_config(
+        StudyConfig,
+        str(REPOSITORY / "jobs/configs/wan14b/study.yaml"),
+        ["study=lora_vs_full", f"storage={tmp_path}"],
+    )
+    with torch.device("meta"):
+        transformer = WanTransformer3DModel(in_channels=WAN21_I2V.in_channels, out_channels=16, **SHAPES["wan14b"])
+    parameters = sum(p.numel() for p in transformer.parameters())
+    stored = SimpleNamespace(bytes=2 * parameters, empty_transformer=lambda: transformer)
+    monkeypatch.setattr("cinesynth.wan.stream.StoredWeights", lambda model: stored)
+    monkeypatch.setattr("cinesynth.wan.folder.model_spec", lambda model: SimpleNamespace(family=WAN21_I2V))
+    sizes = WAN21_I2V.resolutions["720p"].sizes
+    rows = [replace(ROW, num_frames=33, width=width, height=height) for width, height in sizes]
+    dataset: Any = SimpleNamespace(windows=lambda split=None: rows)
+
+    grid = Grid(config, Cells(config.storage), INPUTS)
+    grid.inputs = Inputs(
+        "base", dict.fromkeys((*config.domains.values(), config.long), "hash"), full_memory(config, dataset)
+    )
+    assert parameters == pytest.approx(16.4e9, rel=0.01)
+    assert grid.inputs.full.beside == 16 * parameters
+    refused = [cell for cell in lora_vs_full.cells(grid) if cell.refused]
+    assert [cell.what.partition(",")[0] for cell in refused] == ["training: all weights"] * len(config.lr_factors)
+    assert f"trained {16 * parameters / 1e9:.2f} GB" in refused[0].refused
+    assert "more than 92% of a device's 80 GB" in refused[0].refused
+
+    lora = config.train.lora.model_copy(update={"rank": max(config.ranks)})
+    train = config.train.model_copy(update={"lora": lora})
+    adapter = training_memory(train, WAN21_I2V, transformer, stored.bytes, dataset, torch.bfloat16)
+    assert too_large(adapter, use_gpu=True) == ""
+
+
 def test_merged_cells_are_refused_where_fp32_does_not_fit(tmp_path: Path) -> None:
     config = study_config(tmp_path, "latency_quality", generate={"split": "test", "use_gpu": True})
     grid = grid_of(config)
@@ -194,7 +392,7 @@ def test_group_sizes_are_cells_of_their_own_and_share_what_they_measure(tmp_path
     grid = grid_of(study_config(tmp_path, "latency_quality", latency={"step_factors": [1], "ranks": [1, 2]}))
     cells: list[Cell] = study_of("latency_quality").cells(grid)
     assert len({cell.name for cell in cells if cell.kind == "generate"}) == 4
-    assert len({cell.name for cell in cells if cell.kind == "evaluate"}) == 2
+    assert len({cell.name for cell in cells if cell.kind == "evaluate"}) == 1
 
 
 def test_the_first_video_of_a_group_is_not_timed() -> None:
@@ -203,6 +401,7 @@ def test_the_first_video_of_a_group_is_not_timed() -> None:
     found = timing_of(rows, 3)
     assert found is not None
     assert (found.seconds, found.count, found.load_seconds, found.device) == (3.0, 3, 4.0, "a CPU")
+    assert found.told() == "3.00 (2.00 to 4.00, of 3)"
     another = {**group, "attempt": 2, "load_seconds": 5.0, "seconds": {"denoise": 70.0}}
     assert timing_of([rows[0], another], 3) is None
 
