@@ -366,7 +366,7 @@ def test_full_fine_tuning_of_wan14b_is_refused_and_its_largest_adapter_fits(
         "base", dict.fromkeys((*config.domains.values(), config.long), "hash"), full_memory(config, dataset)
     )
     assert parameters == pytest.approx(16.4e9, rel=0.01)
-    assert grid.inputs.full.beside == 16 * parameters
+    assert sum(grid.inputs.full.whole.values()) == 16 * parameters
     refused = [cell for cell in lora_vs_full.cells(grid) if cell.refused]
     assert [cell.what.partition(",")[0] for cell in refused] == ["training: all weights"] * len(config.lr_factors)
     assert f"trained {16 * parameters / 1e9:.2f} GB" in refused[0].refused
