@@ -30,7 +30,9 @@ class Supported:
 
 _RECOMPUTE = ("none", "full", "attention")
 SUPPORTED = {
-    "replicate": Supported(("lora", "full"), ("adamw", "muon"), _RECOMPUTE, (False, True), "1 and 2 workers"),
+    "replicate": Supported(
+        ("lora", "full"), ("adamw", "muon"), _RECOMPUTE, (False, True), "1 and 2 workers; compiled on a GPU"
+    ),
     "fsdp2": Supported(("lora",), ("adamw",), _RECOMPUTE, (False,), "2 workers"),
     "hsdp": Supported(("lora",), ("adamw",), ("full", "attention"), (False,), "4 workers, groups of 2"),
     "deepspeed zero-2": Supported(("lora",), ("adamw",), ("full", "attention"), (False,), "2 workers"),
