@@ -7,7 +7,9 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from cluster.local import LocalHead
@@ -157,3 +159,29 @@ def test_the_blocks_that_are_tagged_run_end_well(page: Path, head: LocalHead, ch
         lpips = json.loads((runs / "my-numbers" / "result.json").read_text())["figures"]
         assert {"lpips/base", "lpips/style", "lpips/style-motion"} <= lpips.keys()
         assert list((checkout / "storage" / "registry" / "my-look" / "versions").iterdir())
+        _check_the_dashboard(head, str(checkout / "storage"))
+
+
+def _check_the_dashboard(head: LocalHead, storage: str) -> None:
+    """What docs/monitoring.md says is to be seen of the quick start's jobs."""
+
+    def ask(path: str) -> Any:
+        answer = httpx.get(f"{head.dashboard}{path}", headers={"Authorization": f"Bearer {head.token}"}, timeout=60)
+        answer.raise_for_status()
+        return answer.json()
+
+    submitted = [job for job in ask("/api/jobs/") if job["type"] == "SUBMISSION" and job["metadata"].get("run")]
+    told = {job["metadata"]["run"]: job for job in submitted}
+    pages = {
+        "prepare my-clips": "datasets/my-clips/index.html",
+        "train my-style": "runs/my-style/report.html",
+        "train my-motion": "runs/my-motion/report.html",
+        "generate my-videos": "runs/my-videos/report.html",
+    }
+    for job_name, report in pages.items():
+        job, _, run = job_name.partition(" ")
+        named = {"job_name": job_name, "run": run, "storage": storage, "report": f"{storage}/{report}"}
+        assert named.items() <= told[run]["metadata"].items()
+        assert told[run]["submission_id"].startswith(f"{job}-{run}-")
+        assert Path(storage, report).is_file()
+    assert {run["name"] for run in ask("/api/train/v2/runs/v1")["train_runs"]} == {"my-style", "my-motion"}
