@@ -108,9 +108,14 @@ def test_the_record_survives_json_and_another_schema_is_refused(record, tmp_path
         MetricsRecord.read(path)
 
 
-def test_two_ray_workers_and_another_batch_size_give_the_same_numbers(folders, record, ray_head):
+def test_two_ray_workers_and_another_batch_size_give_the_same_numbers(folders, record, ray_head, tmp_path):
     settings = EvaluateSettings(workers=2, batch_size=2)
     _same(compare(folders["real"], {"base": folders["base"]}, GROUPS, settings, RayExecutor), record)
+    values = {"name": "many", "storage": str(tmp_path), "real": str(folders["real"]), "workers": 50}
+    many = parse_config(EvaluateConfig, {**values, "arms": {"base": str(folders["base"])}, "metrics": ["lpips"]})
+    nodes = r"the cluster's nodes \(4 CPU\) hold 4 such workers: set workers=4"
+    with pytest.raises(ConfigError, match=rf"workers = 50: each takes 1 CPU; {nodes}"):
+        evaluate(many)
 
 
 def _same(found, record):
