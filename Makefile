@@ -51,16 +51,21 @@ test-ray: install
 test-plain: install
 	$(BIN)/python -m pytest -q -m 'not ray and not slow'
 
-# Those that need no Ray, and then those that start one of their own, run beside those that share one.
+# Beside most of those that share a cluster: those that need no Ray, those that start one of their own, and the others that
+# share a cluster.
+SHARED = slow and not beside and not own_ray and not hosts
+SHARED_TOO = tests/data tests/generate
+
 test-slow: install
 	$(MAKE) --no-print-directory --output-sync=target --jobs=2 test-slow-ray test-slow-plain
 
 test-slow-ray: install
-	$(BIN)/python -m pytest -q -m 'slow and not beside and not own_ray and not hosts'
+	$(BIN)/python -m pytest -q -m '$(SHARED)' $(SHARED_TOO:%=--ignore=%)
 
 test-slow-plain: install
 	nice -n 10 $(BIN)/python -m pytest -q -m 'slow and beside'
 	$(BIN)/python -m pytest -q -m 'slow and own_ray'
+	$(BIN)/python -m pytest -q -m '$(SHARED)' $(SHARED_TOO)
 
 # Several hosts on one machine, by network namespaces: for root, and with nothing else running.
 test-hosts: install

@@ -192,7 +192,7 @@ def test_a_disk_that_fills_up_ends_the_training_which_goes_on_once_there_is_room
 def test_early_stop_delivers_the_same_adapter_wherever_videos_are_made(ray_head: Head, storage: Path) -> None:
     """A rank is killed as soon as it is known that the first validation beside the training was made."""
     began = time.time()
-    videos = {"every": 2, "max_windows": 2, "sampler": {"steps": 30, "guidance_scale": 1.0}}
+    videos = {"every": 2, "max_windows": 2, "sampler": {"steps": 16, "guidance_scale": 1.0}}
     delivered, curves, beside = {}, {}, {}
     for placement in ("inline", "after", "task"):
         name = f"stopped-{placement}"
