@@ -80,7 +80,8 @@ def test_jobs_that_wait_for_room_end_at_once_when_they_are_stopped(ray_head: Hea
     }
     try:
         deadline = time.monotonic() + 90
-        while waiting(ray_head) < len(jobs) and time.monotonic() < deadline:
+        while waiting(ray_head) < len(jobs):
+            assert time.monotonic() < deadline
             assert all(job.poll() is None for job in jobs.values()), [job.communicate() for job in jobs.values()]
             time.sleep(0.2)
         stopped = time.monotonic()
