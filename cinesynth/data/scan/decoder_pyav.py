@@ -2,9 +2,10 @@
 
 PyAV probes and scans for every backend. It runs on one thread, as frame threads hang after a seek.
 
-How well damage is noticed depends on the codec. Measurements with flipped bytes missed no damaged picture of H.264,
-MPEG-4, ProRes and AV1. HEVC's decoder complains only in its log, and late, so damage counts for a whole group of
-pictures. The decoders of VP9 and MJPEG often say nothing.
+How well damage is noticed depends on the codec. Measurements with flipped bytes missed hardly a damaged picture of
+H.264, MPEG-4, ProRes and AV1: what was missed was flat grey, or a complaint that came 19 pictures late (H.264 with
+B-frames near the end of a file). HEVC's decoder complains only in its log, and late, so damage counts for a whole group
+of pictures. The decoders of VP9 and MJPEG often say nothing.
 """
 
 from __future__ import annotations
