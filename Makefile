@@ -54,7 +54,7 @@ test-plain: install
 # Beside most of those that share a cluster: those that need no Ray, those that start one of their own, and the others that
 # share a cluster.
 SHARED = slow and not beside and not own_ray and not hosts
-SHARED_TOO = tests/data tests/generate
+SHARED_TOO = tests/cluster tests/data tests/generate tests/metrics
 
 test-slow: install
 	$(MAKE) --no-print-directory --output-sync=target --jobs=2 test-slow-ray test-slow-plain
