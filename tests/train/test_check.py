@@ -94,4 +94,4 @@ def test_a_plan_has_the_memory_of_a_step(encoded: Path) -> None:
     lines = outline_training(config(encoded)).text().splitlines()
     (line,) = (line for line in lines if line.split()[:1] == ["memory"])
     assert line.split(maxsplit=1)[1] == f"{memory.told()} on a device that holds a whole copy, estimated"
-    assert f"weights {memory.weights / 1e9:.2f} GB + trained " in line
+    assert f"weights {memory.weights / 1e6:.1f} MB + trained values and gradients " in line
