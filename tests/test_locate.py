@@ -13,8 +13,9 @@ import pytest
 from cinesynth.errors import AdapterError, ConfigError, StorageError
 from cinesynth.locate import adapter_chain, find_adapter, locate_adapter, pin_adapter, run_output
 from cinesynth.registry import Registry
-from cinesynth.storage import Storage, sha256_file
-from cinesynth.wan.card import CARD_FILE, CONFIG_FILE, DIFFUSERS_FILE, PEFT_FILE, AdapterCard, Parent, read_card
+from cinesynth.storage import Storage
+from cinesynth.wan.card import Parent, read_card
+from tests.adapters import adapter_folder
 
 
 def finished_run(storage: Path, name: str, outputs: dict[str, Any]) -> Storage:
@@ -93,27 +94,10 @@ def test_an_alias_is_pinned_to_the_version_that_it_means_now(tmp_path: Path) -> 
 
 
 def test_parents_are_found_by_their_hash_and_put_before(tmp_path: Path) -> None:
-    def adapter(folder: Path, content: bytes, parents: list[Parent]) -> str:
-        folder.mkdir(parents=True)
-        for file in (DIFFUSERS_FILE, PEFT_FILE, CONFIG_FILE):
-            (folder / file).write_bytes(content)
-        made = AdapterCard(
-            base_model="nano",
-            base_sha256="b",
-            parents=parents,
-            stage="style",
-            dataset="d",
-            dataset_sha256="d",
-            config={},
-            step=1,
-            sha256=sha256_file(folder / DIFFUSERS_FILE),
-        )
-        (folder / CARD_FILE).write_text(made.model_dump_json())
-        return made.sha256
-
-    style = adapter(tmp_path / "style", b"style", [])
+    style = adapter_folder(tmp_path / "style", "b", []).sha256
     storage = finished_run(tmp_path, "motion", {"adapter": str(tmp_path / "runs" / "motion" / "adapter")})
-    motion = adapter(tmp_path / "runs" / "motion" / "adapter", b"motion", [Parent(sha256=style, scale=0.5)])
+    of_run = tmp_path / "runs" / "motion" / "adapter"
+    motion = adapter_folder(of_run, "b", [Parent(sha256=style, scale=0.5)]).sha256
     (tmp_path / "runs" / "motion" / "trained.json").write_text(json.dumps({"adapter_sha256": motion}))
     with pytest.raises(AdapterError, match="'motion' was trained on top of another"):
         adapter_chain(storage, [("motion", 1.0)])

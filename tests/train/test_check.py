@@ -12,11 +12,11 @@ import pytest
 from cinesynth.config import TrainConfig
 from cinesynth.errors import AdapterError, DatasetError
 from cinesynth.settings import parse_config
-from cinesynth.storage import Storage, sha256_file
+from cinesynth.storage import Storage
 from cinesynth.train.check import Checked, check_training
 from cinesynth.train.outline import outline_training
-from cinesynth.wan.card import CONFIG_FILE, DIFFUSERS_FILE, PEFT_FILE, AdapterCard, Parent
 from cinesynth.wan.folder import base_hash, encoder_hash
+from tests.adapters import adapter_folder
 from tests.tiny_dataset import encoded_dataset
 
 
@@ -30,27 +30,6 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     storage = tmp_path_factory.mktemp("encoded")
     encoded_dataset(Storage.open(storage / "datasets" / "d"), "nano")
     return storage
-
-
-def adapter(folder: Path, base: str, parents: list[Parent]) -> Parent:
-    """An adapter's folder as far as it is looked into before a model is loaded."""
-    folder.mkdir()
-    for name in (DIFFUSERS_FILE, PEFT_FILE, CONFIG_FILE):
-        (folder / name).write_text(f"{name} of {folder.name}")
-    made = Parent(sha256=sha256_file(folder / DIFFUSERS_FILE), scale=1.0)
-    card = AdapterCard(
-        base_model="other",
-        base_sha256=base,
-        parents=parents,
-        stage="style",
-        dataset="d",
-        dataset_sha256="dd",
-        config={},
-        step=1,
-        sha256=made.sha256,
-    )
-    (folder / "card.json").write_text(card.model_dump_json())
-    return made
 
 
 @pytest.fixture
@@ -68,7 +47,7 @@ def test_a_dataset_of_other_encoders_is_refused_with_both(encoded: Path) -> None
 
 
 def test_a_parent_of_another_base_is_refused_with_both(check: Callable[..., Checked], tmp_path: Path) -> None:
-    adapter(tmp_path / "elsewhere", "ba" * 32, [])
+    adapter_folder(tmp_path / "elsewhere", "ba" * 32, [])
     told = rf"elsewhere was trained on base other \({'ba' * 6}\), not on this one \({base_hash('nano')[:12]}\)"
     with pytest.raises(AdapterError, match=told):
         check("elsewhere")
@@ -76,8 +55,8 @@ def test_a_parent_of_another_base_is_refused_with_both(check: Callable[..., Chec
 
 def test_a_parent_comes_with_its_own_parents(check: Callable[..., Checked], tmp_path: Path) -> None:
     base = base_hash("nano")
-    style, other = (adapter(tmp_path / name, base, []) for name in ("style", "other"))
-    motion = adapter(tmp_path / "motion", base, [style])
+    style, other = (adapter_folder(tmp_path / name, base, []) for name in ("style", "other"))
+    motion = adapter_folder(tmp_path / "motion", base, [style])
     checked = check("style", "motion")
     assert (checked.inputs["parent_0"], checked.inputs["parent_1"]) == (style.sha256, motion.sha256)
     with pytest.raises(AdapterError, match=rf"motion' was trained .* \({style.sha256[:12]}\), which is neither a run"):

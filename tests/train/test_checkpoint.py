@@ -68,6 +68,28 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_it_is_used(
     assert step_of(kept) == 6
 
 
+def test_an_adapter_without_a_manifest_is_swept_and_those_with_one_stay(tmp_path: Path) -> None:
+    def write_adapter(folder: Path, state: Saved) -> None:
+        folder.mkdir()
+        (folder / "weights").write_text(f"of step {state.step}")
+
+    checkpoints = StoredCheckpoints(Storage.open(tmp_path), keep=2, write_adapter=write_adapter)
+    checkpoints.save(saved(2))
+    checkpoints.flush()
+    orphans = [tmp_path / f"step-{step:08d}-0123456789ab" for step in (2, 3)]
+    for orphan in [*orphans, tmp_path / "of-somebody-else"]:
+        orphan.mkdir()
+        (orphan / "weights").write_text("half")
+    checkpoints.save(saved(4))
+    checkpoints.flush()
+    assert not any(orphan.exists() for orphan in orphans)
+    assert {(path / "weights").read_text() for path in tmp_path.iterdir() if path.is_dir()} == {
+        "of step 2",
+        "of step 4",
+        "half",
+    }
+
+
 def test_a_killed_writer_leaves_no_checkpoint_and_is_swept(kept: StoredCheckpoints, tmp_path: Path) -> None:
     save_file(saved(8).tensors, tmp_path / "step-00000008-0123456789ab.safetensors")
     (tmp_path / ".tmp-half").write_bytes(b"half")
