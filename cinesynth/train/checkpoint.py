@@ -5,8 +5,8 @@
     step-00000250.json                                 the manifest, which commits both
 
 The manifest is written last and has the sha256 of every file, so that a cut or damaged one is found: the newest whole
-one counts. Ray's own state of a training holds no checkpoint: whatever happens to it, the run continues from here.
-A checkpoint is written in a thread, while training goes on.
+one counts. What Ray Train holds as a checkpoint points to a manifest: whatever happens to it, the run continues from
+here. A checkpoint is written in a thread, while training goes on.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class StoredCheckpoints:
                     self.write_adapter(adapter, saved)
                     self.folder.upload_folder(adapter, _adapter_of(saved.step, manifest))
                     manifest["adapter"] = {file.name: sha256_file(file) for file in sorted(adapter.iterdir())}
-            self.folder.write_json(f"{_stem(saved.step)}.json", manifest)
+            self.folder.write_json(manifest_of(saved.step), manifest)
             self._sweep()
         except (OSError, SafetensorError) as e:
             raise StorageError(
@@ -138,7 +138,7 @@ class StoredCheckpoints:
             ) from e
 
     def _manifest(self, step: int) -> dict[str, Any]:
-        manifest: dict[str, Any] = self.folder.read_json(f"{_stem(step)}.json")
+        manifest: dict[str, Any] = self.folder.read_json(manifest_of(step))
         if manifest["schema"] != SCHEMA:
             raise StorageError(f"it has schema {manifest['schema']!r}, this version of cinesynth reads {SCHEMA}")
         return manifest
@@ -156,10 +156,10 @@ class StoredCheckpoints:
         steps = self.steps()
         kept = {*steps[: self.keep], *self.also_keep()} & set(steps)
         files, folders = self.folder.list(), self.folder.folders()
-        wanted = {f"{_stem(step)}.json" for step in kept}
+        wanted = {manifest_of(step) for step in kept}
         for step in kept:
             try:
-                manifest = self.folder.read_json(f"{_stem(step)}.json")
+                manifest = self.folder.read_json(manifest_of(step))
                 wanted |= {_state_of(step, manifest), _adapter_of(step, manifest)}
             except (StorageError, KeyError):  # a damaged manifest: whatever it meant stays
                 wanted |= {name for name in [*files, *folders] if name.startswith(_stem(step))}
@@ -186,6 +186,11 @@ class StoredCheckpoints:
             except (StorageError, SafetensorError, KeyError, OSError) as e:
                 log.warning("checkpoint %s is damaged (%s); the one before it is used", name, e)
         return None
+
+
+def manifest_of(step: int) -> str:
+    """Name of the object that commits the checkpoint of a step."""
+    return f"{_stem(step)}.json"
 
 
 def _stem(step: int) -> str:

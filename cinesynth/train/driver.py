@@ -171,7 +171,7 @@ def _what_failed(error: BaseException) -> str:
 
 
 def _fit(plan: Plan, placement: str | None, check: Callable[[], None]) -> None:
-    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     config, folder = plan.config, plan.run.folder
@@ -196,6 +196,7 @@ def _fit(plan: Plan, placement: str | None, check: Callable[[], None]) -> None:
             name=config.name,
             storage_path=state.path,
             storage_filesystem=state.filesystem,
+            checkpoint_config=CheckpointConfig(num_to_keep=1),  # a pointer to ours
             failure_config=FailureConfig(max_failures=0),  # `_train_to_the_end` decides
             logging_config=LoggingConfig(log_level="WARNING"),  # state transitions and reports are in Ray's log files
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 import tempfile
@@ -19,7 +20,7 @@ from cinesynth.runs import Run
 from cinesynth.settings import parse_config
 from cinesynth.storage import Storage, scratch_folder
 from cinesynth.train.batch import ListedClips
-from cinesynth.train.checkpoint import StoredCheckpoints
+from cinesynth.train.checkpoint import StoredCheckpoints, manifest_of
 from cinesynth.train.choice import make_strategy
 from cinesynth.train.ending import EndRequest
 from cinesynth.train.loop import TrainLoop
@@ -176,9 +177,13 @@ def _write_model(loop: TrainLoop, base: str, run: Storage) -> str:
         return base_hash(local)
 
 
+POINTER = "manifest.json"
+"""The only file of a checkpoint of Ray Train: where the manifest of ours is, or will be once it is written."""
+
+
 class WorkerCheckpoints(StoredCheckpoints):
     """Checkpoints in the run's folder, written by rank 0. Ray Train is told of each, so that its state shows the run go
-    on; it keeps none of its own."""
+    on: its checkpoint points to the manifest of ours, and nothing is read from it."""
 
     def __init__(
         self,
@@ -194,4 +199,10 @@ class WorkerCheckpoints(StoredCheckpoints):
         import ray.train
 
         super().save(saved)
-        ray.train.report({"step": saved.step, **saved.figures})
+        with tempfile.TemporaryDirectory() as local:
+            pointer = None
+            if self.writes:
+                where = f"{self.folder.uri}/{manifest_of(saved.step)}"
+                (Path(local) / POINTER).write_text(json.dumps({"manifest": where}))
+                pointer = ray.train.Checkpoint.from_directory(local)
+            ray.train.report({"step": saved.step, **saved.figures}, checkpoint=pointer)

@@ -1,19 +1,24 @@
-"""What a worker refuses: a node that has other files than the driver read."""
+"""What a worker refuses, which is a node that has other files than the driver read; and what it tells Ray."""
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import ray.train
+import torch
 
 from cinesynth.errors import TrainingError
 from cinesynth.storage import Storage
-from cinesynth.train.worker import train_worker
+from cinesynth.train.state import Saved
+from cinesynth.train.strategy import World
+from cinesynth.train.worker import POINTER, WorkerCheckpoints, train_worker
 from cinesynth.wan.card import read_card
 from cinesynth.wan.folder import base_hash
 from tests.tiny_dataset import encoded_dataset
@@ -71,3 +76,19 @@ def test_a_node_with_other_files_than_the_driver_read_is_refused_with_both(task:
     )
     with pytest.raises(TrainingError, match=f"^{re.escape(told)}; give every node the same files$"):
         train_worker({**task, "inputs": task["inputs"] | {name: expected}})
+
+
+def test_what_ray_holds_as_a_checkpoint_points_to_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[dict[str, Any], dict[str, Any] | None]] = []
+
+    def report(figures: dict[str, Any], checkpoint: ray.train.Checkpoint | None) -> None:
+        told.append((figures, checkpoint and json.loads((Path(checkpoint.path) / POINTER).read_text())))
+
+    monkeypatch.setattr(ray.train, "report", report)
+    for rank in (0, 1):
+        store = WorkerCheckpoints(Storage.open(tmp_path), World(rank, 2), 2, tuple, None)
+        store.save(Saved({"w": torch.ones(1)}, 7, {"loss": 0.5}))
+        store.flush()
+    figures = {"step": 7, "loss": 0.5}
+    assert told == [(figures, {"manifest": str(tmp_path / "step-00000007.json")}), (figures, None)]
+    assert json.loads((tmp_path / "step-00000007.json").read_text())["step"] == 7
