@@ -77,12 +77,17 @@ def run(name: str, missing: list[str], *options: str) -> dict[str, Any]:
 
 
 def test_training_runs_without_our_other_requirements() -> None:
-    chosen = ["--variants", "diffusers", "denoising, as loaded", "ours, attention kept"]
-    figures = run("gpu_train", MISSING, *SMALL, "--size", "64x64", *chosen)
-    rows = {**figures["training"], **figures["denoising"]}
-    assert set(rows) == {"diffusers' loop", "ours, attention kept", "denoising, as loaded"}
-    assert all(row["s_per_step"] > 0 for row in rows.values())
-    assert figures["best"] == "ours, attention kept"
+    chosen = ["--variants", "diffusers", "denoising, as loaded", "ours, attention kept", "ours, flash"]
+    figures = run("gpu_train", MISSING, *SMALL, "--size", "64x64", "--frames", "5", "9", *chosen)
+    assert figures["size"] == "64x64x5"
+    assert list(figures["other_lengths"]) == ["64x64x9"]
+    for found in (figures, figures["other_lengths"]["64x64x9"]):
+        rows = {**found["training"], **found["denoising"]}
+        assert set(rows) == {"diffusers' loop", "ours, attention kept", "ours, flash", "denoising, as loaded"}
+        assert all(row["s_per_step"] > 0 for row in rows.values())
+        assert found["best"] in ("ours, attention kept", "ours, flash")
+    longer = figures["other_lengths"]["64x64x9"]
+    assert longer["training_pflop"] > figures["training_pflop"] > 0
 
 
 def test_generation_runs_without_our_other_requirements() -> None:
