@@ -3,13 +3,14 @@
 - A step of `TrainLoop` against a bare PyTorch loop of the same step (PEFT, AdamW, every block computed again), in turn
   on the same windows at the nano model's shape. The share is the median over pairs of steps.
 - Seconds from the command to the end of the first step, by what the log shows: `python -m jobs.train` on a local head.
-- Seconds that writing a checkpoint takes, as a share of the steps between two of `jobs/configs/nano/style.yaml`.
+- Seconds that writing a checkpoint takes, and telling Ray Train of it in a worker, as a share of the steps between two
+  of `jobs/configs/nano/style.yaml`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import statistics
 import subprocess
 import sys
@@ -21,18 +22,22 @@ from typing import Any
 
 import torch
 
+from benchmarks.conclusion import conclude
 from benchmarks.gpu_model import random_transformer, random_windows
 from benchmarks.gpu_train import our_loop, written_out_step
 from cinesynth.config import TrainConfig
 from cinesynth.scripted.series import write_scripted_clips
+from cinesynth.session import connect
 from cinesynth.settings import load_config
 from cinesynth.storage import Storage
 from cinesynth.train.checkpoint import StoredCheckpoints
 from cinesynth.train.loop import TrainLoop
 from cinesynth.train.state import Saved
+from cinesynth.train.strategy import World
+from cinesynth.train.worker import WorkerCheckpoints
 from cluster.local import LocalHead, end_on_sigterm
 
-TARGETS = {"step_over_bare_loop": 1.03, "checkpoint_share": 0.01}
+TARGETS = {"step_over_bare_loop": ("<=", 1.03), "checkpoint_and_report_share": ("<=", 0.01)}
 STYLE = Path(__file__).resolve().parent.parent / "jobs" / "configs" / "nano" / "style.yaml"
 MARKS = {
     "workers_started": "adapter on",
@@ -54,16 +59,17 @@ def main(argv: list[str] | None = None) -> None:
     windows = random_windows("nano", given.frames, 64, 96, count=8)
     loop = our_loop(random_transformer("nano", torch.float32, "cpu"), windows, "cpu", {})
     figures: dict[str, Any] = steps(loop, windows, given.steps)
-    with tempfile.TemporaryDirectory(prefix="cinesynth-train-") as folder:
-        figures |= checkpoints(loop, Path(folder) / "checkpoints", figures["step_seconds"])
+    with (
+        tempfile.TemporaryDirectory(prefix="cinesynth-train-") as folder,
+        LocalHead(log=Path(folder) / "head.log") as head,
+    ):
+        figures |= checkpoints(loop, Path(folder), head)
+        between = load_config(TrainConfig, str(STYLE)).checkpoint_every * figures["step_seconds"]
+        taken = figures["checkpoint_seconds"] + figures["report_seconds"]
+        figures["checkpoint_and_report_share"] = round(taken / between, 5)
         if given.starts:
-            with LocalHead(log=Path(folder) / "head.log") as head:
-                figures |= starts(Path(folder), given.starts, head)
-    for name, value in figures.items():
-        print(f"  {name:40} {value}")
-    passed = all(figures[name] <= bound for name, bound in TARGETS.items())
-    targets = {name: f"<= {bound}" for name, bound in TARGETS.items()}
-    print(json.dumps({"name": "train", "figures": figures, "targets": targets, "pass": passed}))
+            figures |= starts(Path(folder), given.starts, head)
+    conclude("train", figures, TARGETS)
 
 
 def steps(loop: TrainLoop, windows: list[dict[str, torch.Tensor]], count: int) -> dict[str, float]:
@@ -87,21 +93,53 @@ def steps(loop: TrainLoop, windows: list[dict[str, torch.Tensor]], count: int) -
     }
 
 
-def checkpoints(loop: TrainLoop, folder: Path, step_seconds: float) -> dict[str, float]:
-    """Seconds of taking and writing a state, and their share of the steps between two of the shipped configuration."""
-    config = load_config(TrainConfig, str(STYLE))
-    store, seconds = StoredCheckpoints(Storage.open(folder)), []
+def checkpoints(loop: TrainLoop, folder: Path, head: LocalHead) -> dict[str, float]:
+    """Seconds of taking and writing a state, and those that a worker of Ray Train takes to tell of it."""
+    store, seconds = StoredCheckpoints(Storage.open(folder / "checkpoints")), []
     for number in range(9):
         started = time.perf_counter()
         saved = Saved(loop.strategy.state(), number + 1, {})
         store.save(saved)
         seconds.append(time.perf_counter() - started)
-    written = statistics.median(seconds)
+    store.flush()
     return {
         "checkpoint_megabytes": round(sum(v.nbytes for v in saved.tensors.values()) / 1e6, 2),
-        "checkpoint_seconds": round(written, 4),
-        "checkpoint_share": round(written / (config.checkpoint_every * step_seconds), 5),
+        "checkpoint_seconds": round(statistics.median(seconds), 4),
+        "report_seconds": round(statistics.median(_reports(folder, head)), 4),
     }
+
+
+def _reports(folder: Path, head: LocalHead) -> list[float]:
+    """Seconds of each report of a worker, of which Ray Train takes one every two seconds."""
+    os.environ |= {k: v for k, v in head.environment.items() if k.startswith("RAY_")}
+    import ray  # reads the environment
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    connect(head.address, "head", log_to_driver=False)
+    try:
+        TorchTrainer(
+            _report,
+            train_loop_config={"folder": str(folder / "reports")},
+            scaling_config=ScalingConfig(num_workers=1),
+            run_config=RunConfig(name="reports", storage_path=str(folder / "ray")),
+        ).fit()
+    finally:
+        ray.shutdown()
+    return list(Storage.open(folder / "reports").read_json("seconds.json"))
+
+
+def _report(task: dict[str, str]) -> None:
+    """A worker that saves states of one number, which are written beside it, and writes how long each call took."""
+    folder, seconds = Storage.open(task["folder"]), []
+    store = WorkerCheckpoints(folder, World(), 2, tuple, None)
+    for step in range(1, 10):
+        time.sleep(3)
+        started = time.perf_counter()
+        store.save(Saved({"weight": torch.zeros(1)}, step, {"loss": 0.0}))
+        seconds.append(time.perf_counter() - started)
+    store.flush()
+    folder.write_json("seconds.json", seconds)
 
 
 def starts(folder: Path, count: int, head: LocalHead) -> dict[str, float]:

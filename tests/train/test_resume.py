@@ -84,18 +84,36 @@ def test_a_killed_run_continues_with_two_workers_and_gives_the_same_losses(ray_h
     assert read_card(again["outputs"]["adapter"]).step == STEPS
 
 
-def pid_of_actor(head: Head, kind: str) -> int:
-    """A process that holds a living actor whose class is called so."""
+def pids_of_actors(head: Head, kind: str) -> list[int]:
+    """Processes that hold a living actor whose class is called so."""
     from ray.util.state import list_actors
 
     actors = list_actors(head.dashboard, filters=[("state", "=", "ALIVE")], limit=1000)
-    return next(actor.pid for actor in actors if kind in actor.class_name)
+    return [actor.pid for actor in actors if kind in actor.class_name]
+
+
+def stop_in_mid_commit(folder: Path, workers: list[int]) -> Path:
+    """Stop the workers while the newest state lies in the folder without its manifest; returns the manifest's place."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        newest = max((path.name[: len("step-00000000")] for path in folder.glob("step-*.safetensors")), default=None)
+        if newest is not None and not (manifest := folder / f"{newest}.json").exists():
+            for pid in workers:
+                os.kill(pid, signal.SIGSTOP)
+            time.sleep(0.1)  # until all of their threads stand
+            if not manifest.exists():
+                return manifest
+            for pid in workers:  # the signal came too late
+                os.kill(pid, signal.SIGCONT)
+        time.sleep(0.001)
+    raise AssertionError("no worker was stopped between a state and its manifest")
 
 
 @pytest.mark.slow
 def test_kills_of_all_kinds_leave_the_same_adapter(ray_head: Head, storage: Path) -> None:
-    """A rank and the controller are killed, then the driver is stopped as `ray job stop` does; each time it goes on."""
-    steps = 30
+    """A rank is killed, the controller and the ranks in mid-commit of a checkpoint, and the driver is stopped as
+    `ray job stop` does; each time it goes on."""
+    steps, folder = 30, storage / "runs" / "hunted" / "checkpoints"
     many = {"optimizer": {"steps": steps, "lr": 1e-2, "batch_size": 2}, "workers": 2, "max_failures": 3}
     whole = train(config(ray_head, storage, "left-alone", **many))
     command = [
@@ -115,9 +133,14 @@ def test_kills_of_all_kinds_leave_the_same_adapter(ray_head: Head, storage: Path
             time.sleep(0.02)
 
     with subprocess.Popen(command, cwd=REPOSITORY, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as job:
-        for kind in ("RayTrainWorker", "TrainController"):
-            wait_for_progress(job)
-            os.kill(pid_of_actor(ray_head, kind), signal.SIGKILL)
+        wait_for_progress(job)
+        os.kill(pids_of_actors(ray_head, "RayTrainWorker")[0], signal.SIGKILL)
+        wait_for_progress(job)
+        controllers, workers = (pids_of_actors(ray_head, kind) for kind in ("TrainController", "RayTrainWorker"))
+        manifest = stop_in_mid_commit(folder, workers)
+        for pid in [*controllers, *workers]:
+            os.kill(pid, signal.SIGKILL)
+        assert not manifest.exists()
         wait_for_progress(job)
         job.send_signal(signal.SIGTERM)
         told, _ = job.communicate(timeout=120)
@@ -201,7 +224,7 @@ def test_early_stop_delivers_the_same_adapter_wherever_videos_are_made(ray_head:
         def hear(step: int, figures: Mapping[str, float], heard: Any = heard, placement: str = placement) -> None:
             heard.append((step, figures))
             if placement == "task" and [s for s, f in heard if "lpips" in f] == [2] == [step]:
-                os.kill(pid_of_actor(ray_head, "RayTrainWorker"), signal.SIGKILL)
+                os.kill(pids_of_actors(ray_head, "RayTrainWorker")[0], signal.SIGKILL)
 
         stopping = config(
             ray_head,

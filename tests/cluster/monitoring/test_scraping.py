@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,17 @@ import numpy as np
 import psutil
 import pytest
 
-from cinesynth.config import TrainConfig
+from cinesynth.config import TrainConfig, TuneConfig
 from cinesynth.pictures import png_bytes
 from cinesynth.session import ray_session
 from cinesynth.settings import parse_config
 from cinesynth.telemetry import SERIES
 from cinesynth.train.driver import train
-from cinesynth.train.telemetry import GroupGauges
 from cluster.local import end_processes, free_ports
 from tests.conftest import REPOSITORY, Head
 from tests.prepared import prepare_clips
 from tests.serve.service import Service, serving, until
-from tune.records import COMPLETE, FAILED
-from tune.study import show_search
+from tune.study import tune_study
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -116,13 +115,49 @@ def busy(prometheus: Prometheus, ray_head: Head, tmp_path_factory: pytest.TempPa
         "checkpoint_every": 12,
     }
     config = parse_config(TrainConfig, values)
-    with ray_session(config):
+    with ThreadPoolExecutor(1) as pool, ray_session(config):
+        killed = pool.submit(_kill_a_rank)
         train(config)
-    GroupGauges("watched").failed()  # a group that really fails takes a minute; tests/train kills some
-    show_search("search", [COMPLETE, FAILED], 4, {"lpips": 0.25, "lpips_late": 0.5}, 0.125, 60.0)
+        killed.result()
+    tune_study(_search(ray_head, storage))
     with serving(folder, max_replicas=1, idle_s=30, group={"ranks": 1, "cpus_per_rank": 0.5}) as service:
         _serve(service)
     return prometheus
+
+
+def _kill_a_rank() -> None:
+    """Kill the first worker of a training that is seen."""
+
+    def pids() -> list[int]:
+        from ray.util.state import list_actors
+
+        actors = list_actors(filters=[("state", "=", "ALIVE")], limit=1000)
+        return [actor.pid for actor in actors if "RayTrainWorker" in actor.class_name]
+
+    os.kill(until(pids, "a worker")[0], signal.SIGKILL)
+
+
+def _search(head: Head, storage: Path) -> TuneConfig:
+    """The shortest search: of its baseline alone."""
+    values = {
+        "name": "search",
+        "storage": str(storage),
+        "ray": {"address": head.address},
+        "dataset": "clips",
+        "train": {
+            "lora": {"rank": 4, "alpha": 4},
+            "optimizer": {"steps": 2, "lr": 1e-3, "batch_size": 2},
+            "validation": {"sigmas": [0.5], "max_windows": 1},
+        },
+        "space": {"rank": None, "alpha_over_rank": None, "lr": [1e-4, 1e-2]},
+        "objectives": ["lpips", "lpips_late"],
+        "baseline_seeds": 1,
+        "final_seeds": 0,
+        "sampler": {"steps": 2, "guidance_scale": 1.0},
+        "budget": {"trials": 1},
+        "concurrency": 1,
+    }
+    return parse_config(TuneConfig, values)
 
 
 def _serve(service: Service) -> None:
@@ -186,6 +221,10 @@ def test_figures_are_those_of_the_run(busy: Prometheus) -> None:
     assert last('max by (run) (ray_cinesynth_train_steps_wanted{run="watched"})') == {"watched": 12}
     assert last('max by (run) (ray_cinesynth_train_step{run="watched"})')["watched"] <= 12
     assert last('sum(ray_cinesynth_prepare_rejects{run="clips"})')[""] >= 1
+    assert grown('sum(ray_cinesynth_train_restarts_total{run="watched"})') == {"": 1}
+    assert last('sum by (state) (ray_cinesynth_tune_trials{study="search"})')["complete"] == 1
+    assert last('sum(ray_cinesynth_tune_trials_wanted{study="search"})') == {"": 1}
+    assert set(last('max by (objective) (ray_cinesynth_tune_best{study="search"})')) == {"lpips", "lpips_late"}
     assert grown("sum by (outcome) (ray_cinesynth_serve_videos_total)") == {"completed": 1, "failed": 1}
     assert grown("sum by (reason) (ray_cinesynth_serve_leases_lost_total)") == {"rank_lost": 1}
     assert grown("sum(ray_cinesynth_serve_made_video_seconds_total)") == {"": 0.5}  # 9 frames, 16 a second
