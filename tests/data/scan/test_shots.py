@@ -57,9 +57,9 @@ def _f1(known: list[int], found: list[int]) -> float:
     return 2 * right / (len(known) + len(found))
 
 
-def _montage(steady: bool) -> tuple[np.ndarray, list[int]]:
+def _montage(clips: int, steady: bool) -> tuple[np.ndarray, list[int]]:
     """Scripted shots, joined hard: frames, and the first frame of every shot but the first."""
-    shots = [shot for index in range(40) for shot in draw_screenplay(2, index).shots]
+    shots = [shot for index in range(clips) for shot in draw_screenplay(2, index).shots]
     if steady:
         shots = [replace(shot, light="steady") for shot in shots]
     parts = [render_shot(shot, round(shot.duration * 24), 24, 48, 72) for shot in shots]
@@ -72,9 +72,10 @@ BESIDE = [pytest.mark.slow, pytest.mark.beside]
 @pytest.mark.parametrize("detector", [*DETECTORS[:3], pytest.param("transnet", marks=BESIDE)])
 def test_known_joins_of_a_montage_are_found(detector: str) -> None:
     """Under light that pulses in all colours, but for the detectors that take that for cuts."""
-    frames, joins = _montage(steady=detector in ("hash", "transnet"))
+    clips = 16 if detector == "transnet" else 40  # the network takes seconds a shot
+    frames, joins = _montage(clips, steady=detector in ("hash", "transnet"))
     found = [start for _, start in _detect(frames, detector=detector)]
-    assert len(joins) >= 39
+    assert len(joins) >= clips - 1
     assert _f1(joins, found) >= 0.95, (sorted(set(joins) - set(found)), sorted(set(found) - set(joins)))
 
 
