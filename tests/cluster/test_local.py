@@ -13,18 +13,23 @@ from cluster.local import LocalHead
 from tests.conftest import Head
 
 
+def processes_of_the_head() -> list[psutil.Process]:
+    """The process that this one started as a local head, and those below it."""
+    (process,) = [p for p in psutil.Process().children() if "start" in p.cmdline() and "--head" in p.cmdline()]
+    return [process, *process.children(recursive=True)]
+
+
 @pytest.mark.slow
 def test_a_head_starts_beside_another_refuses_strangers_and_stops_only_itself(ray_head: Head, tmp_path: Path) -> None:
     import ray
 
-    before = {p.pid for p in psutil.process_iter()}
     with LocalHead(num_cpus=1, log=tmp_path / "head.log") as head:
-        started = {p.pid for p in psutil.process_iter()} - before
+        started = processes_of_the_head()
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(f"{head.dashboard}/api/jobs/", timeout=5)
         assert refused.value.code == 401
         assert head.address != ray_head.address
-    assert not [p for p in started if psutil.pid_exists(p) and "ray" in " ".join(psutil.Process(p).cmdline())]
+    assert not [p for p in started if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     assert ray.get(ray.put(1)) == 1  # the other head still works
 
 
@@ -33,8 +38,7 @@ def test_a_head_starts_beside_another_refuses_strangers_and_stops_only_itself(ra
 def test_a_head_that_dies_leaves_no_process(tmp_path: Path) -> None:
     head = LocalHead(num_cpus=1, log=tmp_path / "head.log")
     with head:
-        (process,) = [p for p in psutil.Process().children() if "start" in p.cmdline() and "--head" in p.cmdline()]
-        started = process.children(recursive=True)
+        process, *started = processes_of_the_head()
         process.kill()
         process.wait()
     assert started

@@ -44,11 +44,15 @@ def start(job: str, head: Head, folder: Path, *options: str) -> subprocess.Popen
     )
 
 
-def waiting(head: Head) -> int:
-    """Groups of processes, of any job, that wait for room."""
-    from ray.util.state import list_placement_groups
+def both_wait(head: Head) -> bool:
+    """Whether a training and a generation wait for room: two groups of processes, and a controller of one."""
+    from ray.util.state import list_actors, list_placement_groups
 
-    return len(list_placement_groups(head.dashboard, filters=[("state", "=", "PENDING")], limit=1000))
+    groups = list_placement_groups(head.dashboard, filters=[("state", "=", "PENDING")], limit=1000)
+    if len(groups) < 2:
+        return False
+    actors = list_actors(head.dashboard, filters=[("state", "=", "ALIVE")], limit=1000)
+    return any("TrainController" in actor.class_name for actor in actors)
 
 
 def result(folder: Path, run: str) -> dict[str, Any]:
@@ -80,7 +84,7 @@ def test_jobs_that_wait_for_room_end_at_once_when_they_are_stopped(ray_head: Hea
     }
     try:
         deadline = time.monotonic() + 90
-        while waiting(ray_head) < len(jobs):
+        while not both_wait(ray_head):
             assert time.monotonic() < deadline
             assert all(job.poll() is None for job in jobs.values()), [job.communicate() for job in jobs.values()]
             time.sleep(0.2)

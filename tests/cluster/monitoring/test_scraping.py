@@ -110,13 +110,13 @@ def busy(prometheus: Prometheus, ray_head: Head, tmp_path_factory: pytest.TempPa
         "storage": str(storage),
         "ray": {"address": ray_head.address},
         "dataset": "clips",
-        "optimizer": {"steps": 12, "lr": 1e-3, "batch_size": 2},
+        "optimizer": {"steps": 24, "lr": 1e-3, "batch_size": 2},
         "validation": {"every": 4, "sigmas": [0.5], "max_windows": 1},
-        "checkpoint_every": 12,
+        "checkpoint_every": 4,
     }
     config = parse_config(TrainConfig, values)
     with ThreadPoolExecutor(1) as pool, ray_session(config):
-        killed = pool.submit(_kill_a_rank)
+        killed = pool.submit(_kill_a_rank, ray_head, storage / "runs" / "watched" / "checkpoints")
         train(config)
         killed.result()
     tune_study(_search(ray_head, storage))
@@ -125,16 +125,17 @@ def busy(prometheus: Prometheus, ray_head: Head, tmp_path_factory: pytest.TempPa
     return prometheus
 
 
-def _kill_a_rank() -> None:
-    """Kill the first worker of a training that is seen."""
+def _kill_a_rank(head: Head, checkpoints: Path) -> None:
+    """Kill a worker of a training once it has written a checkpoint."""
 
-    def pids() -> list[int]:
+    def pids_of_a_training_under_way() -> list[int]:
         from ray.util.state import list_actors
 
-        actors = list_actors(filters=[("state", "=", "ALIVE")], limit=1000)
-        return [actor.pid for actor in actors if "RayTrainWorker" in actor.class_name]
+        actors = list_actors(head.dashboard, filters=[("state", "=", "ALIVE")], limit=1000)
+        found = [actor.pid for actor in actors if "RayTrainWorker" in actor.class_name]
+        return found if any(checkpoints.glob("step-*.json")) else []
 
-    os.kill(until(pids, "a worker")[0], signal.SIGKILL)
+    os.kill(until(pids_of_a_training_under_way, "a training's first checkpoint")[0], signal.SIGKILL)
 
 
 def _search(head: Head, storage: Path) -> TuneConfig:
@@ -218,8 +219,8 @@ def test_figures_are_those_of_the_run(busy: Prometheus) -> None:
         }
         return {label: value for label, value in lines.items() if value}
 
-    assert last('max by (run) (ray_cinesynth_train_steps_wanted{run="watched"})') == {"watched": 12}
-    assert last('max by (run) (ray_cinesynth_train_step{run="watched"})')["watched"] <= 12
+    assert last('max by (run) (ray_cinesynth_train_steps_wanted{run="watched"})') == {"watched": 24}
+    assert last('max by (run) (ray_cinesynth_train_step{run="watched"})')["watched"] <= 24
     assert last('sum(ray_cinesynth_prepare_rejects{run="clips"})')[""] >= 1
     assert grown('sum(ray_cinesynth_train_restarts_total{run="watched"})') == {"": 1}
     assert last('sum by (state) (ray_cinesynth_tune_trials{study="search"})')["complete"] == 1
