@@ -37,6 +37,13 @@ class Head:
     dashboard: str
     cluster: Any
 
+    def actors(self, class_name: str) -> list[Any]:
+        """Living actors whose class has this in its name, in detail."""
+        from ray.util.state import list_actors
+
+        found = list_actors(self.dashboard, filters=[("state", "=", "ALIVE")], detail=True, limit=1000)
+        return [actor for actor in found if class_name in actor.class_name]
+
 
 @pytest.fixture(scope="session")
 def ray_head() -> Iterator[Head]:

@@ -46,13 +46,10 @@ def start(job: str, head: Head, folder: Path, *options: str) -> subprocess.Popen
 
 def both_wait(head: Head) -> bool:
     """Whether a training and a generation wait for room: two groups of processes, and a controller of one."""
-    from ray.util.state import list_actors, list_placement_groups
+    from ray.util.state import list_placement_groups
 
     groups = list_placement_groups(head.dashboard, filters=[("state", "=", "PENDING")], limit=1000)
-    if len(groups) < 2:
-        return False
-    actors = list_actors(head.dashboard, filters=[("state", "=", "ALIVE")], limit=1000)
-    return any("TrainController" in actor.class_name for actor in actors)
+    return len(groups) >= 2 and bool(head.actors("TrainController"))
 
 
 def result(folder: Path, run: str) -> dict[str, Any]:

@@ -86,10 +86,7 @@ def test_a_killed_run_continues_with_two_workers_and_gives_the_same_losses(ray_h
 
 def pids_of_actors(head: Head, kind: str) -> list[int]:
     """Processes that hold a living actor whose class is called so."""
-    from ray.util.state import list_actors
-
-    actors = list_actors(head.dashboard, filters=[("state", "=", "ALIVE")], limit=1000)
-    return [actor.pid for actor in actors if kind in actor.class_name]
+    return [actor.pid for actor in head.actors(kind)]
 
 
 def stop_in_mid_commit(folder: Path, workers: list[int]) -> Path:

@@ -26,34 +26,13 @@ from cinesynth.wan.card import read_card
 from cinesynth.wan.folder import model_folder
 from cluster.pools import POOLS
 from tests.conftest import REPOSITORY, Head
+from tests.small_search import small_search
 from tests.tiny_dataset import encoded_dataset
 from tune.outline import outline_study
 from tune.records import Records
 from tune.study import open_study, tune_study
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-def config(head: Head, storage: Path, **changes: Any) -> TuneConfig:
-    values = {
-        "name": "study",
-        "storage": str(storage),
-        "ray": {"address": head.address},
-        "dataset": "clips",
-        "train": {
-            "lora": {"rank": 4, "alpha": 4},
-            "optimizer": {"steps": 2, "lr": 1e-3, "batch_size": 2},
-            "validation": {"sigmas": [0.5], "max_windows": 1},
-        },
-        "space": {"rank": [2, 8], "alpha_over_rank": None, "lr": [1e-4, 1e-2]},
-        "objectives": ["lpips", "lpips_late"],
-        "baseline_seeds": 1,
-        "final_seeds": 1,
-        "sampler": {"steps": 2, "guidance_scale": 1.0},
-        "budget": {"trials": 2},
-        "concurrency": 1,
-    }
-    return parse_config(TuneConfig, {**values, **changes})
 
 
 def placement_groups() -> int:
@@ -67,14 +46,6 @@ def no_placement_group_is_left() -> bool:
     while placement_groups() and time.monotonic() < deadline:
         time.sleep(0.5)
     return placement_groups() == 0
-
-
-def alive(class_name: str) -> list[Any]:
-    """Actors of a class whose name holds a text."""
-    from ray.util.state import list_actors
-
-    found = list_actors(filters=[("state", "=", "ALIVE")], detail=True, limit=1000)
-    return [actor for actor in found if class_name in actor.class_name]
 
 
 def wait_for(job: subprocess.Popen[bytes], what: Callable[[], Any], seconds: float = 240) -> Any:
@@ -99,7 +70,7 @@ def test_a_search_survives_kills_of_a_trial_of_a_node_and_of_its_driver(
         "checkpoint_every": 2,
         "resources": {"labels": {"pool": "trials"}},
     }
-    given = config(ray_head, storage, train=train, budget={"trials": 3}, concurrency=None)
+    given = small_search(ray_head, storage, train=train, budget={"trials": 3}, concurrency=None)
     told = outline_study(given).text()
     assert "3 trials + 0 more of the baseline + 2 of the comparison = 5, 150 steps at most" in told
     assert "2 trials in this cluster; a trial takes 1 worker" in told
@@ -114,13 +85,13 @@ def test_a_search_survives_kills_of_a_trial_of_a_node_and_of_its_driver(
     job = subprocess.Popen(command, cwd=REPOSITORY, env=dict(os.environ))
     try:
         wait_for(job, lambda: len(begun()) == 2)
-        trials, workers = alive("ImplicitFunc"), alive("RayTrainWorker")
+        trials, workers = ray_head.actors("ImplicitFunc"), ray_head.actors("RayTrainWorker")
         assert len(trials) == len(workers) == 2
         assert len({worker.node_id for worker in workers}) == 2  # they are spread over the pool
         seen = {trial.pid for trial in trials}
         os.kill(trials[0].pid, signal.SIGKILL)
         for kills_again in (True, False):
-            new = wait_for(job, lambda: [a.pid for a in alive("ImplicitFunc") if a.pid not in seen])
+            new = wait_for(job, lambda: [a.pid for a in ray_head.actors("ImplicitFunc") if a.pid not in seen])
             seen.update(new)
             if kills_again:
                 os.kill(new[0], signal.SIGKILL)
@@ -172,7 +143,7 @@ def test_trials_that_fail_or_are_cut_stay_out(ray_head: Head, storage: Path) -> 
         "validation": {"every": 4, "sigmas": [0.5], "max_windows": 1},
         "checkpoint_every": 4,
     }
-    given = config(
+    given = small_search(
         ray_head,
         storage,
         name="broken",
@@ -200,7 +171,7 @@ def test_trials_that_fail_or_are_cut_stay_out(ray_head: Head, storage: Path) -> 
     assert "cut: held-out loss" in page
     wide = {"lora": {"rank": 4}, "workers": 50, "optimizer": {"batch_size": 50, "lr": 1e-3}}
     with pytest.raises(ConfigError, match=r"a trial takes 50 workers, and the scorer 0: workers = 50"):
-        tune_study(config(ray_head, storage, name="too-wide", train=wide))
+        tune_study(small_search(ray_head, storage, name="too-wide", train=wide))
 
 
 def test_the_shipped_search_fits_the_gpus_that_it_names(ray_head: Head, tmp_path: Path) -> None:

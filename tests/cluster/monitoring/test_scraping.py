@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 import pytest
 
-from cinesynth.config import TrainConfig, TuneConfig
+from cinesynth.config import TrainConfig
 from cinesynth.pictures import png_bytes
 from cinesynth.session import ray_session
 from cinesynth.settings import parse_config
@@ -29,6 +29,7 @@ from cluster.local import end_processes, free_ports
 from tests.conftest import REPOSITORY, Head
 from tests.prepared import prepare_clips
 from tests.serve.service import Service, serving, until
+from tests.small_search import small_search
 from tune.study import tune_study
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -119,7 +120,8 @@ def busy(prometheus: Prometheus, ray_head: Head, tmp_path_factory: pytest.TempPa
         killed = pool.submit(_kill_a_rank, ray_head, storage / "runs" / "watched" / "checkpoints")
         train(config)
         killed.result()
-    tune_study(_search(ray_head, storage))
+    shortest = {"rank": None, "alpha_over_rank": None, "lr": [1e-4, 1e-2]}
+    tune_study(small_search(ray_head, storage, name="search", space=shortest, budget={"trials": 1}, final_seeds=0))
     with serving(folder, max_replicas=1, idle_s=30, group={"ranks": 1, "cpus_per_rank": 0.5}) as service:
         _serve(service)
     return prometheus
@@ -128,37 +130,8 @@ def busy(prometheus: Prometheus, ray_head: Head, tmp_path_factory: pytest.TempPa
 def _kill_a_rank(head: Head, checkpoints: Path) -> None:
     """Kill a worker of a training once it has written a checkpoint."""
 
-    def pids_of_a_training_under_way() -> list[int]:
-        from ray.util.state import list_actors
-
-        actors = list_actors(head.dashboard, filters=[("state", "=", "ALIVE")], limit=1000)
-        found = [actor.pid for actor in actors if "RayTrainWorker" in actor.class_name]
-        return found if any(checkpoints.glob("step-*.json")) else []
-
-    os.kill(until(pids_of_a_training_under_way, "a training's first checkpoint")[0], signal.SIGKILL)
-
-
-def _search(head: Head, storage: Path) -> TuneConfig:
-    """The shortest search: of its baseline alone."""
-    values = {
-        "name": "search",
-        "storage": str(storage),
-        "ray": {"address": head.address},
-        "dataset": "clips",
-        "train": {
-            "lora": {"rank": 4, "alpha": 4},
-            "optimizer": {"steps": 2, "lr": 1e-3, "batch_size": 2},
-            "validation": {"sigmas": [0.5], "max_windows": 1},
-        },
-        "space": {"rank": None, "alpha_over_rank": None, "lr": [1e-4, 1e-2]},
-        "objectives": ["lpips", "lpips_late"],
-        "baseline_seeds": 1,
-        "final_seeds": 0,
-        "sampler": {"steps": 2, "guidance_scale": 1.0},
-        "budget": {"trials": 1},
-        "concurrency": 1,
-    }
-    return parse_config(TuneConfig, values)
+    until(lambda: any(checkpoints.glob("step-*.json")), "a training's first checkpoint")
+    os.kill(head.actors("RayTrainWorker")[0].pid, signal.SIGKILL)
 
 
 def _serve(service: Service) -> None:
