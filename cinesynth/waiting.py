@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,8 @@ AGAIN_S = 600.0
 """Seconds after which it is told again."""
 _GLANCE_S, _SELDOM_S = 5.0, 60.0
 """Seconds between two looks while something waits; and when for long nothing has."""
+_HOLDERS = 5
+"""Most holders of resources that a line names."""
 _WHERE = ("node:", "accelerator_type:")
 """Beginnings of resources that say where, not how much."""
 
@@ -50,6 +52,8 @@ def _watch(ended: threading.Event) -> None:
             free = room(found.values(), ray.cluster_resources(), ray.available_resources()) if lines else ""
             for line in lines:
                 log.info("%s; free are %s", line, free)
+            if lines and (held := holders({name for needs in found.values() for need in needs for name in need})):
+                log.info("they are held by %s", ", ".join(held))
         except Exception as e:  # the head may be gone, of which the job itself tells
             log.debug("what waits is not known: %s", e)
         pause = _GLANCE_S if found else min(2 * pause, _SELDOM_S)
@@ -87,10 +91,8 @@ def pending() -> dict[str, Needs]:
     import ray
     from ray.util.state import list_actors, list_placement_groups
 
-    context = ray.get_runtime_context()
-    # By its address: where a machine has several heads, the state API would not know which one.
-    options: dict[str, Any] = {"address": context.gcs_address, "detail": True, "limit": 1000, "timeout": 10}
-    job = context.get_job_id()
+    options = _options()
+    job = ray.get_runtime_context().get_job_id()
     groups = list_placement_groups(filters=[("state", "=", "PENDING"), ("creator_job_id", "=", job)], **options)
     found: dict[str, Needs] = {
         group.placement_group_id: [bundle["unit_resources"] for bundle in group.bundles or []] for group in groups
@@ -99,6 +101,39 @@ def pending() -> dict[str, Needs]:
         if not actor.pid and not actor.placement_group_id:  # else it starts, or waits as a part of its group
             found[actor.actor_id] = [actor.required_resources or {}]
     return found
+
+
+def holders(names: Collection[str]) -> list[str]:
+    """Who has some of the resources of these names in the connected cluster, in words: actors and placement groups of
+    all its jobs, the most frequent first, and a number for what would be more than `_HOLDERS`.
+
+    Tasks that run for a moment are not among them.
+    """
+    from ray.util.state import list_actors, list_jobs, list_placement_groups
+
+    options = _options()
+    jobs = {job.job_id: (job.metadata or {}).get("run") for job in list_jobs(**options)}
+    held: Counter[str] = Counter()
+
+    def add(name: str, job: str, needs: Needs) -> None:
+        if has := in_words([{name: n for name, n in need.items() if name in names} for need in needs]):
+            held[f"{name} of {f'run {jobs[job]}' if jobs.get(job) else f'job {job}'} ({has})"] += 1
+
+    for group in list_placement_groups(filters=[("state", "=", "CREATED")], **options):
+        add(group.name or "a placement group", group.creator_job_id, [b["unit_resources"] for b in group.bundles or []])
+    for actor in list_actors(filters=[("state", "=", "ALIVE")], **options):
+        if not actor.placement_group_id:  # else its group is told
+            add(actor.name or actor.class_name.rpartition(".")[2], actor.job_id, [actor.required_resources or {}])
+    found = [f"{number} x {who}" if number > 1 else who for who, number in held.most_common()]
+    more = len(found) - _HOLDERS
+    return [*found[:_HOLDERS], f"{more} others"] if more > 0 else found
+
+
+def _options() -> dict[str, Any]:
+    """Of calls of the state API. By its address: where a machine has several heads, it would not know which one."""
+    import ray
+
+    return {"address": ray.get_runtime_context().gcs_address, "detail": True, "limit": 1000, "timeout": 10}
 
 
 def in_words(needs: Needs) -> str:

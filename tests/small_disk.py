@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +24,15 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(disk: Path, left: int) -> None:
+    """Leave room for this many bytes. What is written meanwhile does not stand in the way: it is measured again."""
+    for _ in range(100):
+        found = os.statvfs(disk)
+        with contextlib.suppress(subprocess.CalledProcessError):  # there is more on it by now
+            return resize(disk, str((found.f_blocks - found.f_bfree) * found.f_frsize + left))
+    pytest.fail(f"{disk} does not stay as full as it is")
 
 
 def resize(disk: Path, size: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from cinesynth import session, waiting
 from cinesynth.config import TrainConfig
 from cinesynth.settings import parse_config
-from cinesynth.waiting import AGAIN_S, FIRST_S, Waits, in_words, pending, room
+from cinesynth.waiting import AGAIN_S, FIRST_S, Waits, holders, in_words, pending, room
 from tests.conftest import Head
 
 
@@ -53,21 +54,27 @@ def test_a_cluster_says_what_of_a_job_has_no_place(ray_head: Head) -> None:
     class Waiting:
         pass
 
-    taken = placement_group([{"CPU": 3}])
+    taken = placement_group([{"CPU": 3}], name="theirs")
     ray.get(taken.ready(), timeout=60)
     waits = placement_group([{"CPU": 1}, {"CPU": 1}], strategy="STRICT_PACK")
     actor: Any = ray.remote(Waiting).options(num_cpus=3).remote()
     inside: Any = ray.remote(Waiting).options(num_cpus=1, placement_group=waits).remote()
+    one: Any = ray.remote(Waiting).options(num_cpus=1).remote()
     try:
         found = pending()
         assert found[waits.id.hex()] == [{"CPU": 1.0}, {"CPU": 1.0}]
         assert found[actor._actor_id.hex()] == [{"CPU": 3.0}]
         assert inside._actor_id.hex() not in found, "it is told with its group"
         assert taken.id.hex() not in found
+        of = f"of job {ray.get_runtime_context().get_job_id()}"
+        ray.get(one.__ray_ready__.remote(), timeout=60)
+        assert sorted(holders({"CPU"})) == [f"Waiting {of} (1 CPU)", f"theirs {of} (3 CPU)"]
+        assert holders({"GPU"}) == []
     finally:
         for group in (waits, taken):
             remove_placement_group(group)
-        del actor, inside
+        for each in (actor, inside, one):
+            ray.kill(each)
 
 
 def test_a_job_that_waits_says_so_in_its_log(
@@ -81,9 +88,11 @@ def test_a_job_that_waits_says_so_in_its_log(
     monkeypatch.setattr(waiting, "FIRST_S", 0.0)
     monkeypatch.setattr(waiting, "_GLANCE_S", 0.05)
     monkeypatch.setattr(waiting, "pending", lambda: {"a": [{"CPU": 2.0}, {"CPU": 2.0}]})
+    monkeypatch.setattr(waiting, "holders", lambda names: [f"2 x somebody of run theirs (1 {', '.join(names)})"])
     given = {"name": "n", "storage": "s", "dataset": "d", "ray": {"address": ray_head.address}}
     with caplog.at_level(logging.INFO, "cinesynth.session"), session.ray_session(parse_config(TrainConfig, given)):
         deadline = time.monotonic() + 20
-        while not caplog.messages and time.monotonic() < deadline:
+        while len(caplog.messages) < 2 and time.monotonic() < deadline:
             time.sleep(0.02)
-    assert caplog.messages == ["waiting for room for 0 s: 2 x 2 CPU; free are 4 of 4 CPU"]
+    assert re.fullmatch(r"waiting for room for 0 s: 2 x 2 CPU; free are \d of 4 CPU", caplog.messages[0])
+    assert caplog.messages[1:] == ["they are held by 2 x somebody of run theirs (1 CPU)"]

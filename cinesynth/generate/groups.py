@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cinesynth.config import GenerateConfig
-from cinesynth.errors import ConfigError, RankLost
+from cinesynth.errors import RankLost
 from cinesynth.generate.group import RankGroup
 from cinesynth.generate.messages import VideoRequest
 from cinesynth.generate.shape import GroupShape
@@ -25,6 +25,8 @@ Work = Callable[[RankGroup], dict[str, Any]]
 """Has a group make a video; returns as `RankGroup.result` does. Called again with another group where one is lost."""
 ATTEMPTS = 3
 """Groups that may be lost over one video."""
+_ROOM_S = 2.0
+"""Seconds between two looks at whether a group that waits for room is still needed."""
 
 
 def shape_of(config: GenerateConfig, sizes: Iterable[tuple[int, int, int]]) -> GroupShape:
@@ -132,7 +134,11 @@ def _made_by(
     groups: dict[int, RankGroup],
     errors: Sequence[BaseException],
 ) -> Iterator[dict[str, Any]]:
-    """What a group makes, until nothing is left or something went wrong elsewhere."""
+    """What a group makes, until nothing is left or something went wrong elsewhere. It waits for its room."""
+    started = time.monotonic()
+    while not placement.wait(_ROOM_S):
+        if errors or left.empty():  # others have made it all
+            return
     while not errors:
         try:
             file, work = left.get_nowait()
@@ -141,28 +147,18 @@ def _made_by(
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 if number not in groups or not groups[number].usable:
-                    groups[number] = _new_group(config, shape, placement)
+                    groups[number] = RankGroup(shape, placement)
+                    ranks = f"{config.ranks} ranks" if config.ranks > 1 else "one rank"
+                    log.info("a group of %s is there after %.0f s", ranks, time.monotonic() - started)
                 told = work(groups[number])
-                ranks = groups[number].loaded
-                load = max(rank["load_seconds"] for rank in ranks)
-                yield {**told, "file": file, "load_seconds": load, "device": ranks[0]["device"]}
+                loaded = groups[number].loaded
+                load = max(rank["load_seconds"] for rank in loaded)
+                yield {**told, "file": file, "load_seconds": load, "device": loaded[0]["device"]}
                 break
             except RankLost as e:
                 if errors:  # something went wrong elsewhere, and all groups were ended
                     return
                 if attempt == ATTEMPTS:
                     raise
+                started = time.monotonic()
                 log.warning("%s; %s is made by a new group (%d of %d)", e, file, attempt + 1, ATTEMPTS)
-
-
-def _new_group(config: GenerateConfig, shape: GroupShape, placement: Any) -> RankGroup:
-    started = time.monotonic()
-    if not placement.wait(60):
-        raise ConfigError(
-            f"ranks = {config.ranks}: no node has had room for a group of {config.ranks} for 60 s; others hold the "
-            "cluster, or ask for fewer workers or ranks"
-        )
-    group = RankGroup(shape, placement)
-    ranks = f"{config.ranks} ranks" if config.ranks > 1 else "one rank"
-    log.info("a group of %s is there after %.0f s", ranks, time.monotonic() - started)
-    return group

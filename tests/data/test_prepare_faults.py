@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from cinesynth.data.video import read_video, write_video
 from cinesynth.errors import DatasetError, StorageError
 from cinesynth.storage import Storage, sha256_file
 from tests.data.preparing import RESOURCES, location, prepare_config
-from tests.small_disk import resize, small_disk
+from tests.small_disk import fill, resize, small_disk
 
 
 def test_an_interrupted_run_encodes_only_what_no_commit_holds(
@@ -215,8 +214,7 @@ def test_a_disk_that_fills_up_is_an_error_and_the_dataset_stays_valid(
         resize(disk, "64m")
         started = prepare(prepare_config(footage, disk, footage=few))
         # Now it fills up while a dataset that is complete grows: readers go on with what they had.
-        room = os.statvfs(disk)
-        resize(disk, str((room.f_blocks - room.f_bfree) * room.f_frsize + 8192))
+        fill(disk, 8192)
         with pytest.raises(StorageError, match=r"No space left on device while preparing 'clips'"):
             prepare(prepare_config(footage, disk))
         assert ClipsDataset.open(location(disk)).manifest_sha256 == started["outputs"]["manifest_sha256"]

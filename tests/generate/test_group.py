@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from cinesynth.generate.messages import VideoRequest
 from cinesynth.generate.shape import GroupShape
 from cinesynth.settings import parse_config
 from cinesynth.storage import Storage
+from cinesynth.waiting import waits_told
 from tests.conftest import Head
 from tests.nano_clips import encoded_clips
 from tests.report.loading import fetched
@@ -169,6 +171,9 @@ def test_a_stopped_rank_is_found_and_killed(placement: Any, image: bytes, tmp_pa
 
 
 def test_the_job_makes_videos_with_groups(ray_head: Head, image: bytes, tmp_path: Path) -> None:
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+
     (tmp_path / "first.png").write_bytes(image)
     values: dict[str, Any] = {
         "name": "shots",
@@ -181,7 +186,11 @@ def test_the_job_makes_videos_with_groups(ray_head: Head, image: bytes, tmp_path
     }  # fmt: skip
     with pytest.raises(ConfigError, match="attention heads do not divide"):
         check_generation(parse_config(GenerateConfig, {**values, "ranks": 3}))
-    two = generate(parse_config(GenerateConfig, values))
+    others = placement_group([{"CPU": 1}], name="others")
+    ray.get(others.ready(), timeout=60)
+    threading.Timer(3, remove_placement_group, [others]).start()  # there is no room before
+    with waits_told():
+        two = generate(parse_config(GenerateConfig, values))
     one = generate(parse_config(GenerateConfig, {**values, "name": "alone", "ranks": 1}))
     assert two["figures"]["videos"] == 2
     assert two["figures"]["seconds/denoise"] > 0

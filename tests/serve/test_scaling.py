@@ -23,7 +23,7 @@ from tests.serve.service import Service, processes_of, replica_pid, serving, unt
 
 pytestmark = pytest.mark.slow
 
-IDLE_S, DRAIN_S = 12.0, 2.0
+IDLE_S, DRAIN_S = 20.0, 2.0
 """Without a Dispatcher Serve knows of no work: an engine idles for longer than one takes to restart."""
 ENGINE = "#Engine#"
 

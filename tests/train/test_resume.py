@@ -26,7 +26,7 @@ from cinesynth.train.driver import train
 from cinesynth.train.validations import FOLDER, read_records
 from cinesynth.wan.card import read_card
 from tests.conftest import REPOSITORY, Head
-from tests.small_disk import resize, small_disk
+from tests.small_disk import fill, resize, small_disk
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -186,16 +186,15 @@ def test_a_disk_that_fills_up_ends_the_training_which_goes_on_once_there_is_room
             validation={"every": 1, "sigmas": [0.5], "max_windows": 1},
             checkpoint_every=1,
         )
-        room = []
+        filled = []
 
-        def fill(step: int, figures: Mapping[str, float]) -> None:
-            if checkpoints(disk, "cramped") and not room:
-                found = os.statvfs(disk)
-                room.append(found.f_bfree)
-                resize(disk, str((found.f_blocks - found.f_bfree) * found.f_frsize + 8192))
+        def once_saved(step: int, figures: Mapping[str, float]) -> None:
+            if checkpoints(disk, "cramped") and not filled:
+                filled.append(step)
+                fill(disk, 8192)
 
         with pytest.raises(Exception, match="No space left on device") as failed:
-            train(given, [fill])
+            train(given, [once_saved])
         found = user_error(failed.value)
         assert isinstance(found, StorageError)
         assert "give the command again" in str(found)

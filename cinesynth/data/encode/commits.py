@@ -151,6 +151,7 @@ class ShardWriter:
         stopped = threading.Event()
         reader = threading.Thread(target=_read, args=(iter(bundles), arrived, stopped), daemon=True)
         reader.start()
+        del bundles  # an error that is kept keeps this frame
         try:
             while True:
                 try:
