@@ -27,8 +27,6 @@ Result = TypeVar("Result")
 _GLANCE_S = 0.2
 _ANSWER_S = 10.0
 """Seconds in which a Ray head takes a connection, and again in which it answers."""
-_LEAVE_S = 5.0
-"""Seconds that a stopped job may take to leave its cluster in good order."""
 
 
 @contextmanager
@@ -56,32 +54,13 @@ def ray_session(config: JobConfig) -> Iterator[None]:
     try:
         with without_actor_notes():
             connect(address, "ray.address", log_to_driver=True)
-            stopped = False
             try:
                 with waits_told():
                     yield
-            except (KeyboardInterrupt, SystemExit):
-                stopped = True
-                raise
             finally:
-                _leave(_LEAVE_S if stopped else None)
+                ray.shutdown()
     finally:
         sys.executable = interpreter
-
-
-def _leave(patience_s: float | None) -> None:
-    """`ray.shutdown`. With a patience, what it has not ended by then ends with the process.
-
-    It joins threads that wait for the cluster's next message, which may not come while nothing goes on there.
-    """
-    import ray
-
-    if patience_s is None:
-        ray.shutdown()
-        return
-    leaving = threading.Thread(target=ray.shutdown, name="leaves-ray", daemon=True)
-    leaving.start()
-    leaving.join(patience_s)
 
 
 def interruptible(call: Callable[[], Result], check: Callable[[], None] = lambda: None) -> Result:

@@ -20,6 +20,7 @@ from cinesynth.errors import user_error
 from cinesynth.outline import Outline
 from cinesynth.settings import load_config
 from cinesynth.settings_help import help_text
+from cinesynth.stopping import raise_on_signals
 from cinesynth.storage import check_lasting
 
 Config = TypeVar("Config", bound=JobConfig)
@@ -50,7 +51,7 @@ def run_job(
     # These libraries log so much that the job's own lines get lost.
     for chatty in ("httpx", "httpcore", "urllib3", "PIL", "matplotlib"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))  # as Ray does once it is connected
+    raise_on_signals()
     with user_errors_told():
         try:
             config = load_config(cls, arguments.config, arguments.overrides)

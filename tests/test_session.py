@@ -87,28 +87,6 @@ def test_an_interrupt_ends_a_wait_at_once_and_errors_come_through(request: pytes
         interruptible(lambda: 1 // 0)
 
 
-def test_a_stopped_job_does_not_wait_for_a_ray_that_does_not_let_it_go(
-    ray_head: Head, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stay, left = threading.Event(), threading.Event()
-    monkeypatch.setattr(session, "connect", lambda *_, **__: None)
-    monkeypatch.setattr(session, "_LEAVE_S", 0.2)
-    config = parse_config(
-        PublishConfig, {"name": "p", "adapter": "a", "adapter_name": "a", "ray": {"address": ray_head.address}}
-    )
-    monkeypatch.setattr("ray.is_initialized", lambda: False)
-    monkeypatch.setattr("ray.shutdown", stay.wait)
-    started = time.monotonic()
-    with pytest.raises(KeyboardInterrupt), ray_session(config):
-        raise KeyboardInterrupt
-    assert time.monotonic() - started < 10
-    stay.set()
-    monkeypatch.setattr("ray.shutdown", left.set)
-    with pytest.raises(SystemExit), ray_session(config):
-        sys.exit(signal.SIGTERM)
-    assert left.is_set()
-
-
 def test_ray_gets_an_interpreter_by_a_path_without_spaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert interpreter_for_ray(tmp_path) == sys.executable or " " in sys.executable
     spaced = tmp_path / "a folder" / "environment"
