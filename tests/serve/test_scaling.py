@@ -82,9 +82,9 @@ def test_a_killed_controller_of_serve_costs_no_video(service: Service, png: byte
 def test_deploying_the_same_again_restarts_nothing(service: Service, png: bytes) -> None:
     video = service.submit(png)
     until(service.pids, "the video's begin")
-    before = sorted(processes_of("#"))
+    before = set(processes_of("#"))
     deploy(service.config, service.groups)
-    assert sorted(processes_of("#")) == before
+    assert set(processes_of("#")) <= before  # an engine that idles may go meanwhile
     service.open()
     assert service.finished(video).status == "completed"
 
@@ -92,10 +92,10 @@ def test_deploying_the_same_again_restarts_nothing(service: Service, png: bytes)
 def test_a_new_deployment_takes_an_engine_away_at_no_cost_and_another_goes_on(service: Service, png: bytes) -> None:
     video = service.submit(png)
     until(lambda: service.state_kept(video), "a kept state")
-    (engine,) = processes_of(ENGINE)
+    engines = set(processes_of(ENGINE))  # of a former test too, which idles
     deploy(service.config.model_copy(update={"ttl_s": 3600.0}), service.groups)
     until(lambda: len(service.pids()) == 2, "another engine's attempt")
-    assert engine not in processes_of(ENGINE)
+    assert not engines & set(processes_of(ENGINE))
     service.open()
     done = service.finished(video)
     assert (done.status, done.attempts, service.began()) == ("completed", 0, [2])
