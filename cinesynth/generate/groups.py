@@ -135,10 +135,8 @@ def _made_by(
     errors: Sequence[BaseException],
 ) -> Iterator[dict[str, Any]]:
     """What a group makes, until nothing is left or something went wrong elsewhere. It waits for its room."""
-    started = time.monotonic()
-    while not placement.wait(_ROOM_S):
-        if errors or left.empty():  # others have made it all
-            return
+    if not _room(placement, lambda: not errors and not left.empty()):  # others have made it all
+        return
     while not errors:
         try:
             file, work = left.get_nowait()
@@ -147,18 +145,33 @@ def _made_by(
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 if number not in groups or not groups[number].usable:
-                    groups[number] = RankGroup(shape, placement)
-                    ranks = f"{config.ranks} ranks" if config.ranks > 1 else "one rank"
-                    log.info("a group of %s is there after %.0f s", ranks, time.monotonic() - started)
+                    if not _room(placement, lambda: not errors):  # it had some; its node may be lost
+                        return
+                    groups[number] = _new_group(config, shape, placement)
                 told = work(groups[number])
-                loaded = groups[number].loaded
-                load = max(rank["load_seconds"] for rank in loaded)
-                yield {**told, "file": file, "load_seconds": load, "device": loaded[0]["device"]}
+                ranks = groups[number].loaded
+                load = max(rank["load_seconds"] for rank in ranks)
+                yield {**told, "file": file, "load_seconds": load, "device": ranks[0]["device"]}
                 break
             except RankLost as e:
                 if errors:  # something went wrong elsewhere, and all groups were ended
                     return
                 if attempt == ATTEMPTS:
                     raise
-                started = time.monotonic()
                 log.warning("%s; %s is made by a new group (%d of %d)", e, file, attempt + 1, ATTEMPTS)
+
+
+def _room(placement: Any, needed: Callable[[], bool]) -> bool:
+    """Wait for a placement group's room while it is needed; returns whether it is there."""
+    while needed():
+        if placement.wait(_ROOM_S):
+            return True
+    return False
+
+
+def _new_group(config: GenerateConfig, shape: GroupShape, placement: Any) -> RankGroup:
+    started = time.monotonic()
+    group = RankGroup(shape, placement)
+    ranks = f"{config.ranks} ranks" if config.ranks > 1 else "one rank"
+    log.info("a group of %s is there after %.0f s", ranks, time.monotonic() - started)
+    return group
