@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -30,7 +29,7 @@ def fill(disk: Path, left: int) -> None:
     """Leave room for this many bytes. What is written meanwhile does not stand in the way: it is measured again."""
     for _ in range(100):
         found = os.statvfs(disk)
-        with contextlib.suppress(subprocess.CalledProcessError):  # there is more on it by now
+        with suppress(subprocess.CalledProcessError):  # there is more on it by now
             return resize(disk, str((found.f_blocks - found.f_bfree) * found.f_frsize + left))
     pytest.fail(f"{disk} does not stay as full as it is")
 
