@@ -159,7 +159,8 @@ class TrainLoop:
             event |= self._speed(self.step, time.monotonic() - started)
             self.step += 1
             self._record(event)
-            self.figures |= {"loss": event["loss"], "grad_norm": event["grad_norm"]}
+            # A new dictionary: the thread that writes the checkpoint before holds the old one.
+            self.figures = self.figures | {"loss": event["loss"], "grad_norm": event["grad_norm"]}
             if self.step % self.settings.log_every == 0 or self.step == total:
                 self._log_progress(event)
             if self.step % self.settings.validation.every == 0 or self.step == total:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from cinesynth.train.batch import ListedClips
 from cinesynth.train.checkpoint import StoredCheckpoints
 from cinesynth.train.events import validations
 from cinesynth.train.loop import TrainLoop, learning_rate
+from cinesynth.train.state import Saved
 from cinesynth.train.strategy import Replicate, World
 from cinesynth.wan.adapter import load_adapters, save_adapter
 from cinesynth.wan.card import AdapterCard
@@ -122,6 +124,26 @@ def test_a_run_killed_after_its_last_checkpoint_still_has_its_figures(tmp_path: 
     figures = Recorded(tmp_path, config).loop.run()
     assert {"loss", "val_loss"} <= set(figures)
     assert Recorded(tmp_path, config).loop.run() == figures
+
+
+def test_a_checkpoint_has_the_figures_of_its_step_however_long_it_takes(tmp_path: Path) -> None:
+    recorded = Recorded(tmp_path, settings(checkpoint_every=2))
+    begun = {step: threading.Event() for step in range(STEPS)}
+
+    def ends() -> bool:  # asked as each step begins
+        begun[recorded.loop.step].set()
+        return False
+
+    def slow(folder: Path, state: Saved) -> None:
+        folder.mkdir()
+        assert state.step == STEPS or begun[state.step + 1].wait(60)  # the step after it is over
+
+    recorded.loop.ends = ends
+    recorded.loop.checkpoints = StoredCheckpoints(Storage.open(tmp_path), keep=3, write_adapter=slow)
+    recorded.loop.run()
+    losses = recorded.losses()
+    kept = recorded.loop.checkpoints
+    assert {step: kept.figures(step)["loss"] for step in kept.steps()} == {step: losses[step] for step in (2, 4, 6)}
 
 
 def test_micro_batches_and_recomputation_do_not_change_the_result(uninterrupted: Recorded, tmp_path: Path) -> None:
