@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cinesynth.errors import ConfigError
 from cinesynth.metrics.metric import Metric
@@ -70,15 +70,17 @@ def chosen(names: Sequence[str]) -> list[Metric]:
 def metric_identity(settings: EvaluateSettings) -> dict[str, str]:
     """What a run's inputs must hold of its metrics: `metric_<name>` to the sha256 of all that defines its numbers.
 
-    That is the metric's version, its weights, its preprocessing and the first frame that counts.
+    That is the metric's version, its network's version, weights and preprocessing, and the first frame that counts.
     """
     identity = {}
     for metric in chosen(settings.metrics):
-        defined = {
+        defined: dict[str, Any] = {
             "version": metric.version,
             "weights": metric.network.weights(settings),
             "preprocessing": dict(metric.network.preprocessing),
             "first_frame": metric.first_frame,
         }
+        if metric.network.version > 1:  # absent means 1: runs were recorded without it
+            defined["network_version"] = metric.network.version
         identity[f"metric_{metric.name}"] = sha256_json(defined)
     return identity

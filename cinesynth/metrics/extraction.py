@@ -242,7 +242,8 @@ def batches_of(
         pairs = any(call.network.pair for of_set in calls for call in of_set)
         for videos, of_set in zip(sets, calls, strict=True):
             if of_set:
-                found.append(_batch(turn, most, of, sets[0], videos, of_set, pairs))
+                frames = min(most, videos.buckets[of[0]].num_frames)  # all of a turn have one length in each set
+                found.append(_batch(turn, frames, of, sets[0], videos, of_set, pairs))
     return found
 
 

@@ -76,6 +76,10 @@ def test_identity_follows_what_defines_a_number_and_nothing_else(monkeypatch):
     monkeypatch.setitem(catalogue.METRICS, "kvd", replace(catalogue.METRICS["kvd"], version=3))
     raised = metric_identity(EvaluateSettings())
     assert {name for name in identity if identity[name] != raised[name]} == {"metric_kvd"}
+    lpips = catalogue.METRICS["lpips"]
+    monkeypatch.setitem(catalogue.METRICS, "lpips", replace(lpips, network=replace(lpips.network, version=2)))
+    rewritten = metric_identity(EvaluateSettings())
+    assert {name for name in raised if raised[name] != rewritten[name]} == {"metric_lpips"}
 
 
 def test_a_record_of_schema_1_still_opens():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -279,6 +280,16 @@ def test_a_batch_holds_few_videos_of_one_shape(folders: dict[str, Path], monkeyp
     for batch in batches:
         reader.read(batch)
         assert len(reader._held) <= 3
+
+
+def test_a_name_that_the_real_set_lacks_may_have_another_length_in_each_arm(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    sets = {name: shutil.copytree(folder, tmp_path / name) for name, folder in folders.items()}
+    for name, frames in (("base", 4), ("adapter", 6)):
+        write_video(sets[name] / "extra.mkv", np.full((frames, 16, 24, 3), 100, np.uint8), codec="ffv1")
+    record = run(sets, settings("brightness", "distance"))
+    assert [record.value("brightness", name).n for name in ("base", "adapter")] == [6, 6]
 
 
 def test_a_file_that_changes_under_the_evaluation_is_found_out(tmp_path: Path) -> None:
