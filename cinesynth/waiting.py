@@ -74,6 +74,7 @@ class Waits:
             now: seconds on a clock that only runs forward.
         """
         self._since = {key: self._since.get(key, now) for key in pending}
+        self._told = {what: told for what, told in self._told.items() if what in pending.values()}
         long = [key for key in pending if now - self._since[key] >= FIRST_S]
         lines = []
         for what, number in Counter(pending[key] for key in long).items():

@@ -30,6 +30,10 @@ def test_what_got_its_place_begins_anew_when_it_waits_again() -> None:
     waits.look({"a": "1 CPU"}, 0.0)
     waits.look({}, 10.0)
     assert waits.look({"a": "1 CPU"}, FIRST_S) == []
+    assert waits.look({"a": "1 CPU"}, 2 * FIRST_S) == ["waiting for room for 20 s: 1 CPU"]
+    waits.look({}, 3 * FIRST_S)
+    waits.look({"b": "1 CPU"}, 4 * FIRST_S)
+    assert waits.look({"b": "1 CPU"}, 5 * FIRST_S) == ["waiting for room for 20 s: 1 CPU"]
 
 
 def test_equal_ones_are_one_line() -> None:

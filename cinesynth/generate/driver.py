@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -139,9 +139,7 @@ def generate(config: GenerateConfig) -> dict[str, Any]:
     figures: dict[str, Any] = {"videos": len(videos)}
     if left:
         with held(run) as lease, ray_session(config):
-            made = _make(config, _shape(config, windows), left, lease)
-            figures |= seconds_of(made)
-            _record_seconds(run, made)
+            figures |= seconds_of(_make(config, _shape(config, windows), left, lease, _seconds_of(run)))
     for unfinished in ("states", "segments"):
         run.folder.delete_folder(unfinished)
     figures["seconds"] = round(time.monotonic() - started, 1)
@@ -171,14 +169,21 @@ def seconds_of(made: Sequence[dict[str, Any]]) -> dict[str, float]:
     return {name: round(float(median(values)), 2) for name, values in figures.items() if values}
 
 
-def _record_seconds(run: Run, made: Sequence[dict[str, Any]]) -> None:
-    """Write `seconds.json`: of each video in the order in which they were made, its file, the number and the device of
-    its group, the seconds in which that was there with its model, and the video's own by stage."""
-    before = run.folder.read_json(SECONDS)["videos"] if run.folder.exists(SECONDS) else []
-    attempt = 1 + max((row["attempt"] for row in before), default=0)
+def _seconds_of(run: Run) -> Callable[[dict[str, Any]], None]:
+    """What keeps the seconds of each video as it is made, so that none are lost with the attempt.
+
+    `seconds.json` has of each, as they were made, its file, the attempt, the number and the device of its group, the
+    seconds in which that was there with its model, and those of the video by stage.
+    """
+    rows = run.folder.read_json(SECONDS)["videos"] if run.folder.exists(SECONDS) else []
+    attempt = 1 + max((row["attempt"] for row in rows), default=0)
     fields = ("file", "group", "device", "load_seconds", "seconds")
-    rows = [{"attempt": attempt, **{name: row[name] for name in fields}} for row in made]
-    run.folder.write_json(SECONDS, {"videos": [*before, *rows]})
+
+    def keep(row: dict[str, Any]) -> None:
+        rows.append({"attempt": attempt, **{name: row[name] for name in fields}})
+        run.folder.write_json(SECONDS, {"videos": rows})
+
+    return keep
 
 
 def _made(run: Run) -> int:
@@ -289,13 +294,20 @@ def _shape(config: GenerateConfig, windows: Sequence[WindowRow]) -> GroupShape:
     return shape_of(config, (size for shot in config.shots for size in sizes_of_shot(config, family, shot)))
 
 
-def _make(config: GenerateConfig, shape: GroupShape, videos: dict[str, Work], lease: Lease) -> list[dict[str, Any]]:
-    """Make the videos. Returns what the groups say of each."""
+def _make(
+    config: GenerateConfig,
+    shape: GroupShape,
+    videos: dict[str, Work],
+    lease: Lease,
+    keep: Callable[[dict[str, Any]], None],
+) -> list[dict[str, Any]]:
+    """Make the videos. Returns what the groups say of each; it is given to `keep` at once."""
     started = time.monotonic()
     rows: list[dict[str, Any]] = []
 
     def made(row: dict[str, Any]) -> None:
         rows.append(row)
+        keep(row)
         count = len(rows)
         if count % 8 == 0 or count == len(videos):
             rate = (time.monotonic() - started) / count

@@ -162,7 +162,7 @@ class RankGroup:
         """A rank that was refused alone leaves the others waiting in a collective, for which they are given up."""
         refused = [i for i, o in enumerate(outcomes) if o is not None and o.kind in ("refused", "cancelled")]
         waiting = [i for i, o in enumerate(outcomes) if o is None]
-        if refused and all(self._last[i].quiet_s > self.shape.answer_s for i in waiting):
+        if refused and all(i in self._last and self._last[i].quiet_s > self.shape.answer_s for i in waiting):
             outcome = outcomes[refused[0]]
             assert outcome is not None
             raise self._end(refused[0], f"{outcome.kind}, and the others wait: {outcome.reason}")
