@@ -1,13 +1,17 @@
 """Balanced orders: which condition a rater sees of a window, where in the sequence, and on which side.
 
 A Latin square gives each window every condition in turn over the raters. Williams' square (Australian Journal of
-Scientific Research A 2, 1949) orders the windows: over n raters (2n for odd n) each window stands once (twice) at each
-place, and follows each other one once (twice), so that neither fatigue nor what was seen just before favours one.
+Scientific Research A 2, 1949) orders the windows of each pass: over n raters (2n for odd n) each window stands once
+(twice) at each place, and follows each other one once (twice), so that neither fatigue nor what was seen just before
+favours one.
+
+Rows are counted by raters, never by passes: where passes use rows up, some raters' first passes never see some rows.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections import Counter
 from collections.abc import Hashable
@@ -17,7 +21,7 @@ from typing import NamedTuple
 def williams_row(row: int, n: int) -> list[int]:
     """A row of Williams' square of n treatments 0..n-1; rows repeat after n, for odd n after 2n.
 
-    Any n rows in a row hold each treatment once at each place.
+    Rows 0 to n - 1 hold each treatment once at each place, and so do rows n to 2n - 1.
     """
     first = [0]
     low, high = 1, n - 1
@@ -41,8 +45,10 @@ def sequences(raters: int, windows: int, conditions: int, times: int, seed: int)
     """What each rater sees, in order.
 
     Each rater sees each window `times` times, in as many passes over all windows, each time in another condition.
-    Sides are balanced for every window and condition to within one over the raters, however many of them take part in
-    order; what is free after that is balanced within the rater, and then drawn.
+    However many raters take part in order, these counts are balanced to within one: of a window in a condition, of a
+    window in a condition within one of the passes, of a window at a place of the sequence, and of the two sides of a
+    window in a condition. What is free of sides after that is balanced within the rater, and then drawn. Over the
+    square of `conditions` raters each condition also stands at each place of the sequence as often, or nearly.
 
     Args:
         raters: sequences.
@@ -60,9 +66,10 @@ def sequences(raters: int, windows: int, conditions: int, times: int, seed: int)
         of_rater: Counter[Hashable] = Counter()
         sequence = []
         for turn in range(times):
-            for place in williams_row(rater * times + turn, windows):
+            step = _condition_step(rater, turn, conditions, times)
+            for place in williams_row(_row_of_pass(rater, turn, windows), windows):
                 window = window_at[place]
-                condition = condition_at[(place + rater * times + turn) % conditions]
+                condition = condition_at[(place + step) % conditions]
                 leaning = of_window[window, condition] or of_rater[condition]
                 swapped = leaning > 0 or (leaning == 0 and draw.random() < 0.5)
                 for counter, key in ((of_window, (window, condition)), (of_rater, condition)):
@@ -70,6 +77,33 @@ def sequences(raters: int, windows: int, conditions: int, times: int, seed: int)
                 sequence.append(Shown(window, condition, swapped))
         found.append(sequence)
     return found
+
+
+def _row_of_pass(rater: int, turn: int, windows: int) -> int:
+    """The row of Williams' square that orders a rater's pass; of each `windows` raters, a pass has each row once.
+
+    Each pass begins a row further on, so that a window comes after another one than in the pass before. Of three
+    windows or fewer, the next row can begin with the window that the last one ended with: there the row stays.
+    """
+    block, row = divmod(rater, windows)
+    return block * windows + (row + turn * (windows > 3)) % windows
+
+
+def _condition_step(rater: int, turn: int, conditions: int, times: int) -> int:
+    """How far a pass stands from the first one in the Latin square of conditions.
+
+    A rater takes the next `times` columns. Which of them comes first goes round as soon as the raters' first columns
+    repeat, so that of each `conditions` raters a pass has every column once.
+
+    Rows of windows move on by one a rater. Where columns went round with them, a place of the sequence would always
+    hold one condition: so they go the way that comes round to the same one later, and after each `conditions` raters
+    move on by one more.
+    """
+    block, row = divmod(rater, conditions)
+    until_repeated = conditions // math.gcd(conditions, times)
+    column = row * times + (turn + row // until_repeated) % times
+    backwards = math.gcd(conditions, times + 1) > math.gcd(conditions, times - 1)
+    return block + (-column if backwards else column)
 
 
 def places_of_checks(length: int, checks: int, draw: random.Random) -> list[int]:

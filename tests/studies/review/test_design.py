@@ -143,6 +143,15 @@ def test_the_same_command_opens_what_is_there_and_another_design_or_other_videos
         ReviewFolder.open(config.storage, "look")
 
 
+def test_a_review_that_exists_keeps_the_order_that_it_began_with(tmp_path: Path) -> None:
+    config = review_config(tmp_path)
+    file = Path(make_review(config).folder.path) / "design.json"
+    recorded = json.loads(file.read_text())
+    recorded["sequences"] = [sequence[::-1] for sequence in recorded["sequences"]]  # as another version ordered them
+    file.write_text(json.dumps(recorded))
+    assert make_review(config).design.sequences == tuple(map(tuple, recorded["sequences"]))
+
+
 def test_what_a_stopped_command_left_is_removed(tmp_path: Path) -> None:
     config = review_config(tmp_path)
     leftover = Path(config.storage) / "reviews" / "looks" / "videos" / f"{'0' * 32}.mp4"

@@ -49,6 +49,55 @@ def test_windows_conditions_and_sides_are_balanced_however_many_raters_come(
     assert max(counts) - min(counts) <= 1
 
 
+DESIGNS = [(4, 1, 1), (4, 2, 2), (4, 3, 3), (5, 3, 2), (6, 4, 2), (7, 6, 4), (3, 3, 3), (2, 2, 2), (24, 3, 2)]
+"""Windows, conditions, times."""
+
+
+def spread(counts: Counter[tuple[int, ...]], *sizes: int) -> int:
+    """The largest count less the smallest one, of all tuples of indices below these sizes."""
+    found = [counts[key] for key in itertools.product(*map(range, sizes))]
+    return max(found) - min(found)
+
+
+@pytest.mark.parametrize(("windows", "conditions", "times"), DESIGNS)
+def test_over_a_cycle_of_raters_each_window_stands_at_each_place_as_often(
+    windows: int, conditions: int, times: int
+) -> None:
+    shown = sequences(2 * windows, windows, conditions, times, seed=5)
+    follows: Counter[tuple[int, ...]] = Counter()
+    places: Counter[tuple[int, ...]] = Counter()
+    for sequence in shown:
+        places.update((place, s.window) for place, s in enumerate(sequence))
+        assert spread(places, windows * times, windows) <= 1, "however many come"
+        for turn in range(times):
+            of_pass = sequence[turn * windows : (turn + 1) * windows]
+            follows.update((turn, a.window, b.window) for a, b in itertools.pairwise(of_pass))
+        assert all(a.window != b.window for a, b in itertools.pairwise(sequence)), "two passes meet"
+    assert spread(places, windows * times, windows) == 0
+    each_other = itertools.product(range(times), itertools.permutations(range(windows), 2))
+    assert {follows[turn, *pair] for turn, pair in each_other} == {2}
+
+
+@pytest.mark.parametrize(("windows", "conditions", "times"), DESIGNS)
+def test_each_condition_of_a_window_comes_first_as_often(windows: int, conditions: int, times: int) -> None:
+    counts: Counter[tuple[int, ...]] = Counter()
+    for sequence in sequences(2 * conditions, windows, conditions, times, seed=5):
+        counts.update((place // windows, s.window, s.condition) for place, s in enumerate(sequence))
+        assert spread(counts, times, windows, conditions) <= 1, "however many come"
+    assert spread(counts, times, windows, conditions) == 0
+
+
+@pytest.mark.parametrize(
+    ("windows", "conditions", "times"), [(4, 2, 1), (24, 2, 1), (24, 3, 2), (6, 6, 2), (4, 4, 4), (9, 3, 3)]
+)
+def test_each_condition_stands_at_each_place_of_the_sequence_as_often(
+    windows: int, conditions: int, times: int
+) -> None:
+    shown = sequences(conditions**2 * 2, windows, conditions, times, seed=5)
+    counts = Counter((place, s.condition) for sequence in shown for place, s in enumerate(sequence))
+    assert spread(counts, windows * times, conditions) == 0
+
+
 def test_the_same_seed_gives_the_same_order_and_another_one_another() -> None:
     assert sequences(4, 9, 3, 1, seed=1) == sequences(4, 9, 3, 1, seed=1) != sequences(4, 9, 3, 1, seed=2)
 
