@@ -2,9 +2,9 @@
 
 So whole raters, and whole groups of windows, are left out one at a time (`cinesynth.metrics.statistics`), and the wider
 of the two intervals is given; each needs 8 of its kind. That of a share is Student's: no share can be as skewed as the
-correction allows for. Where a share cannot vary so (all answers are alike) it is
-Wilson's interval, with the raters or groups in place of the answers. With fewer than 8 of both, a share gets Wilson's
-interval of its answers, which is then too narrow and says so, and any other figure none.
+correction allows for. Where a share does not vary so (all raters, and all groups, have the same one) it is Wilson's
+interval, with the raters or groups in place of the answers. With fewer than 8 of both, a share gets Wilson's interval
+of its answers, which is then too narrow and says so, and any other figure none.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ class Answered(Protocol):
 
 
 A = TypeVar("A", bound=Answered)
+
+_ROUNDING = 1e-9
+"""A reach below this is of the arithmetic: equal means differ in their last digit."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,9 @@ def share(score: Callable[[A], float], rows: Sequence[A]) -> Estimate:
         return sum(map(score, some)) / len(some)
 
     value = mean(rows)
-    found = _widest(mean, rows)
-    if found is not None and found[0].standard_error > 0:
-        interval, method = found
-        reach = float(stdtrit(interval.degrees_of_freedom, (1 + LEVEL) / 2)) * interval.standard_error
+    found = [(_student_reach(interval), method) for interval, method in _jackknifed(mean, rows)]
+    reach, method = max(found, key=lambda pair: pair[0], default=(0.0, ""))
+    if reach > _ROUNDING:
         return Estimate(value, max(0.0, value - reach), min(1.0, value + reach), method)
     counts = {"raters": len(_units(rows, "raters")), "groups": len(_units(rows, "groups"))}
     enough = {kind: n for kind, n in counts.items() if n >= MIN_GROUPS}
@@ -102,22 +104,28 @@ def estimate(statistic: Callable[[Sequence[A]], float], rows: Sequence[A]) -> Es
     """
     value = statistic(rows)
     try:
-        found = _widest(statistic, rows)
+        found = _jackknifed(statistic, rows)
     except ValueError as e:
         return Estimate(value, None, None, f"none: with some left out, {e}")
-    if found is None:
+    if not found:
         return Estimate(value, None, None, f"none: fewer than {MIN_GROUPS} raters and groups")
-    return Estimate(value, found[0].low, found[0].high, found[1])
+    interval, method = max(found, key=lambda pair: pair[0].high - pair[0].low)
+    return Estimate(value, interval.low, interval.high, method)
 
 
-def _widest(statistic: Callable[[Sequence[A]], float], rows: Sequence[A]) -> tuple[Interval, str] | None:
+def _student_reach(interval: Interval) -> float:
+    return float(stdtrit(interval.degrees_of_freedom, (1 + LEVEL) / 2)) * interval.standard_error
+
+
+def _jackknifed(statistic: Callable[[Sequence[A]], float], rows: Sequence[A]) -> list[tuple[Interval, str]]:
+    """The interval over raters and that over groups, each where there are enough, and what it is called."""
     found = []
     for kind in ("raters", "groups"):
         units = _units(rows, kind)
         if len(units) >= MIN_GROUPS:
             without = [statistic([row for row in rows if _unit(row, kind) != unit]) for unit in units]
             found.append((jackknife(statistic(rows), [without]), f"jackknife over {len(units)} {kind}"))
-    return max(found, key=lambda pair: pair[0].high - pair[0].low, default=None)
+    return found
 
 
 def _units(rows: Sequence[A], kind: str) -> list[str]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from cinesynth.metrics.statistics import jackknife
 from cinesynth.studies.review.agreement import Level, krippendorff_alpha
 from cinesynth.studies.review.intervals import estimate, share, wilson
 from cinesynth.studies.review.strengths import NoStrengths, bradley_terry
@@ -114,6 +115,45 @@ def test_the_interval_is_that_of_the_unit_that_varies_most(of: str) -> None:
     expected = stats.t.interval(0.95, len(means) - 1, np.mean(means), stats.sem(means))
     assert (found.low, found.high) == pytest.approx(expected)
     assert found.method == f"jackknife over {9 if of == 'raters' else 10} {of}"
+
+
+def by_student(means: list[float]) -> tuple[float, float]:
+    low, high = stats.t.interval(0.95, len(means) - 1, np.mean(means), stats.sem(means))
+    return max(0.0, low), min(1.0, high)
+
+
+def test_of_a_skewed_share_the_wider_of_the_intervals_that_can_be_printed_is_given() -> None:
+    """The unit with the wider correction for skewness need not be the one with the wider Student's interval."""
+    draw = np.random.default_rng(3)
+    for _ in range(60):
+        leaning = np.maximum.outer(draw.beta(0.15, 1.2, 9), draw.beta(0.15, 1.2, 12))
+        scores = (draw.random((9, 12)) < leaning).astype(float)
+        rows = [Said(f"r{r}", f"g{g}", float(scores[r, g])) for r in range(9) for g in range(12)]
+        printed = [by_student(scores.mean(axis=axis).tolist()) for axis in (0, 1)]
+        found = share(lambda row: row.score, rows)
+        assert (found.low, found.high) == pytest.approx(max(printed, key=lambda pair: pair[1] - pair[0]))
+
+
+def test_raters_who_all_have_the_same_share_are_counted_whatever_rounding_makes_of_it() -> None:
+    rows = [Said(f"r{r}", f"g{g}", float(g == 0)) for r in range(10) for g in range(3)]
+    found = share(lambda row: row.score, rows)
+    assert (found.low, found.high) == pytest.approx(wilson(10 / 3, 10))
+    assert found.method == "Wilson, over 10 raters"
+
+
+def test_of_other_figures_the_interval_of_the_larger_width_is_given_with_its_unequal_sides() -> None:
+    draw = np.random.default_rng(2)
+    scores = np.add.outer(draw.exponential(1.0, 9), draw.exponential(1.0, 12))
+    rows = [Said(f"r{r}", f"g{g}", float(scores[r, g])) for r in range(9) for g in range(12)]
+    value = float(scores.mean())
+    both = [
+        jackknife(value, [((means.sum() - means) / (len(means) - 1)).tolist()])
+        for means in (scores.mean(axis=0), scores.mean(axis=1))
+    ]
+    wider = max(both, key=lambda interval: interval.high - interval.low)
+    found = estimate(lambda some: sum(row.score for row in some) / len(some), rows)
+    assert (found.low, found.high) == pytest.approx((wider.low, wider.high))
+    assert wider.high - value > 1.05 * (value - wider.low), "skewed"
 
 
 def test_where_all_say_the_same_the_raters_are_counted_not_the_answers() -> None:
