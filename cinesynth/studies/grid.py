@@ -334,12 +334,13 @@ class Grid:
         by_seed = zip(self.config.seeds, cells, strict=False)
         return over_seeds({seed: self.comparison(cell, metric, arm) for seed, cell in by_seed})
 
-    def comparison(self, cell: Cell | None, metric: str, arm: str) -> Comparison | None:
-        """One comparison of one evaluation, where there is one."""
+    def comparison(self, cell: Cell | None, metric: str, arm: str, baseline: str | None = None) -> Comparison | None:
+        """One comparison of one evaluation, where there is one: with the arm `baseline`; default: with the first."""
         record = None if cell is None else self.record(cell)
         if record is None:
             return None
-        return next((c for c in record.comparisons if (c.metric, c.arm) == (metric, arm)), None)
+        of_arm = (c for c in record.comparisons if (c.metric, c.arm) == (metric, arm))
+        return next((c for c in of_arm if baseline in (None, c.baseline)), None)
 
     def values(self, cells: Sequence[Cell | None], metric: str, arm: str) -> list[Value]:
         """What a metric says of an arm in each evaluation that has a number of it."""

@@ -15,6 +15,7 @@ from typing import Any
 from cinesynth.metrics.catalogue import METRICS, label
 from cinesynth.report.page import number, span
 from cinesynth.studies.cells import Cell
+from cinesynth.studies.estimates import Estimate, over_seeds
 from cinesynth.studies.findings import (
     EMPTY,
     UNAVAILABLE,
@@ -128,7 +129,8 @@ def merged_refusal(grid: Grid) -> str:
 
 def quality(grid: Grid) -> Cell | None:
     """What the videos of all settings measure, in one evaluation, so that their differences are paired: to the fewest
-    steps with a live adapter. A setting whose videos are refused, or failed, is left out; None where all are."""
+    steps with a live adapter. A setting whose videos are refused, or failed, is left out; None where all are. Where
+    that one is left out, the evaluation has values, and none of the differences that are asked for."""
     first = [setting for setting in settings(grid) if setting.ranks == grid.config.latency.ranks[0]]
     made = {setting.arm: videos(grid, setting) for setting in first}
     arms = {arm: cell for arm, cell in made.items() if grid.cells.outcome(cell).status not in ("refused", "failed")}
@@ -276,24 +278,31 @@ def _nearest(grid: Grid, metric: str) -> list[str]:
 
 def _differences(grid: Grid, metric: str) -> list[Difference]:
     """Of more steps and the fewest, and of the adapter merged and live, on the same windows."""
-    cell, (fewest, *others) = quality(grid), grid.config.latency_steps()
+    fewest, *others = grid.config.latency_steps()
     name, closer = compared_by(metric), "closer to the real windows"
     found = [
         Difference(
             f"{name}, {steps} steps − {fewest}",
-            grid.difference([cell], metric, Setting(steps, False, 1).arm),
+            _to_fewest_live(grid, metric, steps, merged=False),
             f"videos of {steps} steps are {closer} than those of {fewest}",
             f"videos of {fewest} steps are {closer} than those of {steps}",
         )
         for steps in others
     ]
     if not merged_refusal(grid):
-        merged = grid.difference([cell], metric, Setting(fewest, True, 1).arm)
+        merged = _to_fewest_live(grid, metric, fewest, merged=True)
         words = (
             f"the adapter {one} is {closer} than {other}" for one, other in (("merged", "live"), ("live", "merged"))
         )
         found.append(Difference(f"{name}, {fewest} steps, merged − live", merged, *words))
     return found
+
+
+def _to_fewest_live(grid: Grid, metric: str, steps: int, merged: bool) -> Estimate | None:
+    """The difference of an arm and the live one of the fewest steps; None where either was not measured. An evaluation
+    that lacks that one compares its arms with another, which is not what is asked."""
+    arm, baseline = Setting(steps, merged, 1).arm, Setting(grid.config.latency_steps()[0], False, 1).arm
+    return over_seeds({grid.config.seeds[0]: grid.comparison(quality(grid), metric, arm, baseline)})
 
 
 def _told(setting: Setting) -> str:

@@ -298,21 +298,48 @@ def test_latency_says_what_paired_differences_show_and_which_setting_is_faster(t
     )
 
 
-def test_a_setting_that_fails_leaves_the_others_compared(tmp_path: Path) -> None:
-    grid = grid_of(study_config(tmp_path, "latency_quality", latency={"step_factors": [0.5, 2], "ranks": [1]}))
-    merged = latency_quality.videos(grid, latency_quality.Setting(20, True, 1))
+def grid_where_fail(storage: Path, *settings: latency_quality.Setting) -> Grid:
+    """A finished grid of 20 and 80 steps, live and merged; the videos of some settings failed."""
+    changes = {"step_factors": [0.5, 2], "ranks": [1]}
+    grid = grid_of(study_config(storage, "latency_quality", latency=changes), FakeJobs(lambda *_: (-0.3, 0.01)))
+    failed = {latency_quality.videos(grid, setting).name for setting in settings}
     made = grid.cells._jobs["generate"]  # type: ignore[index]
 
     def failing(config: Any) -> dict[str, Any]:
-        if config.name == merged.name:
+        if config.name in failed:
             raise ModelError("no room")
         return made(config)
 
     grid.cells._jobs = {**grid.cells._jobs, "generate": failing}  # type: ignore[dict-item]
     outcomes = complete(grid)
-    assert outcomes[merged.name][1].status == "failed"
-    assert grid.difference([latency_quality.quality(grid)], "tlp", "80-steps-live") is not None
-    assert grid.difference([latency_quality.quality(grid)], "tlp", "20-steps-merged") is None
+    assert {name for name, (_, outcome) in outcomes.items() if outcome.status == "failed"} == failed
+    return grid
+
+
+def test_a_setting_that_fails_leaves_the_others_compared(tmp_path: Path) -> None:
+    grid = grid_where_fail(tmp_path, latency_quality.Setting(20, True, 1))
+    shows = " ".join(latency_quality.findings(grid).shows)
+    assert "tLP, 80 steps − 20: −0.3000" in shows
+    assert "tLP, 20 steps, merged − live: −0.3000" not in shows
+    assert "Nothing was measured of: " in shows
+
+
+def test_nothing_is_compared_with_another_arm_than_the_one_that_is_named(tmp_path: Path) -> None:
+    """The live adapter at the fewest steps failed: the evaluation's first arm is the merged one."""
+    grid = grid_where_fail(tmp_path, latency_quality.Setting(20, False, 1))
+    measured = latency_quality.quality(grid)
+    assert measured is not None
+    assert list(measured.config.arms) == ["20-steps-merged", "80-steps-live", "80-steps-merged"]  # type: ignore[attr-defined]
+    shows = " ".join(latency_quality.findings(grid).shows)
+    assert "−0.3000" not in shows
+    names = [
+        f"{name}, {what}"
+        for name in ("Distance of TSSIM to the real set", "tLP")
+        for what in ("80 steps − 20", "20 steps, merged − live")
+    ]
+    assert f"Nothing was measured of: {'; '.join(names)}." in shows
+    assert grid.comparison(measured, "tlp", "80-steps-live", "20-steps-merged") is not None
+    assert grid.comparison(measured, "tlp", "80-steps-live", "20-steps-live") is None
 
 
 def test_equal_time_gives_the_faster_arm_more_steps(tmp_path: Path) -> None:
