@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from statistics import fmean
 
 from cinesynth.metrics.catalogue import label
 from cinesynth.report.page import number
 from cinesynth.studies.cells import Cell
 from cinesynth.studies.findings import EMPTY, Chart, Difference, Findings, Mark, Table, conclusions, seeds, told
-from cinesynth.studies.grid import Grid, Rule
+from cinesynth.studies.grid import Grid, Rule, arm_of
+from cinesynth.studies.inputs import LONG_FRAMES
+from cinesynth.studies.segments import cut_parts, part_folder, part_frames
 
 PART_METRICS = ("kvd", "fvd", "lpips", "r_lpips")
 
@@ -25,11 +28,39 @@ def long_parts(grid: Grid) -> dict[int, list[Cell]]:
         return {}
     base = grid.videos(None, config.long)
     return {
-        rank: grid.parts(
-            base, grid.videos(grid.adapter(rank, config.seeds[0], 1.0), config.long), config.long, PART_METRICS
-        )
+        rank: _parts(grid, base, grid.videos(grid.adapter(rank, config.seeds[0], 1.0), config.long))
         for rank in (min(config.ranks), max(config.ranks))
     }
+
+
+def _part_frames(grid: Grid) -> int:
+    """Frames of a part of a long clip."""
+    expansion = grid.config.generate.expansion
+    assert expansion is not None
+    return part_frames(expansion.segment_frames, expansion.overlap)
+
+
+def _parts(grid: Grid, base: Cell, made: Cell) -> list[Cell]:
+    """The measurements of the whole parts of two cells' long clips, in order."""
+    return [_part(grid, base, made, number) for number in range(LONG_FRAMES // _part_frames(grid))]
+
+
+def _part(grid: Grid, base: Cell, made: Cell, number: int) -> Cell:
+    long, frames = grid.config.long, _part_frames(grid)
+    arms = {arm_of(cell): cell for cell in (base, made)}
+    cut_from = {"real": (base, "real"), **{arm: (cell, arm) for arm, cell in arms.items()}}
+
+    def cut() -> None:
+        for cell, arm in cut_from.values():
+            cut_parts(grid.cells.folder(cell), arm, number, frames)
+
+    places = {name: grid.folder(cell, *part_folder(number, frames, arm)) for name, (cell, arm) in cut_from.items()}
+    given = {"arms": {arm: places[arm] for arm in arms}, "real": places["real"]}
+    given["groups"] = grid.folder(base, "groups.csv")
+    inputs = {"dataset": grid.inputs.datasets[long], "part": number, "frames": frames}
+    against = " against ".join(cell.what.partition(": ")[2] for cell in (made, base))
+    what = f"metrics of {long}, part {number + 1}: {against}"
+    return replace(grid.evaluation(given, inputs, PART_METRICS, what, [base, made]), before=cut)
 
 
 def findings(grid: Grid) -> Findings:
@@ -147,8 +178,9 @@ def _long_tables(grid: Grid) -> list[Table]:
             "Long clips, part by part",
             ["rank", "part", "metric", "base", "adapter", "adapter − base"],
             rows,
-            f"Clips of {grid.config.long}, made in segments of {expansion.segment_frames} frames; a part is the frames "
-            f"that a segment adds, {expansion.segment_frames - 1}. Fixed learning rate, first seed.",
+            f"Clips of {grid.config.long}, made in segments of {expansion.segment_frames} frames; a part is the "
+            f"{_part_frames(grid)} frames from where a segment begins to where the next one does. Fixed learning rate, "
+            "first seed.",
         )
     ]
 
@@ -172,12 +204,15 @@ def _long_shows(grid: Grid) -> list[str]:
     every = long_parts(grid)
     if not every:
         return ["Long clips were not made: generate.expansion is not given."]
+    if not any(every.values()):
+        adds = f"a segment adds {_part_frames(grid)} frames, and parts are of the first {LONG_FRAMES}"
+        return [f"Long clips have no part: {adds}."]
     asked = []
     for rank, parts in every.items():
         name = f"{label(grid.perceptual)} of long clips, rank {rank} − base, part"
         lower, higher = "the adapter is closer to the real clips there", "the base is closer to the real clips there"
-        for place, cell in ((1, parts[0]), (len(parts), parts[-1])):
-            difference = grid.difference([cell], grid.perceptual, "adapter")
+        for place in sorted({1, len(parts)}):
+            difference = grid.difference([parts[place - 1]], grid.perceptual, "adapter")
             asked.append(Difference(f"{name} {place}", difference, lower, higher))
     counted = grid.counted(every[min(every)], "Parts of the long clips", grid.config.seeds[:1])
     return [counted, *conclusions(asked)]

@@ -12,9 +12,15 @@ from cinesynth.storage import Storage
 FOLDER = "parts"
 
 
-def part_frames(segment_frames: int) -> int:
-    """Frames of a part: those that a segment of a shot adds to the frame that it begins with."""
-    return segment_frames - 1
+def part_frames(segment_frames: int, overlap: int = 0) -> int:
+    """Frames of a part: those from where a segment of a shot begins to where the next one does, which are as many as a
+    segment adds.
+
+    Args:
+        segment_frames: of a segment.
+        overlap: frames that two segments share beyond one.
+    """
+    return segment_frames - 1 - overlap
 
 
 def part_folder(number: int, frames: int, arm: str) -> tuple[str, ...]:

@@ -10,16 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cinesynth.config import TrainConfig
+from cinesynth.config import GenerateConfig, TrainConfig
 from cinesynth.data.video import read_video, write_video
 from cinesynth.errors import DatasetError
+from cinesynth.generate.driver import window_segments
 from cinesynth.runs import Run
 from cinesynth.storage import Storage
 from cinesynth.studies.cells import Cells, with_needs
 from cinesynth.studies.driver import complete, study_of
 from cinesynth.studies.grid import GRID_METRICS, Grid
+from cinesynth.studies.inputs import LONG_FRAMES
 from cinesynth.studies.rank_quality import long_parts
 from cinesynth.studies.segments import cut_parts, part_folder
+from cinesynth.wan.family import WAN21_I2V
 from tests.studies.fake_jobs import INPUTS, FakeJobs, grid_of, study_config
 
 
@@ -222,3 +225,24 @@ def test_a_long_clip_has_as_many_parts_as_segments_that_add_to_it(tmp_path: Path
     assert all(cell.before is not None for cells in parts.values() for cell in cells)
     assert len({cell.name for cells in parts.values() for cell in cells}) == 8
     assert long_parts(grid_of(study_config(tmp_path, generate={"split": "test"}))) == {}
+
+
+@pytest.mark.parametrize(("segment_frames", "overlap"), [(33, 0), (33, 4), (17, 7), (81, 4)])
+def test_a_part_of_a_long_clip_begins_where_a_segment_does(tmp_path: Path, segment_frames: int, overlap: int) -> None:
+    expansion = {"segment_frames": segment_frames, "overlap": overlap}
+    grid = grid_of(study_config(tmp_path, generate={"split": "test", "expansion": expansion}))
+    parts = long_parts(grid)[4]
+    generated = parts[0].needs[0].config
+    assert isinstance(generated, GenerateConfig)
+    segments = window_segments(generated, WAN21_I2V, LONG_FRAMES)
+    places = [part.config.real.split("/")[-2] for part in parts]  # type: ignore[attr-defined]
+    starts = [int(frames) * int(number) for frames, number in (place.split("-") for place in places)]
+    assert starts == [segment.start for segment in segments][: len(starts)]
+    adds = segments[1].start
+    assert len(starts) == LONG_FRAMES // adds
+
+
+def test_parts_of_segments_that_do_not_overlap_keep_their_names(tmp_path: Path) -> None:
+    """As they were named before parts minded the overlap."""
+    parts = long_parts(grid_of(study_config(tmp_path)))
+    assert [cell.config.real.split("/")[-2] for cell in parts[4]] == ["32-0", "32-1", "32-2", "32-3"]  # type: ignore[attr-defined]

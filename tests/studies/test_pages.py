@@ -19,12 +19,12 @@ from cinesynth.config import EvaluateConfig
 from cinesynth.errors import ModelError
 from cinesynth.metrics.record import Comparison, IntervalRecord
 from cinesynth.settings import load_config
-from cinesynth.studies import latency_quality, lora_vs_full
+from cinesynth.studies import latency_quality, lora_vs_full, rank_quality
 from cinesynth.studies.cells import Cell, Cells
 from cinesynth.studies.config import STUDIES, StudyConfig
 from cinesynth.studies.driver import complete, outline_study, run_study, study_of
 from cinesynth.studies.estimates import Estimate, beyond, over_seeds
-from cinesynth.studies.findings import Difference, conclusions, told, unsaid
+from cinesynth.studies.findings import Difference, Findings, conclusions, told, unsaid
 from cinesynth.studies.grid import Grid
 from cinesynth.studies.inputs import GPU_BYTES, Inputs, full_memory, too_large
 from cinesynth.studies.latency_quality import timing_of
@@ -129,7 +129,7 @@ def run(storage: Path, study: str, monkeypatch: pytest.MonkeyPatch, jobs: FakeJo
 
 
 def test_rank_quality_says_what_is_shown_and_what_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cinesynth.studies.grid.cut_parts", lambda *_: None)
+    monkeypatch.setattr("cinesynth.studies.rank_quality.cut_parts", lambda *_: None)
     page = run(tmp_path, "rank_quality", monkeypatch, FakeJobs(strong))
     assert "KVD, rank 32 − rank 4, fixed learning rate: −1.000" in page
     assert "shows that rank 32 is closer to the real windows than rank 4" in page
@@ -142,6 +142,30 @@ def test_rank_quality_says_what_is_shown_and_what_is_not(tmp_path: Path, monkeyp
     again = FakeJobs()
     run(tmp_path, "rank_quality", monkeypatch, again)
     assert again.ran == []
+
+
+def page_of_long_clips(storage: Path, segment_frames: int, overlap: int) -> Findings:
+    """The findings of `rank_quality` before anything was run."""
+    expansion = {"segment_frames": segment_frames, "overlap": overlap}
+    return rank_quality.findings(grid_of(study_config(storage, generate={"split": "test", "expansion": expansion})))
+
+
+def test_the_page_tells_the_frames_that_a_segment_adds(tmp_path: Path) -> None:
+    (table,) = [t for t in page_of_long_clips(tmp_path, 33, 4).tables if t.title == "Long clips, part by part"]
+    assert "made in segments of 33 frames" in table.note
+    assert "the 28 frames from where a segment begins to where the next one does" in table.note
+
+
+def test_the_first_and_the_last_part_are_told_once_where_they_are_the_same(tmp_path: Path) -> None:
+    lacking = page_of_long_clips(tmp_path, 81, 4).shows[-1]
+    assert lacking == "Nothing was measured of: LPIPS of long clips, rank 4 − base, part 1; " + (
+        "LPIPS of long clips, rank 32 − base, part 1."
+    )
+
+
+def test_segments_longer_than_long_clips_leave_no_part(tmp_path: Path) -> None:
+    shows = page_of_long_clips(tmp_path, 137, 0).shows
+    assert shows[-1] == "Long clips have no part: a segment adds 136 frames, and parts are of the first 129."
 
 
 def test_failed_and_empty_cells_are_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
