@@ -25,6 +25,7 @@ from cinesynth.studies.findings import (
     Mark,
     Table,
     conclusions,
+    joined,
     unsaid,
 )
 from cinesynth.studies.grid import Grid, compared_by
@@ -62,7 +63,7 @@ class Timing:
         least, most: of these.
         count: of these.
         load_seconds: until the group was there with its model.
-        device: as its maker calls it.
+        device: as its maker calls it; all that there were, where the run was continued on another.
     """
 
     seconds: float
@@ -168,7 +169,18 @@ def timing_of(made: list[dict[str, Any]], repeats: int) -> Timing | None:
         return None
     seconds = [sum(row["seconds"].values()) for row in counted]
     load_seconds = median(load for *_, load in groups)
-    return Timing(median(seconds), min(seconds), max(seconds), len(counted), load_seconds, counted[0]["device"])
+    device = joined(list(dict.fromkeys(row["device"] for row in counted)))
+    return Timing(median(seconds), min(seconds), max(seconds), len(counted), load_seconds, device)
+
+
+def _timings(grid: Grid) -> dict[Setting, Timing]:
+    """Of the settings that have one."""
+    return {setting: found for setting in settings(grid) if (found := timing(grid, setting)) is not None}
+
+
+def _devices(known: dict[Setting, Timing]) -> list[str]:
+    """What settings were timed on, each device once."""
+    return list(dict.fromkeys(found.device for found in known.values()))
 
 
 def findings(grid: Grid) -> Findings:
@@ -234,7 +246,7 @@ def _families(grid: Grid) -> list[Table]:
 
 
 def _shows(grid: Grid) -> list[str]:
-    known = {s: t for s in settings(grid) if (t := timing(grid, s)) is not None}
+    known = _timings(grid)
     if not known:
         return ["No setting has been timed."]
     found = [*_speed(known), grid.counted([quality(grid)], "What they measure", grid.config.seeds[:1])]
@@ -249,19 +261,29 @@ def _shows(grid: Grid) -> list[str]:
 
 
 def _speed(known: dict[Setting, Timing]) -> list[str]:
-    """The fastest and the slowest setting, and those whose seconds overlap with the fastest one's."""
-    fastest, slowest = (end(known, key=lambda s: known[s].seconds) for end in (min, max))
+    """What settings took, by device: seconds of different ones do not compare."""
+    on = {device: {s: t for s, t in known.items() if t.device == device} for device in _devices(known)}
+    return [sentence for device, timed_there in on.items() for sentence in _speed_on(device, timed_there)]
+
+
+def _speed_on(device: str, known: dict[Setting, Timing]) -> list[str]:
+    """The fastest and the slowest setting of a device, and those whose seconds overlap with the fastest one's."""
+    fastest, *others = sorted(known, key=lambda s: known[s].seconds)
+    if not others:
+        only = f"On {device}, a video takes {known[fastest].told()} s with {_told(fastest)}"
+        return [f"{only}: the median, with the least and the most. No other setting was timed there."]
+    slowest = max(others, key=lambda s: known[s].seconds)
     ends = " and ".join(f"{known[s].told()} s with {_told(s)}" for s in (fastest, slowest))
     alike = [s for s in known if s != fastest and known[s].least <= known[fastest].most]
-    first = f"On {known[fastest].device}, a video takes {ends}: medians, with the least and the most."
+    first = f"On {device}, a video takes {ends}: medians, with the least and the most."
     if not alike:
-        return [first, f"Every video of {_told(fastest)} took less than any of another setting."]
+        return [first, f"Every video of {_told(fastest)} took less than any of another setting timed there."]
     overlapping = "; ".join(_told(s) for s in alike)
     return [first, f"The seconds of {_told(fastest)} overlap with those of {overlapping}: none is called the fastest."]
 
 
 def _nearest(grid: Grid, metric: str) -> list[str]:
-    """Of a metric to match: the real set's value, and the setting that lies nearest to it."""
+    """Of a metric to match: the real set's value, and the setting that lies nearest to it, where there are several."""
     values = {s: grid.values([quality(grid)], metric, s.arm) for s in settings(grid)}
     off = {
         setting: abs(found[0].value - found[0].real)
@@ -273,6 +295,8 @@ def _nearest(grid: Grid, metric: str) -> list[str]:
     near = min(off, key=lambda s: off[s])
     value = values[near][0]
     own = f"{label(metric)} of the real windows is {number(value.real)}"
+    if len({setting.arm for setting in off}) == 1:
+        return [f"{own}; that of {_how(near)}, is {number(value.value)}."]
     return [f"{own}; nearest to it, by number, lies that of {_how(near)}, {number(value.value)}."]
 
 
@@ -315,16 +339,18 @@ def _how(setting: Setting) -> str:
 
 def _chart(grid: Grid, metric: str) -> list[Chart]:
     series: dict[str, list[Mark]] = {}
-    levels, measured = {}, quality(grid)
-    for setting in settings(grid):
-        found, values = timing(grid, setting), grid.values([measured], metric, setting.arm)
-        if found is None or not values or values[0].value is None:
+    levels, measured, known = {}, quality(grid), _timings(grid)
+    for setting, found in known.items():
+        values = grid.values([measured], metric, setting.arm)
+        if not values or values[0].value is None:
             continue
         if values[0].real is not None:
             levels["real"] = values[0].real
         interval = values[0].interval
         low, high = (None, None) if interval is None else (interval.low, interval.high)
         name = f"{setting.adapter}, group of {setting.ranks}"
+        if len(_devices(known)) > 1:
+            name += f", on {found.device}"
         series.setdefault(name, []).append(Mark(found.seconds, values[0].value, low, high, str(setting.steps)))
     if not series:
         return []
@@ -340,9 +366,10 @@ def _warnings(grid: Grid) -> list[str]:
         found.append(f"Merged cells are empty: {why}.")
     elif grid.config.generate.use_gpu:
         found.append("On GPUs the base is bf16: a merged adapter is rounded with it, and its frames are others.")
-    few = {
-        t.count for s in settings(grid) if (t := timing(grid, s)) is not None and t.count < grid.config.latency.repeats
-    }
+    known = _timings(grid)
+    if len(devices := _devices(known)) > 1:
+        found.append(f"Settings were timed on {joined(devices)}: seconds of different devices do not compare.")
+    few = {t.count for t in known.values() if t.count < grid.config.latency.repeats}
     if few:
         found.append(f"Some settings have {min(few)} warm videos only: their runs were continued.")
     return found

@@ -318,8 +318,64 @@ def test_latency_says_what_paired_differences_show_and_which_setting_is_faster(t
         for steps in (20, 40)
     }
     assert latency_quality._speed(known)[1] == (
-        "Every video of 20 steps, the adapter live, in a group of 1 took less than any of another setting."
+        "Every video of 20 steps, the adapter live, in a group of 1 took less than any of another setting timed there."
     )
+
+
+def timing_at(seconds: float, device: str) -> latency_quality.Timing:
+    return latency_quality.Timing(seconds, 0.9 * seconds, 1.1 * seconds, 5, 1, device)
+
+
+def test_settings_are_ranked_on_the_device_that_they_were_timed_on() -> None:
+    slow, fast, other = (latency_quality.Setting(steps, False, 1) for steps in (40, 20, 80))
+    known = {slow: timing_at(40, "a CPU"), fast: timing_at(20, "a CPU"), other: timing_at(1, "a GPU")}
+    assert latency_quality._speed(known) == [
+        "On a CPU, a video takes 20.0 (18.0 to 22.0, of 5) s with 20 steps, the adapter live, in a group of 1 and "
+        "40.0 (36.0 to 44.0, of 5) s with 40 steps, the adapter live, in a group of 1: medians, with the least and "
+        "the most.",
+        "Every video of 20 steps, the adapter live, in a group of 1 took less than any of another setting timed there.",
+        "On a GPU, a video takes 1.00 (0.900 to 1.10, of 5) s with 80 steps, the adapter live, in a group of 1: the "
+        "median, with the least and the most. No other setting was timed there.",
+    ]
+
+
+def test_one_timed_setting_is_compared_with_none(tmp_path: Path) -> None:
+    settings = [latency_quality.Setting(steps, merged, 1) for steps in (20, 80) for merged in (False, True)]
+    grid = grid_where_fail(tmp_path, *settings[1:])
+    shows = latency_quality.findings(grid).shows
+    assert "No other setting was timed there." in shows[0]
+    assert not any("took less than" in said or "the fastest" in said or "nearest" in said for said in shows)
+    assert "TSSIM of the real windows is 3.000; that of 20 steps, the adapter live, is 2.000." in shows
+
+
+def test_settings_that_take_the_same_are_both_told() -> None:
+    """And not one of them as the fastest and as the slowest."""
+    live, merged = (latency_quality.Setting(20, merged, 1) for merged in (False, True))
+    said = latency_quality._speed({live: timing_at(20, "a CPU"), merged: timing_at(20, "a CPU")})[0]
+    assert "the adapter live" in said
+    assert "the adapter merged" in said
+
+
+def test_a_timing_names_each_device_that_it_was_taken_on() -> None:
+    row = {"load_seconds": 4.0, "group": 0, "seconds": {"denoise": 2.0}}
+    first, second = {**row, "attempt": 1, "device": "a CPU"}, {**row, "attempt": 2, "device": "a GPU"}
+    found = timing_of([first, first, second, second], 5)
+    assert found is not None
+    assert (found.count, found.device) == (2, "a CPU and a GPU")
+
+
+def test_seconds_of_different_devices_are_not_drawn_as_one_series(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = grid_where_fail(tmp_path)
+    monkeypatch.setattr(
+        latency_quality, "timing", lambda grid, s: timing_at(s.steps, "a CPU" if s.steps == 20 else "a GPU")
+    )
+    found = latency_quality.findings(grid)
+    assert list(found.charts[0].series) == [
+        f"{adapter}, group of 1, on {device}" for device in ("a CPU", "a GPU") for adapter in ("live", "merged")
+    ]
+    assert "Settings were timed on a CPU and a GPU: seconds of different devices do not compare." in found.warnings
 
 
 def grid_where_fail(storage: Path, *settings: latency_quality.Setting) -> Grid:
