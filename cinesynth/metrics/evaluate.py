@@ -19,8 +19,9 @@ from cinesynth.data.records import Reject, left_out
 from cinesynth.data.video import decoder
 from cinesynth.errors import ConfigError, DatasetError, IdentityError, MetricError, WeightsUnavailable
 from cinesynth.metrics import catalogue, videos
+from cinesynth.metrics.absent_weights import without_weights
 from cinesynth.metrics.extraction import find_rows
-from cinesynth.metrics.features import NO_WEIGHTS, Executor, LocalExecutor
+from cinesynth.metrics.features import Executor, LocalExecutor
 from cinesynth.metrics.kept import KeptWork
 from cinesynth.metrics.metric import Metric, Results, Sample
 from cinesynth.metrics.record import Definition, MetricsRecord, Value, left_out_warnings
@@ -268,7 +269,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         run = Run.open(config, inputs)
         if (done := run.result()) is not None:
             record = MetricsRecord.parse(run.folder.read_json("metrics.json"), run.folder.uri)
-            if not _lacks_weights(record):
+            if not without_weights(record):  # else they may be there by now
                 print(record.table(), flush=True)
                 return done
         groups = None if groups_text is None else videos.parse_groups(groups_text, where)
@@ -305,11 +306,6 @@ def _check_metrics(config: EvaluateConfig) -> None:
             f"metrics: the run has {', '.join(missing)}, which is not among {config.metrics}; name it too, "
             f"or use another name than {config.name!r} (what networks found is kept for both)"
         )
-
-
-def _lacks_weights(record: MetricsRecord) -> bool:
-    """Whether a metric was left out for want of weights, which may be there by now."""
-    return any((value.reason or "").startswith(NO_WEIGHTS) for value in record.values)
 
 
 def _local(uri: str, scratch: Path) -> Path:

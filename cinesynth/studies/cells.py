@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 from cinesynth.config import EvaluateConfig, GenerateConfig, JobConfig, TrainConfig
 from cinesynth.errors import RunTaken, user_error
+from cinesynth.metrics.absent_weights import LaterWeights, without_weights
+from cinesynth.metrics.record import MetricsRecord
 from cinesynth.runs import CUT, FAILED, complete_result
 from cinesynth.settings import Settings, parse_config
 from cinesynth.storage import Storage, sha256_json
@@ -67,7 +69,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is there of a cell: `complete` with its `result`, or why it is not."""
+    """What is there of a cell: `complete` with its `result`, or why it is not.
+
+    Of one that is complete, `reason` says why it could not be measured again.
+    """
 
     status: Status
     reason: str = ""
@@ -149,6 +154,8 @@ class Cells:
         self._failures: dict[str, str] = {}
         """Of this process, by cell: some fail before their run is opened."""
         self._complete: dict[str, Outcome] = {}
+        self._records: dict[str, MetricsRecord] = {}
+        self._later_weights = LaterWeights()
 
     def folder(self, cell: Cell) -> Storage:
         """The run's folder."""
@@ -162,7 +169,9 @@ class Cells:
             return self._complete[cell.name]
         folder = self.folder(cell)
         if (result := complete_result(folder)) is not None:
-            return self._complete.setdefault(cell.name, Outcome("complete", result=result))
+            failure = self._failures.get(cell.name)
+            why = f"measuring it again failed: {failure}" if failure else ""
+            return self._complete.setdefault(cell.name, Outcome("complete", why, result))
         if cell.name in self._failures:
             return Outcome("failed", self._failures[cell.name])
         for needed in cell.needs:
@@ -177,11 +186,35 @@ class Cells:
             return Outcome("empty", f"its run was stopped: {ended.get('reason')}")
         return Outcome("empty", "not run yet" if not folder.exists("run.json") else "its run has not finished")
 
+    def record(self, cell: Cell) -> MetricsRecord | None:
+        """What an evaluation found; None where it is not complete."""
+        if cell.kind != "evaluate" or not self.outcome(cell).is_complete:
+            return None
+        if cell.name not in self._records:
+            folder = self.folder(cell)
+            self._records[cell.name] = MetricsRecord.parse(folder.read_json("metrics.json"), folder.uri)
+        return self._records[cell.name]
+
+    def lacking_weights(self, cell: Cell) -> list[str]:
+        """The metrics that a complete evaluation has no number of, because their weights were absent."""
+        record = self.record(cell)
+        return [] if record is None else without_weights(record)
+
     def is_ready(self, cell: Cell) -> bool:
-        """Whether a cell is not complete, and all that it needs is."""
-        if cell.refused or self.outcome(cell).is_complete:
+        """Whether there is work of a cell, and all that it needs is complete.
+
+        There is of one that is not complete, and of an evaluation that lacked weights which can be had by now; these
+        are fetched for it.
+        """
+        if cell.refused or not all(self.outcome(needed).is_complete for needed in cell.needs):
             return False
-        return all(self.outcome(needed).is_complete for needed in cell.needs)
+        return not self.outcome(cell).is_complete or self._gains(cell)
+
+    def _gains(self, cell: Cell) -> bool:
+        settings = cell.config
+        if not isinstance(settings, EvaluateConfig):
+            return False
+        return any(self._later_weights.are_there(metric, settings) for metric in self.lacking_weights(cell))
 
     def run(self, cell: Cell) -> Outcome:
         """Run a cell, from where a former try of it stopped. What it fails with becomes its outcome.
@@ -190,7 +223,8 @@ class Cells:
         """
         started = time.monotonic()
         log.info("=== %s: %s [%s]", cell.kind, cell.what, cell.name)
-        self._failures.pop(cell.name, None)
+        for known in (self._failures, self._complete, self._records):
+            known.pop(cell.name, None)
         try:
             if cell.before is not None:
                 cell.before()

@@ -152,6 +152,8 @@ def outline_study(config: StudyConfig, read: Callable[[StudyConfig], Inputs] = r
         extra = f", {refused} refused" if refused else ""
         work.append((kind, f"{sized(len(of_kind), 'cell')}, {done} of them complete{extra}"))
     work.append(("left", f"{steps:,} optimiser steps; each cell of videos makes {windows or 'all'} windows"))
+    if lacking := sum(bool(grid.cells.lacking_weights(cell)) for cell in known):
+        work.append(("again", f"{sized(lacking, 'evaluation')} that lacked weights, where these can be had by then"))
     work.append(
         ("later", "cells that depend on what these find, such as those of the best learning rates, come on top")
     )

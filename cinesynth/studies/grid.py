@@ -58,7 +58,6 @@ class Grid:
 
     def __init__(self, config: StudyConfig, cells: Cells, inputs: Inputs) -> None:
         self.config, self.cells, self.inputs = config, cells, inputs
-        self._records: dict[str, MetricsRecord] = {}
         self._step_seconds: dict[str, float] = {}
         self._identities: dict[tuple[str, ...], dict[str, str]] = {}
         self._made: dict[str, Cell] = {}
@@ -272,12 +271,7 @@ class Grid:
 
     def record(self, cell: Cell) -> MetricsRecord | None:
         """What an evaluation found; None where it is not complete."""
-        if not self.cells.outcome(cell).is_complete:
-            return None
-        if cell.name not in self._records:
-            folder = self.cells.folder(cell)
-            self._records[cell.name] = MetricsRecord.parse(folder.read_json("metrics.json"), folder.uri)
-        return self._records[cell.name]
+        return self.cells.record(cell)
 
     # --- rank x domain x seed ----------------------------------------------------------------------------------
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cinesynth.config import GenerateConfig, TrainConfig
+from cinesynth.config import EvaluateSettings, GenerateConfig, TrainConfig
 from cinesynth.data.video import read_video, write_video
-from cinesynth.errors import DatasetError
+from cinesynth.errors import DatasetError, WeightsUnavailable
 from cinesynth.generate.driver import window_segments
+from cinesynth.metrics.catalogue import METRICS
 from cinesynth.runs import Run
 from cinesynth.storage import Storage
 from cinesynth.studies.cells import Cells, with_needs
-from cinesynth.studies.driver import complete, study_of
+from cinesynth.studies.driver import complete, outline_study, study_of
 from cinesynth.studies.grid import GRID_METRICS, Grid
 from cinesynth.studies.inputs import LONG_FRAMES
 from cinesynth.studies.rank_quality import long_parts
@@ -97,6 +99,69 @@ def test_the_same_command_runs_only_what_is_missing(tmp_path: Path) -> None:
     complete(grid_of(study_config(tmp_path, "domain_shift", seeds=[0, 1, 2]), wider))
     assert wider.ran
     assert not set(wider.ran) & set(first.ran)
+
+
+def give_weights(monkeypatch: pytest.MonkeyPatch, are_there: bool) -> list[str]:
+    """Inception's weights can be had, or not; returns what is asked for them."""
+    asked: list[str] = []
+
+    def load(settings: EvaluateSettings) -> str:
+        asked.append("inception")
+        if not are_there:
+            raise WeightsUnavailable("a file is not there")
+        return "network"
+
+    for name in ("fid", "kid"):
+        network = replace(METRICS[name].network, load=load)
+        monkeypatch.setitem(METRICS, name, replace(METRICS[name], network=network))
+    return asked
+
+
+def test_an_evaluation_that_lacked_weights_is_made_again_once_they_can_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = study_config(tmp_path, "domain_shift")
+    absent = frozenset({"fid", "kid"})
+    done = complete(grid_of(config, FakeJobs(unmeasured=absent)))
+    evaluations = {name for name, (cell, _) in done.items() if cell.kind == "evaluate"}
+
+    asked, still = give_weights(monkeypatch, are_there=False), FakeJobs(unmeasured=absent)
+    told = outline_study(config, lambda given: INPUTS).text()
+    assert f"{len(evaluations)} evaluations that lacked weights, where these can be had by then" in told
+    assert asked == []  # an outline fetches nothing
+    complete(grid_of(config, still))
+    assert still.ran == []
+    assert len(asked) == 1  # once for all cells and both metrics
+
+    give_weights(monkeypatch, are_there=True)
+    later = FakeJobs()
+    grid = grid_of(config, later)
+    cell = grid.against_base("fixed", 4, "historical", 0)
+    assert grid.unavailable([cell], "fid") == "no weights: a file is not there"
+    complete(grid)
+    assert sorted(later.ran) == sorted(evaluations)
+    assert grid.unavailable([cell], "fid") == ""
+    assert grid.values([cell], "fid", "adapter")
+
+    again = FakeJobs()
+    complete(grid_of(config, again))
+    assert again.ran == []
+
+
+def test_an_evaluation_that_cannot_be_made_again_keeps_its_numbers_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = study_config(tmp_path, "domain_shift")
+    complete(grid_of(config, FakeJobs(unmeasured=frozenset({"fid"}))))
+    give_weights(monkeypatch, are_there=True)
+    grid = Grid(config, Cells(config.storage, {"evaluate": lambda given: 1 / 0}), INPUTS)
+    complete(grid)
+    cell = grid.against_base("fixed", 4, "historical", 0)
+    assert cell is not None
+    outcome = grid.cells.outcome(cell)
+    assert outcome.is_complete
+    assert outcome.reason == "measuring it again failed: ZeroDivisionError: division by zero"
+    assert grid.values([cell], "kvd", "adapter")
 
 
 def test_the_best_rate_is_that_of_the_lowest_held_out_loss_and_shares_the_fixed_cells(tmp_path: Path) -> None:
