@@ -260,7 +260,7 @@ class Grid:
         refused: str = "",
     ) -> Cell:
         """`make_cell`, once for what it is made of: studies ask for the same cell many times."""
-        key = repr((kind, given, inputs, [cell.name for cell in needs], refused))
+        key = repr((kind, settings, given, inputs, [cell.name for cell in needs], refused))
         if key not in self._made:
             self._made[key] = make_cell(self.config, kind, settings, given, inputs, what, needs, refused)
         return self._made[key]

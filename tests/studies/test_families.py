@@ -128,3 +128,19 @@ def test_families_have_a_table_of_their_own_where_there_are_any(tmp_path: Path, 
     plain = study_config(tmp_path, "latency_quality")
     assert len(findings(grid_of(plain, FakeJobs())).tables) == 1
     assert isinstance(grid.cells, Cells)
+
+
+def test_families_of_one_folder_have_cells_of_their_own_settings(tmp_path: Path, animatediff: Path) -> None:
+    given = {"family": "animatediff", "folder": str(animatediff)}
+    families = {"short": {**given, "frames": 8}, "long": {**given, "frames": 16}, "other": {**given, "family": "wan"}}
+    families["alike"] = families["short"]
+    config = study_config(tmp_path, "latency_quality", latency={"step_factors": [1], "families": families})
+    grid = grid_of(config)
+    made = {name: grid.family_videos(name, 40) for name in families}
+    settings = {name: (cell.config.family, cell.config.frames) for name, cell in made.items()}  # type: ignore[attr-defined]
+    assert settings == {name: (of.family, of.frames) for name, of in config.latency.families.items()}
+    assert len({cell.name for cell in made.values()}) == 3
+    assert made["alike"].name == made["short"].name
+    for name, cell in made.items():
+        alone = study_config(tmp_path, "latency_quality", latency={"families": {name: families[name]}})
+        assert grid_of(alone).family_videos(name, 40).name == cell.name  # as it is by itself
