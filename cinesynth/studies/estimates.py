@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 
 from cinesynth.metrics.record import Comparison
@@ -28,21 +28,28 @@ class Estimate:
     Attributes:
         value: mean over seeds.
         by_seed: seed to its difference.
-        wanted: seeds that there should be.
+        left_out: seeds that there should be too, and that nothing could be compared at.
         low, high: ends of the interval over groups of windows; None where there is none.
         n: videos of an arm, the fewest at any seed.
         groups: of these.
         reason: why there is no interval.
+        comparisons: seed to what its difference is from; none of a difference of differences.
     """
 
     value: float
     by_seed: Mapping[int, float]
-    wanted: int
+    left_out: tuple[int, ...]
     low: float | None
     high: float | None
     n: int
     groups: int
     reason: str = ""
+    comparisons: Mapping[int, Comparison] = field(default_factory=dict, repr=False)
+
+    @property
+    def wanted(self) -> int:
+        """How many seeds there should be."""
+        return len(self.by_seed) + len(self.left_out)
 
     @property
     def excludes_zero(self) -> bool:
@@ -79,16 +86,28 @@ def over_seeds(comparisons: Mapping[int, Comparison | None]) -> Estimate | None:
         high = value + fmean(i.high - by_seed[seed] for seed, i in intervals.items())
         reason = ""
     n, groups = min(c.n for c in found.values()), min(c.groups for c in found.values())
-    return Estimate(value, by_seed, len(comparisons), low, high, n, groups, reason)
+    left_out = tuple(seed for seed in comparisons if seed not in found)
+    return Estimate(value, by_seed, left_out, low, high, n, groups, reason, found)
 
 
-def beyond(away: Estimate, home: Estimate) -> Estimate:
-    """`away` - `home`, two differences on windows that have nothing in common."""
-    by_seed = {seed: away.by_seed[seed] - home.by_seed[seed] for seed in away.by_seed if seed in home.by_seed}
-    value, wanted = away.value - home.value, max(away.wanted, home.wanted)
+def beyond(away: Estimate, home: Estimate) -> Estimate | None:
+    """`away` - `home`, two differences on windows that have nothing in common, both over the seeds that both have: a
+    training in one domain is not compared with another one. None where they have no seed in common."""
+    common = [seed for seed in away.by_seed if seed in home.by_seed]
+    wanted = {*away.by_seed, *away.left_out, *home.by_seed, *home.left_out}
+    there, here = (over_seeds({seed: of.comparisons[seed] for seed in common}) for of in (away, home))
+    if there is None or here is None:
+        return None
+    return _less(there, here, tuple(sorted(wanted.difference(common))))
+
+
+def _less(away: Estimate, home: Estimate, left_out: tuple[int, ...]) -> Estimate:
+    """`away` - `home`, of the same seeds."""
+    by_seed = {seed: away.by_seed[seed] - home.by_seed[seed] for seed in away.by_seed}
+    value = away.value - home.value
     n, groups = min(away.n, home.n), min(away.groups, home.groups)
     if away.low is None or away.high is None or home.low is None or home.high is None:
-        return Estimate(value, by_seed, wanted, None, None, n, groups, away.reason or home.reason)
+        return Estimate(value, by_seed, left_out, None, None, n, groups, away.reason or home.reason)
     low = value - math.hypot(away.value - away.low, home.high - home.value)
     high = value + math.hypot(away.high - away.value, home.value - home.low)
-    return Estimate(value, by_seed, wanted, low, high, n, groups)
+    return Estimate(value, by_seed, left_out, low, high, n, groups)

@@ -89,8 +89,10 @@ def seeds(estimate: Estimate | None) -> str:
 
 
 def _numbers(estimate: Estimate) -> str:
-    trained = len(estimate.by_seed)
-    lacking = "" if trained == estimate.wanted else f" ({trained} of {estimate.wanted} seeds)"
+    lacking = ""
+    if estimate.left_out:
+        absent = f"without seed {', '.join(map(str, estimate.left_out))}"
+        lacking = f" ({len(estimate.by_seed)} of {estimate.wanted} seeds, {absent})"
     ends = "" if estimate.low is None else f" [{number(estimate.low)}, {number(estimate.high)}]"
     return f"{signed(estimate.value)}{ends}{lacking}"
 

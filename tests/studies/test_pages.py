@@ -65,7 +65,7 @@ def test_the_interval_of_a_mean_over_seeds_reaches_as_far_as_theirs_on_average()
     assert found.is_shown
     alone = mean_of(compared(1.0, 0.8, 1.4), None)
     assert (alone.low, alone.high, alone.wanted) == pytest.approx((0.8, 1.4, 2))
-    assert told(alone) == "+1.000 [0.8000, 1.400] (1 of 2 seeds)"
+    assert told(alone) == "+1.000 [0.8000, 1.400] (1 of 2 seeds, without seed 1)"
     without = mean_of(compared(1.0, 0.8, 1.4), compared(3.0))
     assert (without.low, without.reason, without.is_shown) == (None, "2 groups", False)
     assert over_seeds({0: None}) is None
@@ -89,10 +89,27 @@ def test_seeds_of_different_sign_show_nothing() -> None:
 
 def test_variances_of_two_domains_add() -> None:
     home, away = mean_of(compared(1.0, 0.7, 1.3), None), mean_of(compared(2.0, 1.6, 2.4), compared(2.0, 1.6, 2.4))
-    both = beyond(away, home)
+    both, without = beyond(away, home), beyond(away, mean_of(compared(1.0)))
+    assert both is not None
     assert (both.value, dict(both.by_seed)) == (1.0, {0: 1.0})
     assert (both.low, both.high) == pytest.approx((0.5, 1.5))
-    assert beyond(away, mean_of(compared(1.0))).low is None
+    assert without is not None
+    assert without.low is None
+
+
+def test_a_difference_of_two_domains_is_of_the_seeds_that_both_have() -> None:
+    home = mean_of(compared(1.0, 0.9, 1.1), compared(5.0, 4.0, 6.0))
+    away = mean_of(compared(2.0, 1.9, 2.1), None)
+    both = beyond(away, home)
+    assert both is not None
+    assert (both.value, dict(both.by_seed), both.left_out) == (1.0, {0: 1.0}, (1,))
+    reach = np.hypot(0.1, 0.1)
+    assert (both.low, both.high) == pytest.approx((1 - reach, 1 + reach))  # of seed 0 alone
+    assert told(both) == "+1.000 [0.8586, 1.141] (1 of 2 seeds, without seed 1)"
+    back = beyond(home, away)
+    assert back is not None
+    assert (back.value, back.left_out) == (-1.0, (1,))
+    assert beyond(away, mean_of(None, compared(5.0, 4.0, 6.0))) is None
 
 
 def test_conclusions_claim_what_the_intervals_carry() -> None:
