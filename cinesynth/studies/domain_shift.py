@@ -19,6 +19,7 @@ from cinesynth.studies.findings import (
     Mark,
     Table,
     conclusions,
+    fewer_seeds,
     joined,
     seeds,
     told,
@@ -133,7 +134,7 @@ def _chart(grid: Grid, metric: str) -> list[Chart]:
         for rank in config.ranks:
             e = grid.difference(grid.seeds_of("fixed", rank, domain), metric, "adapter")
             if e is not None:
-                marks.append(Mark(float(rank), e.value, e.low, e.high))
+                marks.append(Mark(float(rank), e.value, e.low, e.high, fewer_seeds(len(e.by_seed), e.wanted)))
         if marks:
             series[domain] = marks
     if not series:

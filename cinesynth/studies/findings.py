@@ -88,6 +88,11 @@ def seeds(estimate: Estimate | None) -> str:
     return "–" if estimate is None else ", ".join(signed(value) for value in estimate.by_seed.values())
 
 
+def fewer_seeds(measured: int, wanted: int) -> str:
+    """The word beside a point of a chart that is a mean over fewer seeds than there should be; empty for all."""
+    return "" if measured == wanted else f"{measured} of {wanted} seeds"
+
+
 def _numbers(estimate: Estimate) -> str:
     lacking = ""
     if estimate.left_out:

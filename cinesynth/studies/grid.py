@@ -343,8 +343,16 @@ class Grid:
         return [value for value in found if value.value is not None]
 
     def counted(self, cells: Sequence[Cell | None], what: str, seeds: Sequence[int] | None = None) -> str:
-        """How much lies behind the numbers, in a sentence: videos, groups and seeds; default: all seeds."""
-        seeds = self.config.seeds if seeds is None else seeds
+        """How much lies behind the numbers, in a sentence: videos, groups and seeds.
+
+        Args:
+            cells: that measured.
+            what: was measured.
+            seeds: of the trainings; default: those that measured something, as `cells` are of each seed in order.
+        """
+        if seeds is None:
+            by_seed = zip(self.config.seeds, cells, strict=True)
+            seeds = [seed for seed, cell in by_seed if cell is not None and self.record(cell) is not None]
         records = [record for cell in cells if cell is not None and (record := self.record(cell)) is not None]
         values = [value for record in records for value in record.values if value.value is not None]
         if not values:

@@ -22,6 +22,7 @@ from cinesynth.studies.findings import (
     Mark,
     Table,
     conclusions,
+    fewer_seeds,
     joined,
     seeds,
     told,
@@ -201,9 +202,10 @@ def _charts(grid: Grid) -> list[Chart]:
                 if cell is None or seconds is None or not values:
                     continue
                 spent = seconds * cell.config.optimizer.steps  # type: ignore[attr-defined]
-                marks, mark = series.setdefault(arm, []), Mark(spent, fmean(values), min(values), max(values), name)
-                if marks and replace(marks[-1], word=name) == mark:  # the slower arm has one training for both budgets
-                    marks[-1] = replace(mark, word=f"{marks[-1].word}, {name}")
+                word = ", ".join(filter(None, (name, fewer_seeds(len(values), len(grid.config.seeds)))))
+                marks, mark = series.setdefault(arm, []), Mark(spent, fmean(values), min(values), max(values), word)
+                if marks and replace(marks[-1], word=word) == mark:  # the slower arm has one training for both budgets
+                    marks[-1] = replace(mark, word=f"{marks[-1].word}, {word}")
                 else:
                     marks.append(mark)
         if series:

@@ -8,7 +8,18 @@ from cinesynth.metrics.catalogue import label
 from cinesynth.report.page import number
 from cinesynth.studies.cells import Cell
 from cinesynth.studies.estimates import Estimate, beyond
-from cinesynth.studies.findings import EMPTY, Chart, Difference, Findings, Mark, Table, conclusions, seeds, told
+from cinesynth.studies.findings import (
+    EMPTY,
+    Chart,
+    Difference,
+    Findings,
+    Mark,
+    Table,
+    conclusions,
+    fewer_seeds,
+    seeds,
+    told,
+)
 from cinesynth.studies.grid import Grid, Rule
 
 METRIC = "motion_score"
@@ -100,7 +111,8 @@ def _charts(grid: Grid, rule: Rule) -> list[Chart]:
             found = grid.seeds_of(rule, rank, domain)
             values = [float(v.value) for v in grid.values(found, METRIC, "adapter") if v.value is not None]
             if values:
-                marks.append(Mark(float(rank), fmean(values), min(values), max(values)))
+                word = fewer_seeds(len(values), len(grid.config.seeds))
+                marks.append(Mark(float(rank), fmean(values), min(values), max(values), word))
             for v in grid.values(found, METRIC, "base"):
                 levels = {"base": float(v.value or 0.0), **({} if v.real is None else {"real": v.real})}
         if marks:

@@ -15,7 +15,7 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from benchmarks.gpu_model import SHAPES
-from cinesynth.config import EvaluateConfig
+from cinesynth.config import EvaluateConfig, TrainConfig
 from cinesynth.errors import ModelError
 from cinesynth.metrics.record import Comparison, IntervalRecord
 from cinesynth.settings import load_config
@@ -195,6 +195,24 @@ def test_failed_and_empty_cells_are_on_the_page(tmp_path: Path, monkeypatch: pyt
     result = (tmp_path / "runs" / "s-domain_shift" / "result.json").read_text()
     assert '"status": "failed"' in result
     assert "2 cells failed, such as training: rank 32" in result
+
+
+def seed_1_fails(config: TrainConfig) -> bool:
+    """At the fixed learning rate of the lowest rank."""
+    return config.lora.rank == 4 and config.seed == 1
+
+
+@pytest.mark.parametrize("study", ["domain_shift", "rank_motion"])
+def test_only_seeds_that_measured_something_are_counted(study: str, tmp_path: Path) -> None:
+    grid = grid_of(study_config(tmp_path, study), FakeJobs(fails=seed_1_fails))
+    complete(grid)
+    found = study_of(study).findings(grid)
+    counted = "8 videos of 8 groups in each arm, 1 training of each (seed 0)."
+    assert [s for s in found.shows if s.startswith("Windows of")] == [
+        f"Windows of {domain}: {counted}" for domain in grid.config.domains
+    ]
+    marks = [mark for chart in found.charts for series in chart.series.values() for mark in series]
+    assert {(mark.x, mark.word) for mark in marks} == {(4.0, "1 of 2 seeds"), (32.0, "")}
 
 
 def test_metrics_without_a_number_are_called_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
