@@ -24,8 +24,7 @@ from cinesynth.studies.cells import Cell, Cells, make_cell
 from cinesynth.studies.config import StudyConfig
 from cinesynth.studies.estimates import Estimate, over_seeds
 from cinesynth.studies.families import folder_hash
-from cinesynth.studies.inputs import LONG_FRAMES, Inputs
-from cinesynth.studies.segments import cut_parts, part_folder, part_frames
+from cinesynth.studies.inputs import Inputs
 from cinesynth.train.events import training_steps
 
 ALPHA_OVER_RANK = 2
@@ -208,28 +207,6 @@ class Grid:
             given["frames"] = frames
         inputs = {"dataset": self.inputs.datasets[dataset]}
         return self.evaluation(given, inputs, metrics, f"metrics of {dataset}: {_against(arms)}", list(arms.values()))
-
-    def parts(self, base: Cell, made: Cell, dataset: str, metrics: Sequence[str]) -> list[Cell]:
-        """The videos of two cells part by part, each part of as many frames as a segment adds."""
-        expansion = self.config.generate.expansion
-        assert expansion is not None
-        frames = part_frames(expansion.segment_frames)
-        return [self._part(base, made, dataset, metrics, k, frames) for k in range(LONG_FRAMES // frames)]
-
-    def _part(self, base: Cell, made: Cell, dataset: str, metrics: Sequence[str], number: int, frames: int) -> Cell:
-        arms = {arm_of(cell): cell for cell in (base, made)}
-        folders = {"real": (base, "real"), **{arm: (cell, arm) for arm, cell in arms.items()}}
-
-        def cut() -> None:
-            for cell, arm in folders.values():
-                cut_parts(self.cells.folder(cell), arm, number, frames)
-
-        places = {name: self.folder(cell, *part_folder(number, frames, arm)) for name, (cell, arm) in folders.items()}
-        given = {"arms": {arm: places[arm] for arm in arms}, "real": places["real"]}
-        given["groups"] = self.folder(base, "groups.csv")
-        inputs = {"dataset": self.inputs.datasets[dataset], "part": number, "frames": frames}
-        what = f"metrics of {dataset}, part {number + 1}: {_against(arms)}"
-        return replace(self.evaluation(given, inputs, metrics, what, list(arms.values())), before=cut)
 
     def evaluation(
         self, given: Mapping[str, Any], inputs: Mapping[str, Any], metrics: Sequence[str], what: str, needs: list[Cell]

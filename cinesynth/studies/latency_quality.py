@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from cinesynth.generate.driver import SECONDS
 from cinesynth.metrics.catalogue import METRICS, label
 from cinesynth.report.page import number, span
 from cinesynth.studies.cells import Cell
@@ -144,10 +145,11 @@ def timing(grid: Grid, setting: Setting) -> Timing | None:
 
 
 def timed(grid: Grid, cell: Cell) -> Timing | None:
-    """What the videos of a cell took; None as above."""
-    if not grid.cells.outcome(cell).is_complete:
+    """What the videos of a cell took; None as above, and where a kill came between its last video and the seconds."""
+    folder = grid.cells.folder(cell)
+    if not grid.cells.outcome(cell).is_complete or not folder.exists(SECONDS):
         return None
-    return timing_of(grid.cells.folder(cell).read_json("seconds.json")["videos"], grid.config.latency.repeats)
+    return timing_of(folder.read_json(SECONDS)["videos"], grid.config.latency.repeats)
 
 
 def timing_of(made: list[dict[str, Any]], repeats: int) -> Timing | None:
@@ -371,5 +373,6 @@ def _warnings(grid: Grid) -> list[str]:
         found.append(f"Settings were timed on {joined(devices)}: seconds of different devices do not compare.")
     few = {t.count for t in known.values() if t.count < grid.config.latency.repeats}
     if few:
-        found.append(f"Some settings have {min(few)} warm videos only: their runs were continued.")
+        why = "the split has no more windows, or their runs were continued"
+        found.append(f"Some settings have {min(few)} warm videos only: {why}.")
     return found

@@ -12,7 +12,7 @@ from cinesynth.storage import Storage
 FOLDER = "parts"
 
 
-def part_frames(segment_frames: int, overlap: int = 0) -> int:
+def part_frames(segment_frames: int, overlap: int) -> int:
     """Frames of a part: those from where a segment of a shot begins to where the next one does, which are as many as a
     segment adds.
 

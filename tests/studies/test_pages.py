@@ -548,6 +548,16 @@ def test_the_first_video_of_a_group_is_not_timed() -> None:
     assert timing_of([rows[0], another], 3) is None
 
 
+def test_a_cell_that_was_killed_before_its_seconds_were_written_is_not_timed(tmp_path: Path) -> None:
+    grid = grid_of(study_config(tmp_path, "latency_quality"))
+    complete(grid)
+    setting = latency_quality.settings(grid)[0]
+    assert latency_quality.timing(grid, setting) is not None
+    cell = latency_quality.videos(grid, setting)
+    (tmp_path / "runs" / cell.name / "seconds.json").unlink()
+    assert latency_quality.timing(grid, setting) is None
+
+
 def test_a_dry_run_lists_cells_and_starts_nothing(tmp_path: Path) -> None:
     config = study_config(tmp_path, "domain_shift")
     told = outline_study(config, lambda given: INPUTS).text()
