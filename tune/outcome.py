@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cinesynth.config import TuneConfig
 from cinesynth.errors import ConfigError
 from tune.front import Values, front, hypervolume, recommend
-from tune.records import Records
+from tune.records import Record, Records
 from tune.space import Point, first_trials
 
 
@@ -19,7 +19,9 @@ class Outcome:
     Attributes:
         values: both objectives by trial, of all that have them.
         front: trials that no other beats.
-        baseline: the baseline's trial with the study's own seed.
+        baseline: the baseline's trial with the study's own seed, or with the next one that has both objectives; None
+            where no training of it has.
+        no_baseline: why there is none; empty where there is one.
         recommended: the trial to take.
         point: what that was trained with.
         noise: standard deviation of each objective over the baseline's seeds.
@@ -28,7 +30,8 @@ class Outcome:
 
     values: dict[str, Values]
     front: list[str]
-    baseline: str
+    baseline: str | None
+    no_baseline: str
     recommended: str
     point: Point
     noise: Values
@@ -43,13 +46,32 @@ def outcome(config: TuneConfig, records: Records, base: dict[str, float]) -> Out
         reasons = "; ".join(f"{r.name}: {r.facts.get('reason')}" for r in list(known.values())[:3])
         raise ConfigError(f"study {config.name!r}: no trial has both objectives ({reasons})")
     seeds, _ = first_trials(config)
-    baseline = seeds[0].name(config.name)
-    of_baseline = [values[name] for trial in seeds if (name := trial.name(config.name)) in values]
-    spread = [statistics.stdev(axis) if len(of_baseline) > 1 else 0.0 for axis in zip(*of_baseline, strict=True)]
+    of_baseline = {name: values[name] for trial in seeds if (name := trial.name(config.name)) in values}
+    baseline = next(iter(of_baseline), None)
+    spread = [
+        statistics.stdev(axis) if len(of_baseline) > 1 else 0.0 for axis in zip(*of_baseline.values(), strict=True)
+    ]
     noise = (spread[0], spread[1]) if spread else (0.0, 0.0)
     # Other seeds of the baseline say how large the noise is; they are no points of the search.
-    searched = {n: v for n, v in values.items() if known[n].trial.seed == config.train.seed}
+    searched = {n: v for n, v in values.items() if known[n].trial.seed == config.train.seed or n == baseline}
     taken = recommend(searched, {name: known[name].trial.point.rank for name in searched}, noise)
     reference = base[config.objectives[0]], base[config.objectives[1]]
     area = hypervolume(list(searched.values()), reference)
-    return Outcome(values, front(searched), baseline, taken, known[taken].trial.point, noise, area)
+    return Outcome(
+        values=values,
+        front=front(searched),
+        baseline=baseline,
+        no_baseline="" if baseline is not None else _why_none(known, seeds[0].name(config.name)),
+        recommended=taken,
+        point=known[taken].trial.point,
+        noise=noise,
+        hypervolume=area,
+    )
+
+
+def _why_none(known: dict[str, Record], baseline: str) -> str:
+    """Why the baseline has not both objectives, in words."""
+    record = known.get(baseline)
+    if record is None:
+        return f"{baseline} was not trained to its end"
+    return f"{baseline} ended {record.status} ({record.facts.get('reason', 'without both objectives')})"

@@ -37,9 +37,9 @@ def write_study_page(
     """Write `report.html` into the study's folder; returns its uri."""
     known = records.read()
     labels = (label(config.objectives[0]), label(config.objectives[1]))
-    marked = {found.baseline: "baseline", found.recommended: "recommended"}
-    if found.baseline == found.recommended:
-        marked = {found.baseline: "baseline, recommended"}
+    marked = {found.recommended: "recommended"}
+    if found.baseline is not None:
+        marked[found.baseline] = "baseline, recommended" if found.baseline == found.recommended else "baseline"
     return write_page(
         run.folder,
         "report.html",
@@ -50,9 +50,7 @@ def write_study_page(
         known=known,
         verdict=verdict(config, found, final),
         labels=labels,
-        front_svg=front_chart(
-            found.values, found.front, {n: w for n, w in marked.items() if n in found.values}, found.noise, labels
-        ),
+        front_svg=front_chart(found.values, found.front, marked, found.noise, labels),
         hypervolume_svg=_over_time(config, known, base),
         slices=_slices(config, known),
         orders=orders(known),
@@ -72,6 +70,11 @@ def verdict(config: TuneConfig, found: Outcome, final: MetricsRecord | None) -> 
     point = found.point.told()
     if found.recommended == found.baseline:
         return f"No trial beats the baseline beyond its noise: it is recommended as it is ({point})."
+    if found.baseline is None:
+        return (
+            f"Recommended is {point}, by one training on the val split. There is no baseline to compare it with: "
+            f"{found.no_baseline}."
+        )
     if final is None:
         return f"Recommended is {point}, by one training on the val split. It was not compared anew: final_seeds is 0."
     told = []

@@ -6,6 +6,7 @@ base.json             figures of the base model
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,10 +35,9 @@ class Record:
     """Seconds since the epoch."""
 
     def values(self, objectives: tuple[str, str]) -> Values | None:
-        """Both objectives; None where the trial has not both."""
-        if self.status != COMPLETE or not all(name in self.figures for name in objectives):
-            return None
-        return self.figures[objectives[0]], self.figures[objectives[1]]
+        """Both objectives; None where the trial has not both, as finite numbers."""
+        first, second = (self.figures.get(name, math.nan) for name in objectives)
+        return (first, second) if self.status == COMPLETE and math.isfinite(first) and math.isfinite(second) else None
 
 
 class Records:

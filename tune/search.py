@@ -8,7 +8,6 @@ was running when its driver was killed.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,8 +20,8 @@ from cinesynth.config import TuneConfig
 from cinesynth.errors import ConfigError
 from cinesynth.storage import Storage
 from cinesynth.train.failures import Failures
-from tune.records import COMPLETE, CUT, FAILED, Record, Records
-from tune.space import Point, Trial, distributions, every_point, first_trials, params_of, point_of, wanted_points
+from tune.records import CUT, FAILED, Record, Records
+from tune.space import Point, PointsOfParams, Trial, distributions, every_point, first_trials, params_of, wanted_points
 
 log = logging.getLogger("cinesynth.tune")
 
@@ -52,6 +51,7 @@ class StudySearch(Searcher):
         super().__init__()
         self.config, self.study, self.records, self.ended = config, study, records, ended
         self.baseline = Point.of(config.train)
+        self._point_of = PointsOfParams(config)
         self.distributions = distributions(config.space)
         self.every, self.wanted = every_point(config), wanted_points(config)
         self._started = time.monotonic()
@@ -72,11 +72,17 @@ class StudySearch(Searcher):
                 continue
             of_study = self._trial_of(trial.params)
             name = of_study.name(self.config.name)
-            if trial.state == TrialState.RUNNING and name not in known:
+            record = known.get(name)
+            # Studies of before trained given points rounded, under another name. Only the baseline is trained anew.
+            if (ran := known.get(trial.user_attrs.get(_RUN, name))) is not None:
+                told.add(ran.name)
+                if record is None and of_study.point != self.baseline:
+                    record = ran
+            if trial.state == TrialState.RUNNING and record is None:
                 self._taken_up.append((of_study, trial.number))
-            elif trial.state == TrialState.RUNNING:
-                self._tell(trial.number, known[name])
-            elif name not in known:
+            elif trial.state == TrialState.RUNNING and record is not None:
+                self._tell(trial.number, record)
+            elif record is None:
                 given_up.append(of_study.point)
                 continue
             told.add(name)
@@ -103,7 +109,7 @@ class StudySearch(Searcher):
             tried = {*running, *(name for name, r in known.items() if r.trial.seed == self.config.train.seed)}
             if tried and self._more_seeds:
                 return self._give(trial_id, self._more_seeds.pop(0), None)
-            if len(tried) >= self.wanted:
+            if len(tried) >= self.wanted and self._name(self.baseline) in tried:
                 return None if self._of_tune else str(Searcher.FINISHED)
             if self._next:
                 self.study.enqueue_trial(self._params_of(self._next.pop(0)))
@@ -175,7 +181,7 @@ class StudySearch(Searcher):
         return {"point": trial.point.to_json(), "seed": trial.seed, "asked": time.time()}
 
     def _trial_of(self, params: dict[str, Any]) -> Trial:
-        return Trial(point_of(params, self.config.space, self.baseline), self.config.train.seed)
+        return Trial(self._point_of(params), self.config.train.seed)
 
     def _name(self, point: Point) -> str:
         return Trial(point, self.config.train.seed).name(self.config.name)
@@ -222,8 +228,7 @@ class StudySearch(Searcher):
     def _state(self, record: Record) -> TrialState:
         if record.status == CUT:
             return TrialState.PRUNED
-        values = record.values(self.config.objectives) if record.status == COMPLETE else None
-        return TrialState.COMPLETE if values is not None and all(map(math.isfinite, values)) else TrialState.FAIL
+        return TrialState.FAIL if record.values(self.config.objectives) is None else TrialState.COMPLETE
 
     def _values(self, record: Record) -> tuple[float, float]:
         values = record.values(self.config.objectives)

@@ -156,6 +156,37 @@ def params_of(point: Point, space: SearchSpace, baseline: Point, what: str) -> d
     return params
 
 
+class PointsOfParams:
+    """The points that Optuna's parameters stand for, where the baseline and the given points keep all their digits.
+
+    A drawn number is rounded. Parameters that are those of a given point, or like them once they are rounded, stand for
+    just that point, so that it is trained as it was given and under its own name.
+
+    Args:
+        config: of the study. Raises ConfigError where a given point lies outside the space.
+    """
+
+    def __init__(self, config: TuneConfig) -> None:
+        self._space, self.baseline = config.space, Point.of(config.train)
+        self._given: dict[frozenset[tuple[str, Any]], Point] = {}
+        self._alike: dict[Point, Point] = {}
+        self._add(self.baseline, "the baseline (train)")
+        self.given = [self._add(self.baseline.moved(to), f"points.{i}") for i, to in enumerate(config.points)]
+
+    def __call__(self, params: dict[str, Any]) -> Point:
+        """The point of these parameters."""
+        if (given := self._given.get(frozenset(params.items()))) is not None:
+            return given
+        drawn = point_of(params, self._space, self.baseline)
+        return self._alike.get(drawn, drawn)
+
+    def _add(self, point: Point, what: str) -> Point:
+        """Take a given point; returns the one before it that has the same parameters, else this one."""
+        params = params_of(point, self._space, self.baseline, what)
+        self._alike.setdefault(point_of(params, self._space, self.baseline), point)
+        return self._given.setdefault(frozenset(params.items()), point)
+
+
 def _holds(distribution: BaseDistribution, value: Any) -> bool:
     if isinstance(distribution, CategoricalDistribution):
         return value in distribution.choices
@@ -167,21 +198,16 @@ def _holds(distribution: BaseDistribution, value: Any) -> bool:
 
 def first_trials(config: TuneConfig) -> tuple[list[Trial], list[Point]]:
     """(the baseline with each of its seeds, the given points). Raises ConfigError for one outside the space."""
-    baseline = Point.of(config.train)
-    params_of(baseline, config.space, baseline, "the baseline (train)")
-    points = [baseline.moved(point) for point in config.points]
-    for place, point in enumerate(points):
-        params_of(point, config.space, baseline, f"points.{place}")
+    points = PointsOfParams(config)
     seeds = range(config.train.seed, config.train.seed + config.baseline_seeds)
-    return [Trial(baseline, seed) for seed in seeds], points
+    return [Trial(points.baseline, seed) for seed in seeds], points.given
 
 
 def every_point(config: TuneConfig) -> list[Point] | None:
     """All points of a grid, or of a space that has only finitely many, in a drawn order; None of any other."""
-    space, values = config.space, config.grid_values if config.method == "grid" else 1
-    baseline = Point.of(config.train)
+    values = config.grid_values if config.method == "grid" else 1
     axes: dict[str, list[Any]] = {}
-    for name, distribution in distributions(space).items():
+    for name, distribution in distributions(config.space).items():
         if isinstance(distribution, IntDistribution):
             axes[name] = list(range(distribution.low, distribution.high + 1))
         elif isinstance(distribution, CategoricalDistribution):
@@ -194,9 +220,8 @@ def every_point(config: TuneConfig) -> list[Point] | None:
                 return None
             else:
                 axes[name] = _spread(distribution, values)
-    points = [
-        point_of(dict(zip(axes, chosen, strict=True)), space, baseline) for chosen in itertools.product(*axes.values())
-    ]
+    point = PointsOfParams(config)
+    points = [point(dict(zip(axes, chosen, strict=True))) for chosen in itertools.product(*axes.values())]
     random.Random(config.seed).shuffle(points)
     return list(dict.fromkeys(points))
 

@@ -75,9 +75,10 @@ def tune_study(config: TuneConfig) -> dict[str, Any]:
             final = _final(config, run, scorer, found, concurrency, lease) if config.final_seeds else None
         finally:
             ray.kill(scorer)
-    keeps = final is not None and not is_shown(final, config.objectives)
-    chosen = found.baseline if keeps else found.recommended
-    if keeps:
+    if found.baseline is None:
+        log.warning("there is no baseline to compare with (%s): the recommended trial is delivered", found.no_baseline)
+    chosen = delivered_trial(config, found, final)
+    if chosen != found.recommended:
         log.info("the comparison on test shows no difference: the baseline is kept")
     outputs = {
         "adapter": Storage.open(config.storage).child("runs", chosen, "adapter").uri,
@@ -96,6 +97,15 @@ def tune_study(config: TuneConfig) -> dict[str, Any]:
         **{f"recommended/{name}": value for name, value in found.point.to_json().items()},
     }
     return run.finish(outputs, figures, records.left_out())
+
+
+def delivered_trial(config: TuneConfig, found: Outcome, final: MetricsRecord | None) -> str:
+    """The trial whose adapter is delivered: the baseline's where the comparison does not show the recommended one to be
+    better.
+    """
+    if found.baseline is None or final is None or is_shown(final, config.objectives):
+        return found.recommended
+    return found.baseline
 
 
 def open_study(config: TuneConfig, run: Run) -> optuna.Study:
@@ -213,13 +223,13 @@ def _final(
 ) -> MetricsRecord | None:
     """The recommended point, trained anew, against the baseline, trained anew, on the test split.
 
-    None where the recommended point is the baseline itself.
+    None where the recommended point is the baseline itself, or no training of the baseline came to a score.
     """
     import ray
     from ray import tune
 
     baseline = Point.of(config.train)
-    if found.point == baseline:
+    if found.baseline is None or found.point == baseline:
         return None
     file = f"final-{found.recommended}.json"
     if not run.folder.exists(file):

@@ -17,6 +17,7 @@ from tune.outcome import Outcome, outcome
 from tune.page import orders, verdict, write_study_page
 from tune.records import COMPLETE, CUT, FAILED, Record, Records
 from tune.space import Point, Trial, first_trials
+from tune.study import delivered_trial
 
 BASE = {"kvd": 10.0, "lpips": 1.0, "fvd": 200.0}
 
@@ -77,6 +78,42 @@ def test_within_the_noise_the_baseline_stays(tmp_path: Path) -> None:
     given, _, found = outcome_of(tmp_path, (4.9, 0.49))
     assert found.recommended == found.baseline
     assert "No trial beats the baseline beyond its noise" in verdict(given, found, None)
+
+
+def failed_baseline(storage: Path, seeds: int) -> tuple[TuneConfig, Records, Outcome]:
+    """A study of which the first trainings of the baseline failed."""
+    given, records = recorded(storage)
+    for trial in first_trials(given)[0][:seeds]:
+        records.write(Record(trial.name("study"), trial, FAILED, {}, {"reason": "step 9: loss nan"}, ended=9.0))
+    return given, records, outcome(given, records, BASE)
+
+
+def test_a_baseline_that_failed_is_said_to_have_failed(tmp_path: Path) -> None:
+    given, records, found = failed_baseline(tmp_path, 3)
+    assert found.baseline is None
+    assert found.point.rank == 32
+    assert delivered_trial(given, found, None) == found.recommended
+    name = first_trials(given)[0][0].name("study")
+    says = f"There is no baseline to compare it with: {name} ended failed (step 9: loss nan)."
+    assert says in verdict(given, found, None)
+    run = Run.at(given)
+    write_study_page(given, run, records, BASE, found, None)
+    assert says in run.folder.read_text("report.html")
+
+
+def test_of_a_baseline_that_failed_the_next_seed_stands_for_it(tmp_path: Path) -> None:
+    given, records, found = failed_baseline(tmp_path, 1)
+    assert found.baseline == first_trials(given)[0][1].name("study")
+    assert delivered_trial(given, found, final("kvd", 0.1, 0.3)) == found.baseline
+    assert delivered_trial(given, found, final("kvd", -0.3, -0.1)) == found.recommended
+    assert records.read()[found.baseline].status == COMPLETE
+
+
+def test_a_score_that_is_not_finite_is_none(tmp_path: Path) -> None:
+    given, records = recorded(tmp_path)
+    trial = first_trials(given)[0][0]
+    records.write(Record(trial.name("study"), trial, COMPLETE, {"kvd": float("nan"), "lpips": 0.1}, ended=9.0))
+    assert trial.name("study") not in outcome(given, records, BASE).values
 
 
 def test_what_the_comparison_does_not_show_is_not_claimed(tmp_path: Path) -> None:

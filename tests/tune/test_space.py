@@ -180,6 +180,67 @@ def test_a_killed_study_repeats_nothing_and_loses_nothing(tmp_path: Path) -> Non
     assert more.suggest("y") == "FINISHED"
 
 
+EXACT = {"train": {"lora": {"rank": 8, "alpha": 16}, "optimizer": {"lr": 3.16234e-5}}, "points": [{"lr": 1.23456e-4}]}
+"""A baseline and a point of more digits than those that drawn numbers have."""
+
+
+def test_a_given_point_is_trained_with_all_its_digits(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path}/optuna.db"
+    search, records = searched(tmp_path, new_study(storage), **EXACT)
+    given = [search.suggest(str(i)) for i in range(4)]
+    trials = [trial_of(value) for value in given]
+    assert [trial.point for trial in trials[:3]] == [Point.of(search.config.train)] * 3
+    assert trials[3].point.lr == 1.23456e-4
+    assert search.study.trials[0].user_attrs["run"] == trials[0].name("study")
+    end(search, records, "0", given[0])
+    again, _ = searched(tmp_path, new_study(storage), **EXACT)
+    left = [trial_of(again.suggest(str(i))) for i in range(3)]
+    assert left[0] == trials[3]  # it was running
+    assert trials[0] not in left
+
+
+def test_a_number_like_a_given_one_is_the_given_one() -> None:
+    fixed = {"rank": [4, 64], "alpha_over_rank": None, "lr": [3.16234e-5, 3.16234e-5]}
+    given = config(space=fixed, budget={"trials": 99}, **{**EXACT, "points": []})
+    assert wanted_points(given) == 5
+    assert Point.of(given.train) in (every_point(given) or [])
+    middle = {"rank": None, "alpha_over_rank": None, "lr": [1e-5, 1e-4]}  # its middle is 3.16228e-05
+    given = config(space=middle, method="grid", budget={"trials": 99}, **{**EXACT, "points": []})
+    assert {point.lr for point in every_point(given) or []} == {1e-5, 3.16234e-5, 1e-4}
+    assert wanted_points(given) == 3
+
+
+def test_a_study_that_trained_given_points_rounded_trains_only_its_baseline_anew(tmp_path: Path) -> None:
+    study = new_study()
+    exact = config(tmp_path, **EXACT)
+    baseline, (point,) = Point.of(exact.train), first_trials(exact)[1]
+    from cinesynth.runs import Run
+
+    records = Records(Run.at(exact).folder)
+    lrs = [(baseline.lr, 3.162e-5), (point.lr, 1.235e-4), (2e-5, 2e-5), (4e-5, 4e-5)]
+    for i, (given, rounded) in enumerate(lrs):
+        trial = Trial(Point(**{**vars(baseline), "lr": rounded}), 0)
+        params = params_of(Point(**{**vars(baseline), "lr": given}), exact.space, baseline, "it")
+        record = Record(trial.name("study"), trial, COMPLETE, {"kvd": 1.0 + i, "lpips": 0.1}, ended=float(i))
+        records.write(record)
+        study.add_trial(
+            optuna.trial.create_trial(
+                values=[1.0 + i, 0.1],
+                params=params,
+                distributions=distributions(exact.space),
+                user_attrs={"run": record.name},
+            )
+        )
+    search, records = searched(tmp_path, study, **EXACT, baseline_seeds=1)
+    assert len(study.trials) == 4
+    value = search.suggest("0")
+    assert trial_of(value).point == baseline
+    end(search, records, "0", value)
+    assert search.suggest("1") == "FINISHED"  # the budget is spent, and the given point was tried
+    searched(tmp_path, study, **EXACT, baseline_seeds=1)
+    assert [t.state.name for t in study.trials] == ["COMPLETE"] * 5
+
+
 def test_failed_trials_are_told_as_failed_and_stay_out(tmp_path: Path) -> None:
     search, records = searched(tmp_path, new_study(), budget={"trials": 3}, baseline_seeds=1)
     given = [search.suggest(str(i)) for i in range(3)]
