@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cinesynth.config import TuneConfig
 from cinesynth.errors import ConfigError
-from tune.front import Values, front, hypervolume, recommend
+from tune.front import Values, better_in, front, hypervolume, recommend
 from tune.records import Record, Records
 from tune.space import Point, first_trials
 
@@ -23,6 +23,7 @@ class Outcome:
             where no training of it has.
         no_baseline: why there is none; empty where there is one.
         recommended: the trial to take.
+        rivals: trials that are better than the baseline in an objective, by more than the noise.
         point: what that was trained with.
         noise: standard deviation of each objective over the baseline's seeds.
         hypervolume: of the front, below the base model's values.
@@ -33,6 +34,7 @@ class Outcome:
     baseline: str | None
     no_baseline: str
     recommended: str
+    rivals: list[str]
     point: Point
     noise: Values
     hypervolume: float
@@ -63,6 +65,7 @@ def outcome(config: TuneConfig, records: Records, base: dict[str, float]) -> Out
         baseline=baseline,
         no_baseline="" if baseline is not None else _why_none(known, seeds[0].name(config.name)),
         recommended=taken,
+        rivals=[] if baseline is None else [n for n, v in searched.items() if better_in(v, values[baseline], noise)],
         point=known[taken].trial.point,
         noise=noise,
         hypervolume=area,

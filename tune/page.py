@@ -69,7 +69,14 @@ def verdict(config: TuneConfig, found: Outcome, final: MetricsRecord | None) -> 
     """What the study allows to be said, in a sentence or two."""
     point = found.point.told()
     if found.recommended == found.baseline:
-        return f"No trial beats the baseline beyond its noise: it is recommended as it is ({point})."
+        beyond = " beyond its noise" if any(found.noise) else ""
+        if not found.rivals:
+            return f"No trial beats the baseline{beyond}: it is recommended as it is ({point})."
+        rivals = f"{len(found.rivals)} {'trial is' if len(found.rivals) == 1 else 'trials are'}"
+        return (
+            f"{rivals} better than the baseline{beyond} in one objective, and worse in the other: the baseline is "
+            f"recommended as it is ({point})."
+        )
     if found.baseline is None:
         return (
             f"Recommended is {point}, by one training on the val split. There is no baseline to compare it with: "

@@ -80,6 +80,20 @@ def test_within_the_noise_the_baseline_stays(tmp_path: Path) -> None:
     assert "No trial beats the baseline beyond its noise" in verdict(given, found, None)
 
 
+def test_a_baseline_that_a_trial_beats_in_one_objective_only_is_said_to_be(tmp_path: Path) -> None:
+    given, _, found = outcome_of(tmp_path, (4.5, 0.6))
+    assert found.recommended == found.baseline
+    says = "1 trial is better than the baseline beyond its noise in one objective, and worse in the other"
+    assert verdict(given, found, None).startswith(f"{says}: the baseline is recommended as it is")
+
+
+def test_a_trial_that_is_far_better_and_within_the_noise_otherwise_is_recommended(tmp_path: Path) -> None:
+    given, _, found = outcome_of(tmp_path, (2.0, 0.501))
+    assert found.point.rank == 32
+    assert found.rivals == [found.recommended]
+    assert "Recommended is rank 32" in verdict(given, found, None)
+
+
 def failed_baseline(storage: Path, seeds: int) -> tuple[TuneConfig, Records, Outcome]:
     """A study of which the first trainings of the baseline failed."""
     given, records = recorded(storage)
