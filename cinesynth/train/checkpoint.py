@@ -54,6 +54,7 @@ class StoredCheckpoints:
         self.also_keep, self.write_adapter = also_keep, write_adapter
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writes-checkpoints")
         self._writing: Future[None] | None = None
+        self._damaged: set[int] = set()
 
     def steps(self) -> list[int]:
         """Steps of which there is a checkpoint, newest first; damaged ones count."""
@@ -67,6 +68,7 @@ class StoredCheckpoints:
                 return self._read(step)
             except (StorageError, SafetensorError, KeyError, OSError) as e:
                 log.warning("checkpoint of step %d is damaged (%s); the one before it is used", step, e)
+                self._damaged.add(step)
         return self._of_schema_1()
 
     def save(self, saved: Saved) -> None:
@@ -130,7 +132,8 @@ class StoredCheckpoints:
                     self.folder.upload_folder(adapter, _adapter_of(saved.step, manifest))
                     manifest["adapter"] = {file.name: sha256_file(file) for file in sorted(adapter.iterdir())}
             self.folder.write_json(manifest_of(saved.step), manifest)
-            self._sweep()
+            self._damaged.discard(saved.step)
+            self._sweep(saved.step)
         except (OSError, SafetensorError) as e:
             raise StorageError(
                 f"the checkpoint of step {saved.step} cannot be written to {self.folder.uri}: {e}; make room or mend "
@@ -151,10 +154,13 @@ class StoredCheckpoints:
                 raise StorageError(f"sha256 {found[:12]} in place of {manifest['sha256'][:12]}")
             return Saved(load_file(path), step, manifest["figures"])
 
-    def _sweep(self) -> None:
-        """Drop what is not kept. A state or an adapter without a manifest is of a writer that was killed."""
+    def _sweep(self, written: int) -> None:
+        """Drop what is not kept, now that step `written` is there. A state or an adapter without a manifest is of a
+        writer that was killed."""
         steps = self.steps()
-        kept = {*steps[: self.keep], *self.also_keep()} & set(steps)
+        # What `latest` found damaged is of later steps, which are trained again: it takes no place of a whole one.
+        whole = [step for step in steps if step not in self._damaged]
+        kept = {written, *whole[: self.keep], *self.also_keep()} & set(steps)
         files, folders = self.folder.list(), self.folder.folders()
         wanted = {manifest_of(step) for step in kept}
         for step in kept:

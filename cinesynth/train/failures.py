@@ -21,8 +21,9 @@ class Failures:
     def another(self) -> bool:
         """Count one, look up the `step` of the newest checkpoint, and say whether the run may be tried again."""
         newest = self._newest()
-        self.count = 1 if newest > self.step else self.count + 1
-        self.step = max(newest, self.step)
+        # A lower one is new, too: it was trained again in the place of damaged ones.
+        self.count = 1 if newest != self.step else self.count + 1
+        self.step = newest
         return self.count <= self.most
 
     def __str__(self) -> str:

@@ -68,6 +68,41 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_it_is_used(
     assert step_of(kept) == 6
 
 
+@pytest.mark.parametrize("keep", [1, 2])
+def test_what_is_trained_again_after_damaged_checkpoints_is_kept_in_their_place(tmp_path: Path, keep: int) -> None:
+    before = StoredCheckpoints(Storage.open(tmp_path), keep=keep)
+    for step in (6, 8):
+        before.save(saved(step))
+    before.flush()
+    for path in tmp_path.glob("*.safetensors"):
+        path.write_bytes(b"cut")
+    checkpoints = StoredCheckpoints(Storage.open(tmp_path), keep=keep)
+    assert step_of(checkpoints) is None
+    for step in (2, 4):
+        checkpoints.save(saved(step))
+        checkpoints.flush()
+        assert step_of(StoredCheckpoints(Storage.open(tmp_path))) == step
+    assert checkpoints.steps() == [4, 2][:keep]
+    for step in (6, 8):
+        checkpoints.save(saved(step))
+    checkpoints.flush()
+    assert checkpoints.steps() == [8, 6][:keep]
+    assert len(list(tmp_path.iterdir())) == 2 * keep
+
+
+def test_a_damaged_checkpoint_that_is_still_to_validate_stays_and_takes_no_place(tmp_path: Path) -> None:
+    before = StoredCheckpoints(Storage.open(tmp_path))
+    for step in (2, 8):
+        before.save(saved(step))
+    before.flush()
+    next(tmp_path.glob("step-00000008*.safetensors")).unlink()
+    checkpoints = StoredCheckpoints(Storage.open(tmp_path), also_keep=lambda: {8})
+    assert step_of(checkpoints) == 2
+    checkpoints.save(saved(4))
+    checkpoints.flush()
+    assert checkpoints.steps() == [8, 4, 2]
+
+
 def test_an_adapter_without_a_manifest_is_swept_and_those_with_one_stay(tmp_path: Path) -> None:
     def write_adapter(folder: Path, state: Saved) -> None:
         folder.mkdir()

@@ -18,6 +18,7 @@ from cinesynth.train import driver
 from cinesynth.train.beside import Reporter
 from cinesynth.train.check import check_training
 from cinesynth.train.checkpoint import StoredCheckpoints
+from cinesynth.train.failures import Failures
 from cinesynth.train.state import Saved
 
 
@@ -58,6 +59,26 @@ def test_failures_without_progress_are_counted_and_progress_forgives_them(
 ) -> None:
     gone = RuntimeError("a node went away")
     assert run(plan, monkeypatch, [gone, 3, gone, 5, gone, None]).started == 6
+
+
+def test_a_checkpoint_that_takes_the_place_of_a_damaged_one_is_progress(plan: driver.Plan) -> None:
+    def checkpoints() -> StoredCheckpoints:
+        return StoredCheckpoints(plan.run.folder.child("checkpoints"))
+
+    before = checkpoints()
+    before.save(Saved({"a": torch.zeros(1)}, 8, {}))
+    before.flush()
+    failures = Failures(plan.run.folder, most=1)
+    assert failures.another()
+    state = next(name for name in before.folder.list() if name.endswith(".safetensors"))
+    before.folder.write_text(state, "cut")
+    again = checkpoints()
+    assert again.latest() is None
+    again.save(Saved({"a": torch.zeros(1)}, 2, {}))
+    again.flush()
+    assert failures.another()
+    assert (failures.count, failures.step) == (1, 2)
+    assert not failures.another()
 
 
 def test_too_many_failures_without_progress_end_the_run(plan: driver.Plan, monkeypatch: pytest.MonkeyPatch) -> None:
