@@ -122,7 +122,8 @@ def _is_trained(plan: Plan, checkpoints: StoredCheckpoints) -> bool:
     """Whether a former try left nothing to train, but may have left checkpoints to validate."""
     config, folder = plan.config, plan.run.folder
     if config.mode == "full":
-        return folder.exists("trained.json")
+        # An older version wrote it after fewer steps, too, where the training was called off.
+        return folder.exists("trained.json") and folder.read_json("trained.json")["steps"] == config.optimizer.steps
     if config.early_stop is not None and Validations(folder, config).verdict().ends_at is not None:
         return True
     return config.optimizer.steps in checkpoints.steps() and checkpoints.has_adapter(config.optimizer.steps)

@@ -138,7 +138,7 @@ def _train(task: dict[str, Any]) -> None:
         StepGauges(config.name, config.optimizer.steps).show if world.rank == 0 else lambda event: None,
     )
     figures = loop.run()
-    if full and world.rank == 0:
+    if full and world.rank == 0 and loop.step == config.optimizer.steps:  # else it was called off, and goes on later
         made = {"transformer_sha256": _write_model(loop, config.model, run.folder)}
         run.folder.write_json("trained.json", {"loss_last": figures["loss"], "steps": loop.step, **made})
 

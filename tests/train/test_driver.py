@@ -102,6 +102,18 @@ def test_what_would_fail_again_is_not_tried_again(plan: driver.Plan, monkeypatch
     assert run(plan, monkeypatch, [AttemptFailed("a store did not answer"), None]).started == 2
 
 
+def test_a_full_training_is_trained_at_its_last_step_and_not_where_it_was_called_off(tmp_path: Path) -> None:
+    values = {"name": "noir", "storage": str(tmp_path), "dataset": "d", "mode": "full", "optimizer": {"steps": 1000}}
+    config = parse_config(TrainConfig, values)
+    plan = driver.Plan(config, Run.at(config), None)  # type: ignore[arg-type]  # no dataset is read
+    checkpoints = StoredCheckpoints(plan.run.folder.child("checkpoints"))
+    found = [driver._is_trained(plan, checkpoints)]
+    for steps in (503, 1000):
+        plan.run.folder.write_json("trained.json", {"loss_last": 0.1, "steps": steps})
+        found.append(driver._is_trained(plan, checkpoints))
+    assert found == [False, False, True]
+
+
 def test_parents_are_merged_into_an_fp32_base_only(tmp_path: Path) -> None:
     values = {"name": "noir", "storage": str(tmp_path), "dataset": "d", "merge": True, "dtype": "bf16"}
     with pytest.raises(ConfigError, match="merge: true needs an fp32 base, and this one is loaded in bfloat16"):

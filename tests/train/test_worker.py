@@ -16,6 +16,7 @@ import torch
 
 from cinesynth.errors import TrainingError
 from cinesynth.storage import Storage
+from cinesynth.train import worker
 from cinesynth.train.state import Saved
 from cinesynth.train.strategy import World
 from cinesynth.train.worker import POINTER, WorkerCheckpoints, train_worker
@@ -76,6 +77,23 @@ def test_a_node_with_other_files_than_the_driver_read_is_refused_with_both(task:
     )
     with pytest.raises(TrainingError, match=f"^{re.escape(told)}; give every node the same files$"):
         train_worker({**task, "inputs": task["inputs"] | {name: expected}})
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_full_training_that_is_called_off_leaves_no_model_and_goes_on(
+    task: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray.train, "report", lambda figures, checkpoint: None)
+    config = {**task["config"], "name": "full", "mode": "full", "optimizer": {"steps": 2, "batch_size": 1}}
+    whole = {**task, "config": config, "parents": []}
+    run = Storage.open(config["storage"]).child("runs", "full")
+    with monkeypatch.context() as called_off:
+        called_off.setattr(worker, "EndRequest", lambda run, looks: lambda: True)
+        train_worker(whole)
+    assert (run.exists("trained.json"), run.exists("model")) == (False, False)
+    train_worker(whole)
+    assert run.read_json("trained.json")["steps"] == 2
+    assert run.holds("model")
 
 
 def test_what_ray_holds_as_a_checkpoint_points_to_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
