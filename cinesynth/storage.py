@@ -202,11 +202,18 @@ class Storage:
 
     def list(self, folder: str = "", recursive: bool = False) -> list[str]:
         """Names of the files below `folder`, relative to this location, sorted; empty if it is missing."""
+        return [*self._files(folder, recursive)]
+
+    def versions(self, folder: str = "") -> dict[str, tuple[int, int]]:
+        """Names of the files directly in `folder`, as `list` has them, each with its size in bytes and when it was
+        written, in ns since 1970: what tells that it was written anew."""
+        return {name: (info.size, info.mtime_ns) for name, info in self._files(folder, recursive=False).items()}
+
+    def _files(self, folder: str, recursive: bool) -> dict[str, pafs.FileInfo]:
         selector = pafs.FileSelector(self._at(folder), recursive=recursive, allow_not_found=True)
         prefix = len(self.path.rstrip("/")) + 1
-        infos = self.filesystem.get_file_info(selector)
-        names = [i.path[prefix:] for i in infos if i.type == pafs.FileType.File]
-        return sorted(n for n in names if not n.rsplit("/", 1)[-1].startswith(HIDDEN))
+        found = {i.path[prefix:]: i for i in self.filesystem.get_file_info(selector) if i.type == pafs.FileType.File}
+        return {n: found[n] for n in sorted(found) if not n.rsplit("/", 1)[-1].startswith(HIDDEN)}
 
     def folders(self, folder: str = "") -> builtins.list[str]:
         """Names of the folders directly below `folder`, sorted."""

@@ -84,6 +84,11 @@ def test_objects_are_written_read_listed_and_deleted(storage: Storage, tmp_path:
     assert storage.list("a") == ["a/b.json"]
     assert storage.list(recursive=True) == ["a/b.json", "a/c/d.bin"]
     assert storage.list("nothing") == []
+    versions = storage.versions("a")
+    assert list(versions) == ["a/b.json"]
+    assert versions["a/b.json"][0] == storage.size("a/b.json")
+    assert storage.versions("a") == versions
+    assert storage.versions("nothing") == {}
     assert storage.folders("a") == ["c"]
     assert storage.size("a/c/d.bin") == 2
     storage.write_bytes("a/c/d.bin", b"new")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cinesynth.config import TrainConfig
@@ -40,7 +40,7 @@ class Reporter:
 
     def __init__(self, run: Run, callbacks: Sequence[OnValidation]) -> None:
         self.run, self.callbacks = run, callbacks
-        self._seen: set[str] = set()
+        self._seen: dict[str, tuple[int, int]] = {}
         self._told: set[tuple[int, str]] = set()
 
     def look(self) -> None:
@@ -48,21 +48,25 @@ class Reporter:
         if not self.callbacks:
             return
         found: list[tuple[int, str, dict[str, float]]] = []
-        for name in self.run.folder.list("events"):
-            if name not in self._seen:
-                events = [json.loads(line) for line in self.run.folder.read_text(name).splitlines() if line]
-                found += [(e["step"], "held-out", _loss_figures(e)) for e in events if "val_loss" in e]
-                self._seen.add(name)
-        for name in self.run.folder.list(FOLDER):
-            if name not in self._seen:
-                record = self.run.folder.read_json(name)
-                found.append((record["step"], "videos", record["figures"]))
-                self._seen.add(name)
+        for name in self._changed("events"):
+            events = [json.loads(line) for line in self.run.folder.read_text(name).splitlines() if line]
+            found += [(e["step"], "held-out", _loss_figures(e)) for e in events if "val_loss" in e]
+        for name in self._changed(FOLDER):
+            record = self.run.folder.read_json(name)
+            found.append((record["step"], "videos", record["figures"]))
         for step, kind, figures in sorted(found, key=lambda item: item[:2]):
             if (step, kind) not in self._told:
                 self._told.add((step, kind))
                 for callback in self.callbacks:
                     callback(step, figures)
+
+    def _changed(self, folder: str) -> Iterator[str]:
+        """Files that were not read yet as they are now: a try that goes on writes the segments of events after its
+        checkpoint anew, of which the one before may have left a part."""
+        for name, version in self.run.folder.versions(folder).items():
+            if self._seen.get(name) != version:
+                yield name
+                self._seen[name] = version
 
 
 def _loss_figures(event: dict[str, Any]) -> dict[str, float]:

@@ -192,6 +192,25 @@ def test_callbacks_hear_of_every_validation_once(tmp_path: Path) -> None:
     assert again == [0, 2, 4]
 
 
+def test_callbacks_hear_of_what_is_written_anew_after_a_try_that_ended_early(tmp_path: Path) -> None:
+    """Segments after the checkpoint that a run goes on from are parts, or are cut at other steps than the new ones."""
+    run = Run.open(config(tmp_path))
+    run.write_events("train-00000000", [{"step": 4, "val_loss": 0.5}])
+    run.write_events("train-00000004", [{"step": 5, "loss": 2.0}])
+    run.write_events("train-00000006", [{"step": 7, "loss": 2.0}])
+    heard: list[int] = []
+    reporter = Reporter(run, [lambda step, figures: heard.append(step)])
+    reporter.look()
+    assert heard == [4]
+    run.write_events("train-00000004", [{"step": 5, "loss": 2.0}, {"step": 8, "val_loss": 0.4}])
+    reporter.look()
+    assert heard == [4, 8]
+    run.write_events("train-00000008", [{"step": 12, "val_loss": 0.3}])
+    reporter.look()
+    reporter.look()
+    assert heard == [4, 8, 12]
+
+
 def test_looks_are_paced() -> None:
     calls: list[int] = []
     paced = Paced([lambda: calls.append(1)], every_s=3600)
