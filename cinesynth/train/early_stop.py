@@ -58,6 +58,18 @@ def judge(lpips: Mapping[int, float], due: Sequence[int], settings: EarlyStop) -
     return Verdict(best)
 
 
+def possible_bests(lpips: Mapping[int, float], due: Sequence[int], settings: EarlyStop) -> set[int]:
+    """The best step, and those beyond a missing validation that may become it. Arguments as of `judge`."""
+    verdict = judge(lpips, due, settings)
+    best = verdict.best
+    found: set[int] = set() if best is None else {best}
+    for step in due if verdict.ends_at is None else ():
+        if step in lpips and step >= settings.warmup and (best is None or lpips[step] < lpips[best]):
+            best = step
+            found.add(step)
+    return found
+
+
 def best_of(lpips: Mapping[int, float]) -> int | None:
     """The step with the lowest LPIPS, where nothing ends the training."""
     return min(sorted(lpips), key=lambda step: lpips[step], default=None)

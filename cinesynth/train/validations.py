@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from cinesynth.config import TrainSettings
 from cinesynth.errors import AttemptFailed, user_error
 from cinesynth.storage import Storage
-from cinesynth.train.early_stop import Verdict, best_of, due_steps, judge
+from cinesynth.train.early_stop import Verdict, best_of, due_steps, judge, possible_bests
 
 log = logging.getLogger("cinesynth.train")
 
@@ -49,19 +49,28 @@ class Validations:
 
     def verdict(self) -> Verdict:
         """What they say by now."""
-        lpips = {step: float(record["figures"]["lpips"]) for step, record in self.records().items()}
-        return Verdict(best_of(lpips)) if self.early_stop is None else judge(lpips, self.due, self.early_stop)
+        return self._judged(_lpips(self.records()))
 
     def missing(self, steps: Sequence[int]) -> list[int]:
         """Those of the steps that are due and not validated yet, ascending; none beyond the one that ends it."""
-        done, ends_at = self.records(), self.verdict().ends_at
-        last = self.due[-1] if ends_at is None else ends_at
-        return [step for step in self.due if step in steps and step not in done and step <= last]
+        return self._missing(_lpips(self.records()), steps)
 
     def needed(self, steps: Sequence[int]) -> set[int]:
-        """Those of the steps whose checkpoints are needed still: not validated yet, or the best."""
-        best = self.verdict().best
-        return {*self.missing(steps), *([] if best is None else [best])}
+        """Those of the steps whose checkpoints are needed still: not validated yet, or the best, now or maybe later."""
+        lpips = _lpips(self.records())  # read once: what others commit meanwhile counts as missing
+        if self.early_stop is not None:
+            bests = possible_bests(lpips, self.due, self.early_stop)
+        else:
+            bests = {step for step in [best_of(lpips)] if step is not None}
+        return {*self._missing(lpips, steps), *bests}
+
+    def _judged(self, lpips: dict[int, float]) -> Verdict:
+        return Verdict(best_of(lpips)) if self.early_stop is None else judge(lpips, self.due, self.early_stop)
+
+    def _missing(self, lpips: dict[int, float], steps: Sequence[int]) -> list[int]:
+        ends_at = self._judged(lpips).ends_at
+        last = self.due[-1] if ends_at is None else ends_at
+        return [step for step in self.due if step in steps and step not in lpips and step <= last]
 
     def write(self, step: int, record: dict[str, Any]) -> None:
         """Commit a validation."""
@@ -76,6 +85,10 @@ def read_records(folder: Storage, known: dict[int, dict[str, Any]] | None = None
         if step not in found:
             found[step] = folder.read_json(name)
     return dict(sorted(found.items()))
+
+
+def _lpips(records: dict[int, dict[str, Any]]) -> dict[int, float]:
+    return {step: float(record["figures"]["lpips"]) for step, record in records.items()}
 
 
 def video_file(step: int | None, window_id: str) -> str:

@@ -55,6 +55,32 @@ def test_records_make_the_verdict_and_say_what_is_missing(tmp_path: Path) -> Non
     assert list(validations.records()) == [2, 4, 6]
 
 
+def test_a_best_that_is_committed_while_one_asks_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    validations, beside_it = of(config(tmp_path)), of(config(tmp_path))
+    validations.write(2, {"figures": {"lpips": 0.3}})
+    read = validations.records
+
+    def records() -> dict[int, dict[str, Any]]:
+        found = read()
+        beside_it.write(4, {"figures": {"lpips": 0.2}})
+        return found
+
+    monkeypatch.setattr(validations, "records", records)
+    assert 4 in validations.needed([2, 4, 6, 8])
+    assert validations.needed([2, 4, 6, 8]) == {4, 6, 8}
+
+
+def test_what_may_be_the_best_once_a_gap_is_closed_is_needed(tmp_path: Path) -> None:
+    validations = of(config(tmp_path))
+    validations.write(2, {"figures": {"lpips": 0.3}})
+    validations.write(6, {"figures": {"lpips": 0.2}})  # as after a kill, by workers who make videos themselves
+    validations.write(8, {"figures": {"lpips": 0.4}})
+    assert validations.needed([2, 4, 6, 8]) == {2, 4, 6}
+    validations.write(4, {"figures": {"lpips": 0.5}})
+    assert validations.verdict().best == 6
+    assert validations.needed([2, 4, 6, 8]) == {6}
+
+
 def test_without_early_stop_nothing_ends_and_the_best_is_kept(tmp_path: Path) -> None:
     validations = of(config(tmp_path, early_stop=None))
     for step, lpips in ((2, 0.3), (4, 0.5), (6, 0.4)):
