@@ -30,6 +30,8 @@ FILE = "lease.json"
 BEAT_S = 5.0
 WATCH_S = 4 * BEAT_S
 """How long a lease is watched before it counts as left behind."""
+LAST_BEAT_S = 10.0
+"""How long a beat that is being written when a lease ends is waited for."""
 
 
 @dataclass
@@ -41,6 +43,7 @@ class Lease:
     since: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     beats: int = 0
     lost_to: str | None = None
+    ended: threading.Event = field(default_factory=threading.Event)
 
     def check(self) -> None:
         """Raise RunTaken when another driver took the run over, as after a long pause of this process."""
@@ -58,40 +61,54 @@ class Lease:
         if standing is not None and standing["token"] != self.token:
             self.lost_to = told(standing)
             return
+        if self.ended.is_set():
+            return
         self.beats += 1
         self.run.folder.write_bytes(FILE, self.record())
 
 
 @contextmanager
-def held(run: Run, beat_s: float = BEAT_S, watch_s: float = WATCH_S) -> Iterator[Lease]:
+def held(
+    run: Run, beat_s: float = BEAT_S, watch_s: float = WATCH_S, last_beat_s: float = LAST_BEAT_S
+) -> Iterator[Lease]:
     """Hold a run for as long as the block runs.
 
     Args:
         run: that nobody else may work on meanwhile.
         beat_s: seconds between two writes of the file.
         watch_s: how long another's lease is watched before it is taken over.
+        last_beat_s: how long a beat that is being written at the end is waited for. Where it takes longer, as on a
+            storage that hangs, the file stays: it could be written again after it was deleted.
 
     Raises RunTaken when another driver holds the run.
     """
     lease = Lease(run)
     _take(lease, watch_s)
-    ended = threading.Event()
 
     def keep() -> None:
-        while not ended.wait(beat_s) and lease.lost_to is None:
+        while not lease.ended.wait(beat_s) and lease.lost_to is None:
             try:
                 lease.beat()
             except (OSError, StorageError) as e:
                 log.warning("the lease of run %s cannot be kept fresh: %s", run.name, e)
 
-    threading.Thread(target=keep, name="keeps-lease", daemon=True).start()
+    keeping = threading.Thread(target=keep, name="keeps-lease", daemon=True)
+    keeping.start()
     try:
         yield lease
     finally:
-        ended.set()
-        standing = read(run)
-        if standing is not None and standing["token"] == lease.token:
-            run.folder.delete(FILE)
+        lease.ended.set()
+        keeping.join(last_beat_s)
+        if keeping.is_alive():
+            log.warning("the lease of run %s is still being written; %s stays in its folder", run.name, FILE)
+        else:
+            _give_back(lease)
+
+
+def _give_back(lease: Lease) -> None:
+    standing = read(lease.run)
+    if standing is not None and standing["token"] == lease.token:
+        lease.run.folder.delete(FILE)
 
 
 def read(run: Run) -> dict[str, Any] | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -74,3 +76,50 @@ def test_a_driver_that_slept_notices_that_it_was_followed(run: Run) -> None:
     standing = read(run)
     assert standing is not None
     assert standing["token"] == "another"
+
+
+class SlowBeats:
+    """Writing of a lease that waits, once it is told to, until it is let go."""
+
+    def __init__(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.waits, self.begun, self.free, self.written = False, threading.Event(), threading.Event(), threading.Event()
+        self._write = run.folder.write_bytes
+        monkeypatch.setattr(run.folder, "write_bytes", self)
+
+    def __call__(self, name: str, data: bytes) -> None:
+        if self.waits:
+            self.begun.set()
+            assert self.free.wait(30)
+        self._write(name, data)
+        if self.begun.is_set():
+            self.written.set()
+
+
+def test_a_beat_that_is_being_written_at_the_end_leaves_no_lease(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    beats = SlowBeats(run, monkeypatch)
+    with held(run, beat_s=0.02):
+        beats.waits = True
+        assert beats.begun.wait(30)
+        threading.Timer(0.3, beats.free.set).start()
+    assert beats.written.wait(30)
+    assert not run.folder.exists(FILE)
+
+
+def test_a_lease_whose_writing_hangs_stays_and_is_told(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    beats = SlowBeats(run, monkeypatch)
+    with caplog.at_level(logging.WARNING, logger="cinesynth.lease"), held(run, beat_s=0.02, last_beat_s=0.1):
+        beats.waits = True
+        assert beats.begun.wait(30)
+    assert "the lease of run noir is still being written; lease.json stays in its folder" in caplog.text
+    assert run.folder.exists(FILE)
+    beats.free.set()
+    assert beats.written.wait(30)
+
+
+def test_a_beat_after_the_end_writes_nothing(run: Run) -> None:
+    with held(run) as lease:
+        pass
+    lease.beat()
+    assert not run.folder.exists(FILE)
