@@ -89,5 +89,6 @@ class Decoder(Protocol):
         Returns:
             uint8 RGB [T, H, W, 3].
 
-        Raises MediaError, naming the timestamp, when one of them does not decode.
+        Raises MediaError, naming the timestamp, when one of them does not decode, and AttemptFailed when the disk does
+        not give the file.
         """

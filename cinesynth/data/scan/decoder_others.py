@@ -6,13 +6,14 @@ They order frames by the times that a file states, so where these had to be mend
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import numpy as np
 
 from cinesynth.data.scan.decoder import Change, VideoInfo, silent, unchanged
 from cinesynth.data.scan.decoder_pyav import PyAVDecoder, display_order, probe
+from cinesynth.data.scan.disk_errors import check_readable
 from cinesynth.data.scan.timing import is_mended
 from cinesynth.data.scan.watch import Beat
 from cinesynth.errors import ConfigError, MediaError
@@ -25,10 +26,13 @@ class DecordDecoder:
     module: ClassVar[str] = "decord"
 
     def read(self, path: str, pts: Sequence[int], change: Change = unchanged, beat: Beat = silent) -> Frames:
-        import decord
-
         if is_mended(pts):
             return PyAVDecoder().read(path, pts, change, beat)
+        return _believed(path, lambda: self._read(path, pts, change, beat))
+
+    def _read(self, path: str, pts: Sequence[int], change: Change, beat: Beat) -> Frames:
+        import decord
+
         info = probe(path)
         # Frames are found by place: decord's own timestamps are float32, and begin at 0 in every file.
         index = _places(path, pts, "decord", beat)
@@ -59,10 +63,13 @@ class TorchcodecDecoder:
             ) from e
 
     def read(self, path: str, pts: Sequence[int], change: Change = unchanged, beat: Beat = silent) -> Frames:
-        from torchcodec.decoders import VideoDecoder
-
         if is_mended(pts):
             return PyAVDecoder().read(path, pts, change, beat)
+        return _believed(path, lambda: self._read(path, pts, change, beat))
+
+    def _read(self, path: str, pts: Sequence[int], change: Change, beat: Beat) -> Frames:
+        from torchcodec.decoders import VideoDecoder
+
         # Frames are found by place: torchcodec's search by time ends too early where the rate varies.
         info, index = probe(path), _places(path, pts, "torchcodec", beat)
         try:
@@ -80,6 +87,18 @@ class TorchcodecDecoder:
                 raise
             raise MediaError(f"{path} cannot be decoded by torchcodec: {str(e).splitlines()[0]}") from e
         return np.stack([frames[p] for p in pts])
+
+
+def _believed(path: str, read: Callable[[], Frames]) -> Frames:
+    """What `read` gives. Its MediaError counts when it comes twice, and the disk gives all bytes of the file.
+
+    Neither library tells every error of the disk from damage: decord takes some for the end of the file.
+    """
+    try:
+        return read()
+    except MediaError:
+        check_readable(path)
+    return read()
 
 
 def _places(path: str, pts: Sequence[int], backend: str, beat: Beat) -> dict[int, int]:

@@ -22,6 +22,7 @@ import numpy as np
 from av.video.reformatter import ColorRange
 
 from cinesynth.data.scan.decoder import Change, VideoInfo, silent, unchanged
+from cinesynth.data.scan.disk_errors import check_readable, is_ambiguous, is_of_disk
 from cinesynth.data.scan.timing import MendedTimes, is_mended
 from cinesynth.data.scan.watch import Beat
 from cinesynth.data.shown import MATRICES, assumed_hd, chosen_stream, is_cover, pixels, quarter_turns, upright_aspect
@@ -204,12 +205,22 @@ def _opened(path: str) -> Iterator[tuple[Any, Any]]:
         with av.open(path) as container:
             yield container, chosen_stream(container, path)
     except (av.error.FFmpegError, OSError, ArithmeticError) as e:  # a damaged header can hold a time base of 0
-        try:
-            with open(path, "rb") as file:
-                file.read(1)
-        except OSError as trouble:  # an error that says nothing about the content
-            raise AttemptFailed(f"{path} cannot be read: {trouble.strerror}") from e
-        raise MediaError(f"{path} cannot be decoded: {getattr(e, 'strerror', None) or e}") from e
+        why = getattr(e, "strerror", None) or e
+        if is_of_disk(e) or (is_ambiguous(e) and not _fails_again(path)):
+            raise AttemptFailed(f"{path} cannot be read: {why}") from e
+        check_readable(path, whole=is_ambiguous(e))
+        raise MediaError(f"{path} cannot be decoded: {why}") from e
+
+
+def _fails_again(path: str) -> bool:
+    """Whether FFmpeg meets an ambiguous error in a file once more."""
+    try:
+        with av.open(path) as container:
+            for _ in container.demux(chosen_stream(container, path)):
+                pass
+    except (av.error.FFmpegError, OSError, ArithmeticError, MediaError) as e:
+        return is_ambiguous(e)
+    return False
 
 
 def _decode(container: Any, stream: Any) -> Iterator[tuple[Any, bool]]:

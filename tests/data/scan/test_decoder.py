@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
+import io
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,16 +16,19 @@ import pytest
 
 from cinesynth.data.config import Backend, ShotSettings
 from cinesynth.data.footage.packages import sample_footage
+from cinesynth.data.scan import decoder_pyav
 from cinesynth.data.scan.decoder import Decoder
-from cinesynth.data.scan.decoder_pyav import PyAVDecoder, probe, scan, spread_damage
+from cinesynth.data.scan.decoder_pyav import PyAVDecoder, display_order, probe, scan, spread_damage
 from cinesynth.data.scan.decoders import DECODERS, make_decoder
 from cinesynth.data.scan.scan import scan_file
 from cinesynth.data.video import read_video, write_video
 from cinesynth.errors import AttemptFailed, ConfigError, MediaError
+from cinesynth.pictures import Frames
 from cinesynth.scripted.series import scripted_clip
 from tests.data.clips import encode_frames, flip_bytes, level, write_levels, write_two_sizes
 
 DECODER = PyAVDecoder()
+_OPEN = av.open
 
 
 @pytest.fixture(scope="module")
@@ -303,3 +309,70 @@ def test_transparent_parts_are_known_and_shown_as_if_they_were_opaque(tmp_path: 
 def test_a_file_that_cannot_be_read_is_no_damaged_file(tmp_path: Path) -> None:
     with pytest.raises(AttemptFailed, match=r"gone\.mp4 cannot be read: No such file"):
         DECODER.read(str(tmp_path / "gone.mp4"), [0])
+
+
+class _FailingFile(io.FileIO):
+    """A file whose disk fails the first times that its second half is read."""
+
+    def __init__(self, path: str, code: int, fails: list[None]) -> None:
+        super().__init__(path)
+        self._code, self._fails = code, fails
+        self._half = os.path.getsize(path) // 2
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self.tell() >= self._half and self._fails:
+            self._fails.pop()
+            raise OSError(self._code, os.strerror(self._code))
+        return super().read(-1 if size is None else size) or b""
+
+
+def _fail_once(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    fails = [None]
+    monkeypatch.setattr(decoder_pyav.av, "open", lambda path: _OPEN(_FailingFile(path, code, fails)))
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
+def test_a_disk_that_fails_in_mid_file_is_no_damage(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (12, 96, 128, 3), dtype=np.uint8)
+    path = str(write_video(tmp_path / "clip.mkv", noise, codec="ffv1"))
+    pts = display_order(path)
+    with monkeypatch.context() as patch:
+        _fail_once(patch, code)
+        with pytest.raises(AttemptFailed, match=rf"clip\.mkv cannot be read: {os.strerror(code)}"):
+            scan_file(lambda: None, path, ShotSettings(detector="none"))
+        _fail_once(patch, code)
+        with pytest.raises(AttemptFailed, match=rf"clip\.mkv cannot be read: {os.strerror(code)}"):
+            DECODER.read(path, pts[-1:])
+    assert len(DECODER.read(path, pts)) == 12
+
+
+def test_a_file_that_ends_too_early_is_damaged_though_ffmpeg_calls_it_an_input_error(tmp_path: Path) -> None:
+    whole = write_video(tmp_path / "clip.mkv", np.zeros((3, 64, 64, 3), np.uint8), codec="ffv1").read_bytes()
+    path = tmp_path / "short.mkv"
+    path.write_bytes(whole[:100])
+    with pytest.raises(MediaError, match=r"short\.mkv cannot be decoded: Input/output error"):
+        probe(str(path))
+
+
+@pytest.mark.parametrize("backend", sorted(DECODERS.keys() - {"pyav"}))
+def test_other_backends_are_asked_twice_before_a_file_counts_as_damaged(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(write_video(tmp_path / "clip.mkv", np.zeros((3, 64, 64, 3), np.uint8), codec="ffv1"))
+    answers = [MediaError(f"{path}: it counts 1 frame, FFmpeg 3"), np.zeros((1, 64, 64, 3), np.uint8)]
+
+    def read(*_: object) -> Frames:
+        answer = answers.pop(0)
+        if isinstance(answer, MediaError):
+            raise answer
+        return answer
+
+    decoder = DECODERS[backend].__new__(DECODERS[backend])
+    monkeypatch.setattr(decoder, "_read", read)
+    assert decoder.read(path, [0]).shape == (1, 64, 64, 3)
+    answers[:] = [MediaError("once"), MediaError("twice")]
+    with pytest.raises(MediaError, match="twice"):
+        decoder.read(path, [0])
+    answers[:] = [MediaError("once")]
+    with pytest.raises(AttemptFailed, match=r"gone\.mkv cannot be read"):
+        decoder.read(str(tmp_path / "gone.mkv"), [0])
