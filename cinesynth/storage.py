@@ -277,9 +277,10 @@ class Storage:
 
     def read_json(self, name: str) -> Any:
         """Parsed JSON. Raises StorageError when it is missing or damaged."""
+        data = self.read_bytes(name)
         try:
-            return json.loads(self.read_bytes(name))
-        except json.JSONDecodeError as e:
+            return json.loads(data)
+        except (ValueError, RecursionError) as e:
             raise StorageError(f"{self._at(name)} is not valid JSON: {e}") from e
 
     def write_json(self, name: str, value: Any) -> None:

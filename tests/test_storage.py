@@ -164,6 +164,10 @@ def test_missing_and_damaged_objects_are_named(storage: Storage) -> None:
     storage.write_text("bad.json", "{")
     with pytest.raises(StorageError, match="not valid JSON"):
         storage.read_json("bad.json")
+    for damaged in (b'{"a": "\xff"}', b"[" * 200_000):
+        storage.write_bytes("bad.json", damaged)
+        with pytest.raises(StorageError, match="not valid JSON"):
+            storage.read_json("bad.json")
 
 
 def test_object_stores_are_refused_where_posix_is_needed(s3: str, tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ class MetricsRecord(_Part):
         """Read `metrics.json`, of this schema or an older one. Raises StorageError when it is missing or of another."""
         try:
             data = json.loads(Path(path).read_text())
-        except (OSError, json.JSONDecodeError) as e:
+        except (OSError, ValueError, RecursionError) as e:
             raise StorageError(f"{path} is not a readable metrics record: {e}") from e
         return cls.parse(data, str(path))
 

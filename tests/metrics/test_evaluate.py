@@ -106,6 +106,10 @@ def test_the_record_survives_json_and_another_schema_is_refused(record, tmp_path
     path.write_text(json.dumps({**record.to_json(), "schema": 4}))
     with pytest.raises(StorageError, match="schema 4"):
         MetricsRecord.read(path)
+    for damaged in (b'{"schema": "\xff"}', b"[" * 200_000):
+        path.write_bytes(damaged)
+        with pytest.raises(StorageError, match=r"metrics\.json is not a readable metrics record"):
+            MetricsRecord.read(path)
 
 
 def test_two_ray_workers_and_another_batch_size_give_the_same_numbers(folders, record, ray_head, tmp_path):

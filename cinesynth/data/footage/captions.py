@@ -192,7 +192,7 @@ def _parse(text: str) -> tuple[Captions, list[str]]:
         return Captions(), []
     try:
         sidecar = json.loads(text)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise ValueError(f"it is not JSON: {e}") from e
     if not isinstance(sidecar, dict):
         raise ValueError(f"it holds {_shown(sidecar)}, not an object with 'caption'")
@@ -224,7 +224,7 @@ def _shot(entry: Any, key: str) -> ShotCaption:
     for name in ("start_s", "end_s"):
         try:
             times.append(float(entry.get(name)))  # type: ignore[arg-type]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             times.append(math.nan)
         if not math.isfinite(times[-1]):
             raise ValueError(f"{key}.{name} = {_shown(entry.get(name))} is not a number of seconds")
@@ -251,7 +251,10 @@ def _caption(value: Any, key: str) -> str:
 
 def _shown(value: Any) -> str:
     """A JSON value, its first characters when it is long."""
-    text = json.dumps(value)
+    try:
+        text = json.dumps(value)
+    except RecursionError:  # what was just deep enough to be read
+        return "a value that is nested too deeply"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

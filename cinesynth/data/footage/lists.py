@@ -36,7 +36,7 @@ def read_list(path: Path, default: FootageSource) -> Iterator[Source]:
     try:
         for number, row in rows(path):
             yield _listed(row, f"{path}, row {number}", path.parent, default)
-    except (OSError, ValueError, csv.Error) as e:
+    except (OSError, ValueError, OverflowError, NotImplementedError, csv.Error) as e:  # pyarrow raises any of these
         raise ConfigError(f"footage: {path} cannot be read as a list: {e}") from e
 
 
@@ -57,7 +57,7 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, Any]]:
         if line.strip():
             try:
                 yield number, json.loads(line)
-            except ValueError as e:
+            except (ValueError, RecursionError) as e:
                 raise ConfigError(f"{path}, row {number}: {_shown(line)} is not one JSON object: {e}") from e
 
 
@@ -103,7 +103,7 @@ def _listed(row: Any, where: str, folder: Path, default: FootageSource) -> Sourc
     for name in ("path", "caption", "domain", "group"):
         text = value[name]
         if text is not None and not (isinstance(text, str) and is_unicode(text) and "\0" not in text):
-            raise ConfigError(f"{where}: {name} = {text!r} is not text")
+            raise ConfigError(f"{where}: {name} = {_shown(text)} is not text")
     path = (value["path"] or "").strip()
     if not path:
         raise ConfigError(f"{where}: path is empty")
@@ -133,12 +133,19 @@ def _seconds(value: Any, name: str, where: str, default: float) -> float:
         return default
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not 0 <= number < math.inf:
-        raise ConfigError(f"{where}: {name} = {value!r} is not a number of seconds from the file's start")
+        raise ConfigError(f"{where}: {name} = {_shown(value)} is not a number of seconds from the file's start")
     return number
 
 
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 60 else f"{text[:57]}...")
+def _shown(value: Any) -> str:
+    """A value, its first characters when it is long."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= 60 else f"{value[:57]}...")
+    try:
+        text = repr(value)
+    except RecursionError:  # what was just deep enough to be read
+        return "a value that is nested too deeply"
+    return text if len(text) <= 60 else f"{text[:57]}..."

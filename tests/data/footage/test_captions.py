@@ -102,6 +102,11 @@ def test_text_of_an_unknown_encoding_is_refused(data: bytes, message: str, tmp_p
 
 WRONG = [
     ("{", "it is not JSON"),
+    ('{"a": ' + "[" * 200_000 + "]" * 200_000 + "}", "it is not JSON: .*recursion"),
+    (
+        f'{{"shots": [{{"start_s": 0, "end_s": {"9" * 400}}}]}}',
+        r"shots\.0\.end_s = 9{57}\.\.\. is not a number of seconds",
+    ),
     ("[]", r"it holds \[\], not an object"),
     ('{"caption": 3}', "caption = 3 is not text"),
     ('{"shots": [{"caption": "no times"}]}', r"shots\.0\.start_s = null is not a number of seconds"),
@@ -132,6 +137,14 @@ def test_a_video_with_a_caption_keeps_it_beside_the_json_of_another_tool(
     ((name, what),) = captions.unused
     assert name == "clip.json"
     assert re.search(message, what)
+
+
+def test_no_depth_of_a_json_file_ends_more_than_its_video(tmp_path: Path) -> None:
+    """Whatever depth the parser of this Python still reads, its values may be too deep to be written."""
+    for depth in range(100, 1000, 5):
+        (tmp_path / "clip.json").write_text('{"caption": ' + "[" * depth + "]" * depth + "}")
+        with pytest.raises(MediaError, match=r"clip\.mp4: caption file clip\.json cannot be used"):
+            read_captions(str(tmp_path / "clip.mp4"))
 
 
 def test_null_says_nothing_and_a_number_is_a_group(tmp_path: Path) -> None:

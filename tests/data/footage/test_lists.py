@@ -72,6 +72,29 @@ def test_a_wrong_value_of_parquet_is_named_by_its_row(tmp_path: Path) -> None:
     assert [s.group for s in _read(path)] == ["1"]
 
 
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (f'"in_s": {"9" * 400}', r"in_s = 9{57}\.\.\. is not a number of seconds"),
+        (f'"caption": {"[" * 200_000}{"]" * 200_000}', "is not one JSON object: .*recursion"),
+        (f'"caption": {"[" * 300}{"]" * 300}', "caption = .* is not text"),
+    ],
+)
+def test_a_number_or_a_depth_that_python_cannot_hold_is_named_by_its_row(
+    record: str, message: str, tmp_path: Path
+) -> None:
+    path = _written(tmp_path / "list.jsonl", f'{{"path": "a.mp4"}}\n{{"path": "b.mp4", {record}}}\n')
+    with pytest.raises(ConfigError, match=rf"list\.jsonl, row 2: .*{message}"):
+        _read(path)
+
+
+def test_a_parquet_file_with_a_date_that_python_cannot_hold_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "list.parquet"
+    pq.write_table(pa.table({"path": ["a.mp4"], "in_s": pa.array([2**31 - 1], pa.int32()).cast(pa.date32())}), path)
+    with pytest.raises(ConfigError, match=r"list\.parquet cannot be read as a list: "):
+        _read(path)
+
+
 def test_the_lists_of_the_field() -> None:
     if "CINESYNTH_MEDIA" not in os.environ:
         pytest.skip("CINESYNTH_MEDIA names no folder with odd video files")
