@@ -37,7 +37,7 @@ def cut_windows(
         part = _between(shot, scan.pts[0], info.time_base, source.in_s, source.out_s)
         if part is None:
             continue
-        span = _Shot(source, sha256, stamp, part, bars, scan, captions, settings)
+        span = _Shot(source, sha256, stamp, shot, part, bars, scan, captions, settings)
         size = choose_size(span.picture, info.pixel_aspect, w.size_pairs(), w.max_upscale)
         spans, more = window_spans(part, info.time_base, w)
         if (why := span.other_size()) is not None:
@@ -113,13 +113,14 @@ def window_id(source_sha256: str, span: Sequence[int], size: Size, box: Box, fps
 
 
 class _Shot:
-    """One shot of one source, and what its windows are made of."""
+    """One shot of one source, or the part of it that the source names, and what its windows are made of."""
 
     def __init__(
         self,
         source: Source,
         sha256: str,
         stamp: Stamp,
+        whole: ShotSpan,
         span: ShotSpan,
         bars: tuple[float, float],
         scan: Scan,
@@ -133,6 +134,8 @@ class _Shot:
         cropped = settings.window.black_bars == "crop"
         self.picture = _inside(self.info, bars if cropped else (0.0, 0.0))
         self.shot_id = f"{sha256[:16]}-{span.start_pts}"
+        # Parts of one shot may share frames.
+        self.group = f"{sha256[:16]}-{whole.pts[0]}" if settings.group_by == "shot" else sha256[:16]
         self.samples = samples_between(scan, span.pts[0], span.pts[-1])
 
     def window(self, pts: tuple[int, ...], size: Size) -> Window:
@@ -140,13 +143,12 @@ class _Shot:
         box = crop_box(self.picture, self.info.pixel_aspect, size, w.crop_centre)
         start_s = self._seconds(pts[0])
         caption, caption_from = self.captions.found(start_s + len(pts) / w.fps / 2, self.source)
-        of_file = self.shot_id if self.settings.group_by == "shot" else self.sha256[:16]
         return Window(
             window_id=window_id(self.sha256, pts, size, box, w.fps),
             source_uri=self.source.uri,
             source_sha256=self.sha256,
             shot_id=self.shot_id,
-            group=self.source.group or self.captions.group or of_file,
+            group=self.source.group or self.captions.group or self.group,
             start_s=start_s,
             end_s=start_s + len(pts) / w.fps,
             fps=w.fps,

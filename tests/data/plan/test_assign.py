@@ -149,6 +149,13 @@ def test_what_is_said_of_new_footage_holds_for_footage_that_is_there_too() -> No
     assert (alike[1].group, alike[1].split) == ("scene", "test")
 
 
+def test_a_new_part_of_a_shot_joins_the_part_that_is_there_under_its_earlier_name() -> None:
+    """Earlier versions named the group of a part by the part's first frame, not by the shot's."""
+    before = {"shot-100": Assigned("shot-100", "test")}
+    parts = [window("shot-100", "shot-0"), window("shot-200", "shot-0")]
+    assert {(w.group, w.split) for w in assign(parts, [], settings(), before)[0]} == {("shot-100", "test")}
+
+
 # --- the join ------------------------------------------------------------------------------------------------
 
 

@@ -287,6 +287,18 @@ def test_groups_are_sources_shots_or_what_list_and_sidecar_say(tmp_path: Path) -
     assert groups(source={"group": "listed"}) == {"listed"}
 
 
+def test_parts_of_one_shot_are_one_group(tmp_path: Path) -> None:
+    """Rows of a list that overlap share frames, so their windows may not be divided between splits."""
+    levels = [np.full((48, 64, 3), level, np.uint8) for level in (20, 230) for _ in range(64)]
+    path = write_video(tmp_path / "two.mkv", np.stack(levels), fps=16, codec="ffv1")
+    config = config_of(path, group_by="shot")
+    whole = list(dict.fromkeys(w.group for w in cut(path, config)[0]))
+    assert whole == [f"{sha256_file(path)[:16]}-{pts}" for pts in (0, 4000)], "as earlier versions named them"
+    parts = [cut(path, config, in_s=start, out_s=end)[0] for start, end in ((0.0, 2.5), (1.0, 3.5), (1.5, 6.0))]
+    assert [{w.group for w in part} for part in parts] == [{whole[0]}, {whole[0]}, set(whole)]
+    assert len({w.shot_id for part in parts for w in part}) == 4
+
+
 def test_scores_are_of_the_windows_own_frames(tmp_path: Path) -> None:
     """Two seconds that stand still, then two seconds of noise."""
     rng = np.random.default_rng(0)
