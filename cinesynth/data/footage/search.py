@@ -10,9 +10,11 @@ from __future__ import annotations
 import glob
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cache
+from itertools import takewhile
 from pathlib import Path
 
 import pyarrow.fs as pafs
@@ -84,7 +86,7 @@ def find_sources(footage: Sequence[FootageSource], besides: Sequence[str] = ()) 
 
     Args:
         footage: of the configuration.
-        besides: folders or prefixes that are passed over: what jobs write is no footage.
+        besides: folders or prefixes that are passed over, unless a source names one, or something in it.
     """
     found = _Found()
     for source in footage:
@@ -106,13 +108,25 @@ def matches(pattern: Path) -> list[Path]:
     return sorted(path for path in matched if not any(p.startswith(".") and p not in named for p in path.parts))
 
 
+def _not_written(matched: Iterable[Path], pattern: Path, besides: Sequence[str]) -> Iterator[Path]:
+    """The matches that lie in none of the folders `besides`, but for those that the beginning of the pattern is in."""
+    beginning = Path(*takewhile(lambda part: not glob.has_magic(part), pattern.parts)).resolve()
+    passed_over = {Path(folder).resolve() for folder in besides} - {beginning, *beginning.parents}
+    real = cache(Path.resolve)  # a folder may hold many of them
+    for path in matched:
+        folder = real(path if os.path.isdir(path) else path.parent)
+        if passed_over.isdisjoint((folder, *folder.parents)):
+            yield path
+
+
 def _local(source: FootageSource, besides: Sequence[str], found: _Found) -> None:
     root = resolve_footage(source.path).absolute()
     if root.suffix.lower() in LIST_SUFFIXES and os.path.isfile(root):
         for row in read_list(root, source):
             found.add(row)
         return
-    roots = matches(root) if glob.has_magic(str(root)) and not os.path.lexists(root) else [root]
+    globbed = glob.has_magic(str(root)) and not os.path.lexists(root)
+    roots = list(_not_written(matches(root), root, besides)) if globbed else [root]
     sources: list[Source] = []
     files: dict[str, list[str]] = defaultdict(list)
     for path in roots:

@@ -122,6 +122,23 @@ def test_what_jobs_have_written_is_no_footage(tmp_path: Path) -> None:
     assert not rejects
 
 
+def test_a_glob_takes_in_no_more_of_what_jobs_wrote_than_its_folder_does(tmp_path: Path) -> None:
+    names = ["a.mp4", "sub/b.mp4", "datasets/clips/pixels/x.mkv", "serve/results/y.mp4", "runs/r/videos/real/z.mp4"]
+    _write(tmp_path, names)
+    (tmp_path / "link").symlink_to(tmp_path / "serve")
+    written = [str(tmp_path / name) for name in ("datasets", "runs", "registry", "serve")]
+    both = ["a.mp4", "sub/b.mp4"]
+    expected = {"": both, "*": both, "**": both, "**/*": both, "**/*.mp4": both, "*/**/*": both[1:], "*/*/*": []}
+    for pattern, footage in expected.items():
+        sources, rejects = _find(tmp_path / pattern, besides=written)
+        assert _named(tmp_path, (s.uri for s in sources)) == footage, pattern
+        assert not rejects
+    # What a path or the beginning of a glob names is taken in, as a folder is.
+    for pattern in ("runs", "runs/*", "runs/r/videos/*/*.mp4", "runs/**/*", "runs/r/videos"):
+        sources, _ = _find(tmp_path / pattern, besides=written)
+        assert _named(tmp_path, (s.uri for s in sources)) == names[-1:], pattern
+
+
 def test_a_row_of_a_list_is_used_or_rejected(tmp_path: Path) -> None:
     _write(tmp_path, ["clips/a.mp4", "clips/b.mp4", "clips/c.mp4"])
     (tmp_path / "list.csv").write_text(
