@@ -7,7 +7,7 @@ from collections import Counter
 from cinesynth.config import PrepareConfig
 from cinesynth.data.config import StageResources
 from cinesynth.data.dataset import read_table
-from cinesynth.data.footage.search import find_sources
+from cinesynth.data.footage.search import find_sources, written_by_jobs
 from cinesynth.data.footage.sources import Source, fingerprint, is_remote
 from cinesynth.data.records import explain
 from cinesynth.data.scan.stored_scans import Scans
@@ -19,7 +19,7 @@ from cinesynth.wan.folder import encoder_hash
 
 def outline_prepare(config: PrepareConfig) -> Outline:
     """Look at the footage without decoding any. Raises CinesynthError as `prepare` would before it reads footage."""
-    sources, rejects = find_sources(config.footage)
+    sources, rejects = find_sources(config.footage, written_by_jobs(config.storage))
     if not sources:
         raise DatasetError("footage: there is no video file" + (f": {explain(rejects)}" if rejects else ""))
     encoders = encoder_hash(config.model)

@@ -16,7 +16,7 @@ from cinesynth.data.dataset import read_table, write_table
 from cinesynth.data.footage.captions import Captions, ShotCaption, read_captions, split_location
 from cinesynth.data.footage.folders import what_is_wrong
 from cinesynth.data.footage.formats import holds_video, is_video_name
-from cinesynth.data.footage.search import find_sources
+from cinesynth.data.footage.search import find_sources, written_by_jobs
 from cinesynth.data.footage.sources import Source, below, content_sha256, fingerprint, is_remote, source_key
 from cinesynth.data.progress import Progress, in_parts
 from cinesynth.data.records import Reject, Stamp, explain, withdrawn
@@ -24,7 +24,6 @@ from cinesynth.data.stages import map_files
 from cinesynth.errors import DatasetError, MediaError
 from cinesynth.storage import Storage, public_uri
 
-_WRITTEN = ("datasets", "runs", "registry", "serve")  # below the storage of all jobs
 _KNOWN = ("size", "changed", "sha256")
 _FOUND = pa.schema(
     [
@@ -54,8 +53,7 @@ def read_files(config: PrepareConfig, dataset: Storage) -> tuple[list[File], lis
 
     Raises DatasetError when there is no source.
     """
-    storage = Storage.open(config.storage)
-    sources, rejects = find_sources(config.footage, [storage.child(name).uri for name in _WRITTEN])
+    sources, rejects = find_sources(config.footage, written_by_jobs(config.storage))
     if not sources:
         where = ", ".join(public_uri(source.path) for source in config.footage)
         raise DatasetError(f"no video file in {where}" + (f": {explain(rejects)}" if rejects else ""))

@@ -30,6 +30,7 @@ from cinesynth.data.records import Reject
 from cinesynth.errors import ConfigError, StorageError
 from cinesynth.storage import Storage, public_uri
 
+_WRITTEN = ("datasets", "runs", "registry", "serve")  # below the storage of all jobs
 _LISTED_AT_ONCE = 16  # folders of buckets
 _ANY_DOMAIN = FootageSource.model_fields["domain"].default
 
@@ -76,6 +77,12 @@ def _both(row: Source, other: Source) -> Source:
     domain = other.domain if row.domain == _ANY_DOMAIN else row.domain
     files = row.caption_files if other.caption_files is None else other.caption_files
     return replace(row, domain=domain, caption=row.caption or other.caption, caption_files=files)
+
+
+def written_by_jobs(storage: str) -> list[str]:
+    """The folders or prefixes below a storage location that jobs and the service write."""
+    location = Storage.open(storage)
+    return [location.child(name).uri for name in _WRITTEN]
 
 
 def find_sources(footage: Sequence[FootageSource], besides: Sequence[str] = ()) -> tuple[list[Source], list[Reject]]:
