@@ -25,13 +25,15 @@ _SD = (1280, 576)  # untagged video with a longer or a shorter side above these 
 def chosen_stream(container: Any, path: str) -> Any:
     """FFmpeg's best video stream, cover pictures apart, set to decode on one thread: frame threads hang after a seek.
 
-    Raises MediaError when there is none.
+    Raises MediaError when there is none, or FFmpeg does not know its codec.
     """
     streams = [stream for stream in container.streams.video if not is_cover(stream)]
     if not streams:
         raise MediaError(f"{path} has no video stream")
     best = container.streams.best("video")
     stream = best if best in streams else streams[0]
+    if stream.codec_context is None:
+        raise MediaError(f"{path} has video in a codec that FFmpeg does not know")
     stream.codec_context.thread_count = 1
     return stream
 

@@ -354,6 +354,14 @@ def test_a_file_that_ends_too_early_is_damaged_though_ffmpeg_calls_it_an_input_e
         probe(str(path))
 
 
+def test_a_codec_that_ffmpeg_does_not_know_is_the_files_own_error(h264: Path, tmp_path: Path) -> None:
+    path = tmp_path / "codec.mp4"
+    path.write_bytes(h264.read_bytes().replace(b"avc1", b"zzzz"))
+    for read in (probe, read_video):
+        with pytest.raises(MediaError, match=r"codec\.mp4 has video in a codec that FFmpeg does not know"):
+            read(str(path))
+
+
 @pytest.mark.parametrize("backend", sorted(DECODERS.keys() - {"pyav"}))
 def test_other_backends_are_asked_twice_before_a_file_counts_as_damaged(
     backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
