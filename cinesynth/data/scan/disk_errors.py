@@ -11,21 +11,10 @@ import errno
 from cinesynth.errors import AttemptFailed
 
 _PART = 1 << 24  # bytes that are read at a time
-_NAMES = {
-    *("ECONNABORTED", "ECONNREFUSED", "ECONNRESET", "EHOSTDOWN", "EHOSTUNREACH", "EMFILE", "ENETDOWN", "ENETRESET"),
-    *(
-        "ENETUNREACH",
-        "ENFILE",
-        "ENODEV",
-        "ENOLCK",
-        "ENOTCONN",
-        "ENXIO",
-        "EREMOTEIO",
-        "ESHUTDOWN",
-        "ESTALE",
-        "ETIMEDOUT",
-    ),
-}
+_NAMES = set(
+    "ECONNABORTED ECONNREFUSED ECONNRESET EHOSTDOWN EHOSTUNREACH EMFILE ENETDOWN ENETRESET ENETUNREACH ENFILE ENODEV "
+    "ENOLCK ENOTCONN ENXIO EREMOTEIO ESHUTDOWN ESTALE ETIMEDOUT".split()
+)
 _OF_DISK = {code for code, name in errno.errorcode.items() if name in _NAMES}  # not every system has all of them
 
 
