@@ -11,11 +11,11 @@ import errno
 from cinesynth.errors import AttemptFailed
 
 _PART = 1 << 24  # bytes that are read at a time
-_NAMES = set(
-    "ECONNABORTED ECONNREFUSED ECONNRESET EHOSTDOWN EHOSTUNREACH EMFILE ENETDOWN ENETRESET ENETUNREACH ENFILE ENODEV "
-    "ENOLCK ENOTCONN ENXIO EREMOTEIO ESHUTDOWN ESTALE ETIMEDOUT".split()
-)
-_OF_DISK = {code for code, name in errno.errorcode.items() if name in _NAMES}  # not every system has all of them
+_SERVER = {"ECONNABORTED", "ECONNREFUSED", "ECONNRESET", "ENOLCK", "EREMOTEIO", "ESTALE", "ETIMEDOUT"}
+_NETWORK = {"EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETRESET", "ENETUNREACH", "ENOTCONN", "ESHUTDOWN"}
+_MACHINE = {"EMFILE", "ENFILE", "ENODEV", "ENXIO"}
+# Not every system has all of them.
+_OF_DISK = {code for code, name in errno.errorcode.items() if name in _SERVER | _NETWORK | _MACHINE}
 
 
 def is_of_disk(error: BaseException) -> bool:
