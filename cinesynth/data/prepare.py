@@ -50,6 +50,7 @@ from cinesynth.data.scan.shots import make_cut_detector
 from cinesynth.data.scan.stored_scans import scan_files
 from cinesynth.data.stages import actor_stage, block_order, device_of, to_blocks
 from cinesynth.errors import ConfigError, DatasetError, ModelError, StorageError
+from cinesynth.lease import Lease, held
 from cinesynth.report.dataset import write_dataset_page
 from cinesynth.runs import Run, records_its_end
 from cinesynth.session import check_room
@@ -90,8 +91,9 @@ def check_readers(resources: PrepareResources) -> None:
 def prepare(config: PrepareConfig) -> dict[str, Any]:
     """Prepare a clips dataset on the connected Ray cluster; returns the run's result.
 
-    Raises IdentityError when the run's name stands for other settings or encoders, DatasetError when no window comes
-    out, and StorageError when the disk is full: what is committed stays, and the same command goes on.
+    Raises IdentityError when the run's name stands for other settings or encoders, RunTaken when another driver works
+    on it, DatasetError when no window comes out, and StorageError when the disk is full: what is committed stays, and
+    the same command goes on.
     """
     import ray
 
@@ -110,12 +112,20 @@ def prepare(config: PrepareConfig) -> dict[str, Any]:
 def _prepare(config: PrepareConfig) -> dict[str, Any]:
     import ray
 
-    started = time.monotonic()
     _quiet_ray_data()
-    encoders, family = encoder_hash(config.model), model_spec(config.model).family
+    encoders = encoder_hash(config.model)
     config = config.model_copy(update={"resources": fitted(config.resources, ray.cluster_resources())})
     check_readers(config.resources)
     run = Run.open(config, inputs={"model": encoders})
+    # A plan says which shards and windows count: two runs of one name would publish one's plan of the other's shards.
+    with held(run) as lease:
+        return _prepare_alone(config, run, encoders, lease)
+
+
+def _prepare_alone(config: PrepareConfig, run: Run, encoders: str, lease: Lease) -> dict[str, Any]:
+    """What `prepare` does while it holds the run."""
+    started = time.monotonic()
+    family = model_spec(config.model).family
     dataset = open_dataset(config.storage, config.name)
     # As it was recorded first: what later versions add to a configuration is no other plan.
     identity = sha256_json({"identity": run.recorded_identity(), "inputs": {"model": encoders}})
@@ -130,9 +140,11 @@ def _prepare(config: PrepareConfig) -> dict[str, Any]:
             log.info("prepare %s: already complete", config.name)
             return result
         log.info("prepare %s: trying again what failed before: %s", config.name, failed)
-    commits = Commits(dataset)
-    windows, more = plan_windows(config, dataset, identity, planned, files, _encoded(dataset, planned, commits))
+    commits = Commits(dataset, lease.check)
+    windows, more = plan_windows(config, dataset, planned, files, _encoded(dataset, planned, commits))
     rejects += more
+    commits.verify()
+    write_plan(dataset, identity, windows)
     if not windows:
         raise DatasetError(f"no window came out of {len(files)} files: {explain(rejects)}")
     windows, more = _encode_captions(config, dataset, windows)
@@ -171,24 +183,22 @@ def plan_footage(config: PrepareConfig, dataset: Storage) -> tuple[list[Window],
     """Windows and rejects of all footage as `prepare` would plan them, without encoding; `dataset` takes the scans."""
     _quiet_ray_data()
     files, rejects = read_files(config, dataset)
-    windows, more = plan_windows(config, dataset, "", [], files, {})
+    windows, more = plan_windows(config, dataset, [], files, {})
     return windows, rejects + more
 
 
 def plan_windows(
     config: PrepareConfig,
     dataset: Storage,
-    identity: str,
     before: list[Window],
     files: list[File],
     encoded: Mapping[str, str],
 ) -> tuple[list[Window], list[Reject]]:
-    """The windows of the dataset with group and split, stored as its plan: those it had, and those that are new.
+    """The windows of the dataset with group and split: those it had, and those that are new.
 
     Args:
         config: of the run.
-        dataset: holds and takes the scans, the annotations and the plan.
-        identity: of the run, recorded in the plan.
+        dataset: holds and takes the scans and the annotations.
         before: the plan that is stored.
         files: the footage.
         encoded: windows of `before` that are encoded, with the captions they are encoded with.
@@ -206,7 +216,6 @@ def plan_windows(
     rejects += more
     windows, more = settle_windows(config, scans, windows, before, encoded, withdrawn(dataset))
     rejects += more
-    write_plan(dataset, identity, windows)
     log.info("planned %d windows of %d files; %d rejects", len(windows), len(files), len(rejects))
     return windows, rejects
 

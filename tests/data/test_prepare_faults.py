@@ -22,7 +22,9 @@ from cinesynth.data.encode.commits import Commits
 from cinesynth.data.prepare import prepare
 from cinesynth.data.records import read_plan, read_rejects, row_id
 from cinesynth.data.video import read_video, write_video
-from cinesynth.errors import DatasetError, StorageError
+from cinesynth.errors import DatasetError, RunTaken, StorageError
+from cinesynth.lease import held
+from cinesynth.runs import Run
 from cinesynth.storage import Storage, sha256_file
 from tests.data.preparing import RESOURCES, location, prepare_config
 from tests.small_disk import fill, resize, small_disk
@@ -144,6 +146,36 @@ def test_two_runs_that_write_one_dataset_find_each_other_out(tmp_path: Path) -> 
         theirs.add(commit)
     ours.add(commit)
     assert len(list(Commits(Storage.open(tmp_path)))) == 2
+
+
+def test_a_run_without_a_commit_of_its_own_finds_those_of_another(tmp_path: Path) -> None:
+    ours, theirs = (Commits(Storage.open(tmp_path)) for _ in range(2))
+    theirs.add({"rejected": {}, "rows": [], "cpu_s": {}})
+    with pytest.raises(DatasetError, match="another run of prepare writes"):
+        ours.verify()
+    theirs.verify()
+
+
+def test_a_run_that_was_taken_over_commits_nothing_more(tmp_path: Path) -> None:
+    def taken_over() -> None:
+        raise RunTaken("another driver took it over")
+
+    storage = Storage.open(tmp_path)
+    with pytest.raises(RunTaken):
+        Commits(storage, taken_over).add({"rejected": {}, "rows": [], "cpu_s": {}})
+    assert list(Commits(storage)) == []
+
+
+def test_a_second_run_of_a_name_is_refused_before_it_touches_the_dataset(
+    small_footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
+    config = prepare_config(small_footage, tmp_path)
+    taken = pytest.raises(RunTaken, match=r"'clips' is being worked on by process \d+ on .*, since 20")
+    with held(Run.at(config), beat_s=0.05), taken:
+        prepare(config)
+    assert not (tmp_path / "datasets").exists()
+    assert not (tmp_path / "runs/clips/result.json").exists(), "how it ends is for the first to say"
 
 
 @pytest.mark.slow

@@ -35,10 +35,15 @@ _WAITING = 64
 
 
 class Commits:
-    """The commits of a dataset, in order. They say which shards count, and which rows need no encoding."""
+    """The commits of a dataset, in order. They say which shards count, and which rows need no encoding.
 
-    def __init__(self, dataset: Storage) -> None:
-        self._dataset = dataset
+    Args:
+        dataset: holds and takes them.
+        check_alone: raises when another driver took the run over; called before each commit.
+    """
+
+    def __init__(self, dataset: Storage, check_alone: Callable[[], None] = lambda: None) -> None:
+        self._dataset, self._check_alone = dataset, check_alone
         names = dataset.list("commits")
         with ThreadPoolExecutor(16) as pool:
             self._entries: list[dict[str, Any]] = list(pool.map(dataset.read_json, names))
@@ -51,9 +56,9 @@ class Commits:
         return iter(self._entries)
 
     def add(self, commit: dict[str, Any]) -> None:
-        """Write one commit. Raises DatasetError when another run of the same name is writing too."""
+        """Write one commit. Raises what `verify` does."""
         self.verify()
-        name = f"commits/{self._next:06d}.json"
+        name = self._name_of_next()
         data = json.dumps(commit | {"by": self._writer}, indent=1).encode()
         if not self._dataset.write_new(name, data):
             raise self._not_alone(name)
@@ -63,9 +68,19 @@ class Commits:
         self.done |= _settled(commit)
 
     def verify(self) -> None:
-        """Raise DatasetError when another run has written over the last commit, as it may on an object store."""
+        """Raise when another run writes the dataset, too.
+
+        RunTaken where it took the run over; DatasetError where it has committed since, or has written over the last
+        commit, as it may on an object store.
+        """
+        self._check_alone()
+        if self._dataset.exists(self._name_of_next()):
+            raise self._not_alone(self._name_of_next())
         if self._last and self._dataset.read_json(self._last)["by"] != self._writer:
             raise self._not_alone(self._last)
+
+    def _name_of_next(self) -> str:
+        return f"commits/{self._next:06d}.json"
 
     def _not_alone(self, name: str) -> DatasetError:
         return DatasetError(
