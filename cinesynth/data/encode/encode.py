@@ -58,9 +58,21 @@ def encoded_schema(tensors: Sequence[str], pixels: bool) -> pa.Schema:
 def read_window(
     beat: Callable[[], None], backend: Backend, path: str, pts: Sequence[int], size: Size, box: Box
 ) -> tuple[Frames, float]:
-    """The frames of a window in its bucket's size, and the CPU seconds they took; runs in the watched child."""
+    """The frames of a window in its bucket's size, and the CPU seconds they took; runs in the watched child.
+
+    Where another backend cannot decode them, as decord no AV1, PyAV does: only what PyAV refuses is undecodable.
+    """
     started = time.process_time()
-    frames = make_decoder(backend).read(path, pts, lambda frame: resize(frame[None], size, box)[0], beat)
+
+    def read(by: Backend) -> Frames:
+        return make_decoder(by).read(path, pts, lambda frame: resize(frame[None], size, box)[0], beat)
+
+    try:
+        frames = read(backend)
+    except MediaError:
+        if backend == "pyav":
+            raise
+        frames = read("pyav")
     return frames, time.process_time() - started
 
 
