@@ -29,6 +29,7 @@ PLAN_SCHEMA = pa.schema(
         ("frame_pts", pa.list_(pa.int64())),
         ("box", pa.list_(pa.float64())),
         ("caption_from", pa.string()),
+        ("own_group", pa.string()),
     ]
 )
 CAPTION_PLACES = ("shot", "txt", "json", "footage", "captioner", "default", "unknown")
@@ -52,6 +53,8 @@ class Window(WindowFacts):
         frame_pts: timestamp of the source frame that each window frame shows.
         box: the part of the stored picture that the window shows.
         caption_from: one of `CAPTION_PLACES`; empty where it has no caption of its own.
+        own_group: what its source says; `group` may be that of footage that it resembles. Empty until it is planned,
+            and in plans that do not record it.
     """
 
     location: str
@@ -59,6 +62,7 @@ class Window(WindowFacts):
     frame_pts: tuple[int, ...]
     box: Box
     caption_from: str = ""
+    own_group: str = ""
 
 
 def window_to_json(window: Window) -> str:
@@ -87,9 +91,8 @@ def prompt_file(caption: str) -> str:
 
 def write_plan(dataset: Storage, identity: str, windows: Iterable[Window]) -> None:
     """Store the windows of the dataset, with their groups and splits."""
-    rows = [
-        window_columns(w) | {"frame_pts": w.frame_pts, "box": w.box, "caption_from": w.caption_from} for w in windows
-    ]
+    of_plan = ("frame_pts", "box", "caption_from", "own_group")
+    rows = [window_columns(w) | {name: getattr(w, name) for name in of_plan} for w in windows]
     table = pa.Table.from_pylist(rows, schema=PLAN_SCHEMA)
     write_table(dataset, "plan.parquet", table.replace_schema_metadata({_IDENTITY: identity.encode()}))
 
@@ -113,6 +116,7 @@ def read_plan(dataset: Storage, identity: str | None = None) -> list[Window]:
             frame_pts=tuple(row["frame_pts"]),
             box=tuple(row["box"]),
             caption_from=row.get("caption_from") or "",
+            own_group=row.get("own_group") or "",
         )
         for row in table.to_pylist()
     ]

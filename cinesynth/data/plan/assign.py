@@ -65,6 +65,7 @@ def assign(
     for window in windows:
         old = before.get(window.shot_id)
         group = groups[window.shot_id]
+        window = replace(window, own_group=window.own_group or window.group)
         if old is not None:
             kept.append(replace(window, group=old.group, split=old.split))
         elif group in clashes:
@@ -116,11 +117,12 @@ def _linked_groups(
     """The group of each shot id. Groups that share a cluster of shots are joined, under the earlier name if any."""
     own = {w.shot_id: before[w.shot_id].group if w.shot_id in before else w.group for w in windows}
     links = [(own[shot], own[root]) for shot, root in same.items() if shot in own and root in own]
-    # New shots may be in the group that a known shot's source names now, or in the group named after its file.
+    # New shots may be in the group that a known shot's source names, or named last, or in that named after its file.
     now = {w.group for w in windows if w.shot_id not in before}
     for w in windows:
         if w.shot_id in before:
-            links += [(before[w.shot_id].group, name) for name in (w.group, w.source_sha256[:16]) if name in now]
+            names_of_it = (w.group, w.own_group, w.source_sha256[:16])
+            links += [(before[w.shot_id].group, name) for name in names_of_it if name in now]
     joined = clusters(links)
     members: dict[str, set[str]] = defaultdict(set)
     for group in own.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -10,15 +11,19 @@ import numpy as np
 import pytest
 
 from cinesynth.data.config import DuplicateSettings, PrepareResources, PrepareSettings, Range, SplitSettings, fitted
+from cinesynth.data.dataset import read_table, write_table
 from cinesynth.data.plan.assign import Assigned, assign, assign_split, filter_windows
 from cinesynth.data.plan.duplicates import BANDS, MAX_SAMPLES, VALUES, Pictures, clusters, near_duplicates
-from cinesynth.data.records import Window
+from cinesynth.data.plan.planning import settle_windows
+from cinesynth.data.records import Window, read_plan, write_plan
 from cinesynth.data.scan.scan import FrameScores
 from cinesynth.data.scan.scores import grey, perceptual_hash, tints
 from cinesynth.scripted.photographs import TRAINED_ON
 from cinesynth.scripted.rendering import render_shot
 from cinesynth.scripted.screenplay import draw_screenplay
 from cinesynth.scripted.series import scripted_clip
+from cinesynth.storage import Storage
+from tests.data.preparing import prepare_config
 
 
 def window(shot: str, group: str = "", domain: str = "film", **scores: float) -> Window:
@@ -154,6 +159,24 @@ def test_a_new_part_of_a_shot_joins_the_part_that_is_there_under_its_earlier_nam
     before = {"shot-100": Assigned("shot-100", "test")}
     parts = [window("shot-100", "shot-0"), window("shot-200", "shot-0")]
     assert {(w.group, w.split) for w in assign(parts, [], settings(), before)[0]} == {("shot-100", "test")}
+
+
+def test_a_group_holds_together_once_its_footage_is_gone_that_was_linked_into_another(tmp_path: Path) -> None:
+    config = prepare_config(tmp_path, tmp_path)
+    first, _ = assign([window("a", "ga"), window("b", "gb")], [("a", "b")], config, {})
+    assert {w.group for w in first} == {"ga"}
+    dataset = Storage.open(tmp_path)
+    write_plan(dataset, "i", [replace(w, split="val") for w in first])
+    found = [window("c", "gb"), window("d", "gd"), window("e", "ge")]
+    for _ in range(2):  # the third run takes it from the plan of the second
+        before = read_plan(dataset, "i")
+        encoded = {w.window_id: w.caption for w in before}
+        windows, _ = settle_windows(config, {}, found, before, encoded, ())
+        assert {(w.group, w.split) for w in windows if w.shot_id in "abc"} == {("ga", "val")}
+        write_plan(dataset, "i", [w for w in windows if w.shot_id != "c"])
+    older = read_table(dataset, "plan.parquet").drop_columns(["own_group"])
+    write_table(dataset, "plan.parquet", older)
+    assert {w.own_group for w in read_plan(dataset, "i")} == {""}
 
 
 # --- the join ------------------------------------------------------------------------------------------------
