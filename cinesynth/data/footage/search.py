@@ -39,27 +39,39 @@ _ANY_DOMAIN = FootageSource.model_fields["domain"].default
 class _Found:
     """What was found so far."""
 
-    sources: dict[tuple[str, float, float], Source] = field(default_factory=dict)
+    sources: dict[tuple[str, float, float, bool], Source] = field(default_factory=dict)
     rejects: dict[Reject, None] = field(default_factory=dict)  # each once, in order
 
     def reject(self, location: str, reason: str, detail: str) -> None:
         self.rejects.setdefault(Reject(public_uri(location), reason, detail))
 
     def add(self, source: Source) -> None:
-        """Take a source, unless the same part of the file is there: then a list's row goes before anything else."""
-        key = source.location, source.in_s, source.out_s
+        """Take a source, unless the same part of the file is there."""
+        key = _key(source)
         before = self.sources.get(key)
         if not is_unicode(source.location):
             self.reject(source.location, "unreadable", f"the name of {source.uri} is not UTF-8; rename it")
         elif before is None:
             self.sources[key] = source
-        elif bool(source.row) != bool(before.row):
-            self.sources[key] = _both(source, before) if source.row else _both(before, source)
         elif source.row != before.row:
             self.reject(source.location, "duplicate", f"{source.row} names the same part as {before.row}")
         elif source != before:
             detail = "it is named a second time, with another domain or caption; the first one counts"
             self.reject(source.location, "duplicate", detail)
+
+    def put_rows_first(self) -> None:
+        """Where lists name a file or parts of it, they alone count: their rows take the place of the whole file."""
+        rows: dict[str, list[Source]] = defaultdict(list)
+        for source in self.sources.values():
+            if source.row:
+                rows[source.location].append(source)
+        sources: dict[tuple[str, float, float, bool], Source] = {}
+        for source in self.sources.values():
+            if not source.row and source.location in rows:
+                sources |= {_key(row): _both(row, source) for row in rows[source.location]}
+            else:
+                sources.setdefault(_key(source), source)
+        self.sources = sources
 
     def accounted(self) -> tuple[list[Source], list[Reject]]:
         """All sources, and the rejects of what is neither a source nor holds captions of one."""
@@ -70,6 +82,11 @@ class _Found:
             used |= {public_uri(below(folder, name)) for name in source.caption_files or ()}
         left = [r for r in self.rejects if r.reason not in ("not_video", "unused") or r.source not in used]
         return sources, [replace(r, source=printable(r.source), detail=printable(r.detail)) for r in left]
+
+
+def _key(source: Source) -> tuple[str, float, float, bool]:
+    """A part of a file, and whether a list names it."""
+    return source.location, source.in_s, source.out_s, bool(source.row)
 
 
 def _both(row: Source, other: Source) -> Source:
@@ -101,6 +118,7 @@ def find_sources(footage: Sequence[FootageSource], besides: Sequence[str] = ()) 
             _remote(source, besides, found)
         else:
             _local(source, besides, found)
+    found.put_rows_first()
     _find_caption_files(found)
     return found.accounted()
 

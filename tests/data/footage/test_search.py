@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -150,7 +151,7 @@ def test_a_row_of_a_list_is_used_or_rejected(tmp_path: Path) -> None:
         sources, rejects = _find(*footage)
         assert {(Path(s.uri).name, s.out_s < 9, s.caption, s.domain) for s in sources} == {
             ("a.mp4", False, "first", "film"),
-            ("a.mp4", True, "a part", "default"),
+            ("a.mp4", True, "a part", "film"),
             ("b.mp4", False, "of the folder", "film"),
             ("c.mp4", False, "of the folder", "film"),
         }
@@ -214,6 +215,21 @@ def test_what_is_no_video_is_not_hashed(tmp_path: Path, monkeypatch: pytest.Monk
     row = _read(tmp_path / "huge")
     assert (row["reason"], row["sha256"]) == ("not_video", "")
     assert "huge holds no moving pictures" in row["error"]
+
+
+@pytest.mark.parametrize("list_first", [False, True])
+def test_of_a_file_of_which_a_list_names_parts_nothing_else_is_used(list_first: bool, tmp_path: Path) -> None:
+    folder = _write(tmp_path / "film", ["a.mp4", "b.mp4"])
+    listed = tmp_path / "list.csv"
+    listed.write_text("path,in_s,out_s,group\nfilm/a.mp4,5,10,scene\nfilm/a.mp4,20,30,other\n")
+    footage = [FootageSource(path=str(folder), domain="film", caption="a film"), FootageSource(path=str(listed))]
+    found, rejects = find_sources(footage[::-1] if list_first else footage)
+    assert [(Path(s.location).name, s.in_s, s.out_s, s.group, s.domain, s.caption) for s in found] == [
+        ("a.mp4", 5.0, 10.0, "scene", "film", "a film"),
+        ("a.mp4", 20.0, 30.0, "other", "film", "a film"),
+        ("b.mp4", 0.0, math.inf, None, "film", "a film"),
+    ]
+    assert rejects == []
 
 
 def test_a_row_that_names_no_file_is_unreadable(tmp_path: Path) -> None:
