@@ -22,7 +22,7 @@ from typing import Any
 
 from cinesynth.config import PrepareConfig
 from cinesynth.data.config import DecodeSettings, PrepareResources, PrepareSettings, StageResources, fitted
-from cinesynth.data.dataset import SPLITS, ClipsDataset
+from cinesynth.data.dataset import SPLITS, ClipsDataset, pixels_file
 from cinesynth.data.encode.annotate import annotate_windows, check_models, unavailable
 from cinesynth.data.encode.assemble import assemble, empty_prompt_entry
 from cinesynth.data.encode.commits import RETRIED, Commits, ShardWriter
@@ -163,7 +163,7 @@ def _prepare_alone(config: PrepareConfig, run: Run, encoders: str, lease: Lease)
     }
     commits.verify()
     _remove_uncommitted(dataset, commits)
-    manifest = assemble(dataset, facts, read_plan(dataset), rejects, commits, write_dataset_page)
+    manifest = publish(dataset, facts, rejects, commits)
     rejected = read_rejects(dataset)
     figures = {"windows": manifest["windows"], "rejected": len(rejected), "sources": len(files)}
     for split in SPLITS:
@@ -318,6 +318,21 @@ def encode_graph(config: PrepareConfig, dataset: Storage, family: Family, window
     return coded.map_batches(
         EncodeImages, fn_constructor_args=(config.model, device_of(clip)), **actor_stage(clip, config.resources)
     )
+
+
+def publish(dataset: Storage, facts: dict[str, Any], rejects: list[Reject], commits: Commits) -> dict[str, Any]:
+    """Assemble the dataset of its plan, without what was withdrawn while the run went on; returns the manifest."""
+    planned = read_plan(dataset)
+    while True:
+        gone = set(withdrawn(dataset))
+        manifest = assemble(dataset, facts, planned, rejects, commits, write_dataset_page)
+        if set(withdrawn(dataset)) == gone:  # else one more was withdrawn meanwhile
+            break
+    kept = {pixels_file(w.window_id) for w in planned if w.source_sha256 not in gone}
+    for name in dataset.list("pixels"):  # a withdrawn source's windows may have been encoded after its withdrawal
+        if name not in kept:
+            dataset.delete(name)
+    return manifest
 
 
 def _remove_uncommitted(dataset: Storage, commits: Commits) -> None:

@@ -17,10 +17,11 @@ import torch
 import yaml
 
 from cinesynth.data.check import check_dataset
-from cinesynth.data.dataset import ClipsDataset
+from cinesynth.data.dataset import ClipsDataset, pixels_file
+from cinesynth.data.encode.assemble import facts_of
 from cinesynth.data.encode.commits import Commits
-from cinesynth.data.prepare import prepare
-from cinesynth.data.records import read_plan, read_rejects, row_id
+from cinesynth.data.prepare import prepare, publish
+from cinesynth.data.records import read_plan, read_rejects, row_id, write_plan
 from cinesynth.data.video import read_video, write_video
 from cinesynth.errors import DatasetError, RunTaken, StorageError
 from cinesynth.lease import held
@@ -28,6 +29,7 @@ from cinesynth.runs import Run
 from cinesynth.storage import Storage, sha256_file
 from tests.data.preparing import RESOURCES, location, prepare_config
 from tests.small_disk import fill, resize, small_disk
+from tests.tiny_dataset import decoded, encoded_dataset
 
 
 def test_an_interrupted_run_encodes_only_what_no_commit_holds(
@@ -176,6 +178,27 @@ def test_a_second_run_of_a_name_is_refused_before_it_touches_the_dataset(
         prepare(config)
     assert not (tmp_path / "datasets").exists()
     assert not (tmp_path / "runs/clips/result.json").exists(), "how it ends is for the first to say"
+
+
+def test_a_source_that_is_withdrawn_during_a_run_leaves_no_pixels(tmp_path: Path, monkeypatch: Any) -> None:
+    """One before its windows are encoded, another while the dataset is assembled."""
+    storage = Storage.open(tmp_path)
+    dataset = storage.child("datasets", "d")
+    encoded_dataset(dataset, "nano", ["val", "test", "test", "train"])
+    windows, _ = decoded(["val", "test", "test", "train"])
+    write_plan(dataset, "i", windows)
+    for window in windows[:3]:
+        dataset.write_bytes(pixels_file(window.window_id), b"frames")
+
+    def withdrawn_now(sha256: str) -> None:
+        dataset.write_json(f"withdrawn/{sha256}.json", {"sha256": sha256, "uri": "/a.mp4", "at": "now"})
+
+    monkeypatch.setattr("cinesynth.data.prepare.write_dataset_page", lambda *_: withdrawn_now(windows[1].source_sha256))
+    withdrawn_now(windows[0].source_sha256)
+    manifest = publish(dataset, facts_of(dataset.read_json("manifest.json")), [], Commits(dataset))
+    assert dataset.list("pixels") == [pixels_file(windows[2].window_id)]
+    assert manifest["windows"] == 2
+    assert manifest["withdrawn"] == [w.source_sha256 for w in windows[:2]]
 
 
 @pytest.mark.slow
