@@ -24,16 +24,16 @@ def local_file(location: str, sha256: str, stamp: Stamp, cache_bytes: float) -> 
 
     A copy stays while anyone uses it. When the cache outgrows `cache_bytes`, the copies that were used longest ago are
     removed. Raises AttemptFailed when the file cannot be read or fetched, or has changed: a local file by its `stamp`,
-    an object by its `sha256`.
+    before or while it was read, an object by its `sha256`.
     """
     if not is_remote(location):
+        _check_unchanged(location, stamp)
         try:
-            now = fingerprint(location)
-        except MediaError as e:
-            raise AttemptFailed(str(e)) from e
-        if now != stamp:
-            raise AttemptFailed(f"{location} changed while it was prepared; give the same command again")
-        yield location
+            yield location
+        except MediaError:  # which says nothing of a file that was being written
+            _check_unchanged(location, stamp)
+            raise
+        _check_unchanged(location, stamp)
         return
     folder = scratch_folder("footage")
     target = folder / (sha256 + Path(public_uri(location)).suffix)
@@ -45,6 +45,16 @@ def local_file(location: str, sha256: str, stamp: Stamp, cache_bytes: float) -> 
         os.utime(target)
         fcntl.flock(lock, fcntl.LOCK_SH)
         yield str(target)
+
+
+def _check_unchanged(location: str, stamp: Stamp) -> None:
+    """Raise AttemptFailed when a local file has changed since it had the stamp."""
+    try:
+        now = fingerprint(location)
+    except MediaError as e:
+        raise AttemptFailed(str(e)) from e
+    if now != stamp:
+        raise AttemptFailed(f"{location} changed while it was prepared; give the same command again")
 
 
 def _fetch(location: str, sha256: str, target: Path) -> None:

@@ -156,6 +156,30 @@ def test_content_is_read_and_what_cannot_be_read_is_named(folder: Path) -> None:
             call(str(folder / "gone.mp4"))
 
 
+@pytest.mark.parametrize("error", [None, MediaError("it cannot be decoded")])
+def test_a_file_that_changes_while_it_is_read_fails_the_attempt(error: MediaError | None, tmp_path: Path) -> None:
+    """Whether what was read of it decodes or not: scans and windows are kept by what the file held before."""
+    path = tmp_path / "a.mkv"
+    path.write_text("first")
+    stamp = fingerprint(str(path))
+
+    def read() -> None:
+        with local_file(str(path), "", stamp, 1):
+            path.write_text("another content")
+            if error is not None:
+                raise error
+
+    with pytest.raises(AttemptFailed, match=r"a\.mkv changed while"):
+        read()
+
+
+def test_a_file_that_does_not_decode_and_has_not_changed_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a.mkv").write_text("first")
+    location = str(tmp_path / "a.mkv")
+    with pytest.raises(MediaError, match="cannot be decoded"), local_file(location, "", fingerprint(location), 1):
+        raise MediaError("it cannot be decoded")
+
+
 def test_sample_footage_is_located_without_importing_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib.util
     import sys
