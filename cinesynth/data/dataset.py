@@ -311,6 +311,7 @@ class ClipsDataset:
         whole = target.is_file() and target.stat().st_size == entry["bytes"]
         if whole and verified.is_file() and verified.read_text() == entry["sha256"]:
             return
+        verified.unlink(missing_ok=True)  # it is of a file that is replaced now
         self.storage.download(entry["file"], target)
         self._verify(entry["file"], sha256_file(target), entry["sha256"])
         verified.write_text(entry["sha256"])

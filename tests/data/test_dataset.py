@@ -151,6 +151,19 @@ def test_staged_files_are_kept_and_staged_clips_can_be_pickled(tmp_path: Path) -
         assert torch.equal(copy[0]["latents"], first["latents"])
 
 
+def test_a_shard_that_is_staged_again_and_damaged_is_refused_each_time(tmp_path: Path) -> None:
+    storage, staged = Storage.open(tmp_path / "dataset"), tmp_path / "staged"
+    name = _write(storage)["shards"][0]["file"]
+    ClipsDataset.open(storage).stage(staged)
+    (staged / Path(name).name).unlink()
+    data = bytearray(storage.read_bytes(name))
+    data[len(data) // 2] ^= 1
+    storage.write_bytes(name, bytes(data))
+    for _ in range(2):
+        with pytest.raises(DatasetError, match="is damaged"):
+            ClipsDataset.open(storage).stage(staged)
+
+
 def test_a_damaged_shard_and_a_damaged_index_are_refused(tmp_path: Path) -> None:
     storage = Storage.open(tmp_path / "dataset")
     manifest = _write(storage)

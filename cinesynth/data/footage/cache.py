@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,13 +59,15 @@ def _check_unchanged(location: str, stamp: Stamp) -> None:
 
 
 def _fetch(location: str, sha256: str, target: Path) -> None:
-    try:
-        Storage.open(location).download("", target)
-    except (OSError, StorageError) as e:
-        raise AttemptFailed(f"{public_uri(location)} cannot be fetched: {e}") from e
-    if sha256_file(target) != sha256:
-        target.unlink()
-        raise AttemptFailed(f"{public_uri(location)} changed while it was prepared; give the same command again")
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=HIDDEN) as folder:
+        copy = Path(folder) / target.name
+        try:
+            Storage.open(location).download("", copy)
+        except (OSError, StorageError) as e:
+            raise AttemptFailed(f"{public_uri(location)} cannot be fetched: {e}") from e
+        if sha256_file(copy) != sha256:
+            raise AttemptFailed(f"{public_uri(location)} changed while it was prepared; give the same command again")
+        os.replace(copy, target)  # a kill before leaves no copy that nobody has checked
 
 
 def _make_room(folder: Path, cache_bytes: float) -> None:

