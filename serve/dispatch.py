@@ -15,13 +15,12 @@ import time
 import uuid
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Concatenate
 
-from cinesynth.storage import HIDDEN
 from serve.config import ServeConfig
 from serve.jobs import Backlog, JobStore, Lease, LocalJobs, P, T
 from serve.nodes import node_lives
+from serve.sweep import Sweeper
 from serve.telemetry import JobTelemetry, count_restart, show_queue
 
 logger = logging.getLogger(__name__)
@@ -30,8 +29,6 @@ DISPATCHER = "Dispatcher"
 """The deployment's name."""
 TICK_S = 1.0
 """Most seconds between two checks of leases and demand."""
-ORPHAN_S = 600.0
-"""Age of a file without a job from which on none can come: a request has ended long before."""
 JUDGE_S = 4.0
 """Most seconds that it may take to find out whether a node lives."""
 SWEEP_S = 60.0
@@ -91,7 +88,7 @@ class Dispatcher:
         """The last tick failed, as it does while the database takes no writes: heartbeats failed too."""
         self._clocks = _clocks()
         self._wake = asyncio.Event()
-        self._swept = 0.0
+        self._sweeper, self._swept = Sweeper(self.store, config), 0.0
         loop = asyncio.get_running_loop()
         self.store.on_queued = lambda: loop.call_soon_threadsafe(self._wake.set)
         self._keeper = loop.create_task(self._keep())
@@ -217,7 +214,10 @@ class Dispatcher:
         if now < self._swept:
             return
         self._swept = now + min(SWEEP_S, self.config.ttl_s)
-        await asyncio.to_thread(sweep, self.store, self.config)
+        try:
+            await asyncio.to_thread(self._sweeper.sweep)
+        except Exception:  # it says nothing of heartbeats: no lease is renewed for it
+            logger.exception("the sweep failed; trying again")
 
 
 class DispatcherJobs:
@@ -240,35 +240,3 @@ def _taken_away(error: Exception) -> bool:
 def _clocks() -> tuple[float, float]:
     """(seconds that only run forward, seconds since 1970)"""
     return time.monotonic(), time.time()
-
-
-def sweep(store: JobStore, config: ServeConfig) -> int:
-    """Delete the jobs whose time is over, their files first, and files that nobody needs; returns the number of jobs.
-
-    A process that died, and a client that broke off, may have left files that belong to no job. A job that comes
-    meanwhile is no reason to take its file for an orphan: files are listed before jobs, and young ones stay.
-    """
-    files = [path for folder in (config.inputs(), config.results()) for path in folder.iterdir()]
-    states = list(config.states().iterdir())
-    over, known, unfinished = store.expired(), store.ids(), store.unfinished_ids()
-    for path in files:
-        if _job_of(path) in over or (_job_of(path) not in known and _is_old(path, config)):
-            path.unlink(missing_ok=True)
-    for path in states:
-        # Its job has had a lease: where it is not unfinished, it is finished or gone. A file that is still being
-        # written tells no job.
-        if _is_old(path, config) if path.name.startswith(HIDDEN) else _job_of(path) not in unfinished:
-            path.unlink(missing_ok=True)
-    store.forget(over)
-    return len(over)
-
-
-def _job_of(path: Path) -> str:
-    """The job that a file of the service belongs to."""
-    return path.name.removeprefix(HIDDEN).partition(".")[0]
-
-
-def _is_old(path: Path, config: ServeConfig) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        return path.stat().st_mtime < time.time() - min(config.ttl_s, ORPHAN_S)
-    return False

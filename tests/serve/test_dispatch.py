@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -10,8 +9,9 @@ import pytest
 
 from serve import dispatch
 from serve.config import ServeConfig
-from serve.dispatch import Dispatcher, demand, open_store, sweep
+from serve.dispatch import Dispatcher, demand, open_store
 from serve.jobs import Backlog, JobStore, NewJob
+from serve.sweep import Sweeper
 
 
 @pytest.mark.parametrize(
@@ -30,61 +30,6 @@ from serve.jobs import Backlog, JobStore, NewJob
 def test_demand_is_the_backlog_over_the_target_wait(queued: int, running: int, seconds: float, engines: int) -> None:
     backlog = Backlog(queued, running, seconds, frozenset())
     assert demand(backlog, target_wait_s=10.0, max_replicas=4) == engines
-
-
-def test_the_sweep_deletes_what_is_over_and_orphans_only(config: ServeConfig, store: JobStore) -> None:
-    now = [1_000_000.0]
-    store.clock = lambda: now[0]
-    for name in ("video_done", "video_running"):
-        store.create(NewJob(name, "alice", {}, None, f"{name}.png", 1.0))
-        (config.inputs() / f"{name}.png").write_bytes(b"x")
-    lease = store.lease_next("engine")
-    assert lease is not None
-    for name in ("video_done.1.mp4", "video_done.1.mp4.thumbnail.webp", "video_done.1.mp4.spritesheet.jpg"):
-        (config.results() / name).write_bytes(b"x")
-    store.complete(lease.job.id, lease.token, "video_done.1.mp4", "00")
-    orphans = [config.inputs() / "video_gone.png", config.results() / ".tmp-video_gone.1.mp4"]
-    old, young = time.time() - dispatch.ORPHAN_S - 1, time.time() - dispatch.ORPHAN_S + 60
-    for path in [*orphans, config.inputs() / "video_running.png"]:
-        path.write_bytes(b"x")
-        os.utime(path, (old, old))
-    fresh = config.inputs() / "video_new.png"
-    fresh.write_bytes(b"x")
-    os.utime(fresh, (young, young))
-    assert sweep(store, config) == 0
-    assert store.get("video_done") is not None
-    assert len(list(config.results().iterdir())) == 3
-    now[0] += config.ttl_s + 1
-    assert sweep(store, config) == 1
-    assert store.get("video_done") is None
-    assert {p.name for p in config.inputs().iterdir()} == {"video_running.png", "video_new.png"}
-    assert list(config.results().iterdir()) == []
-
-
-def test_states_stay_while_their_job_may_go_on(config: ServeConfig, store: JobStore) -> None:
-    for name in ("done", "failed", "running", "deleted", "lost"):
-        queue(store, name)
-        lease = store.lease_next(name)
-        assert lease is not None
-        (config.states() / f"{name}.5f3a.safetensors").write_bytes(b"x")
-        (config.states() / f"{name}.safetensors").write_bytes(b"x")
-        if name == "done":
-            store.complete(name, lease.token, "done.1.mp4", "00")
-        elif name == "failed":
-            store.fail(name, lease.token, "oom", "too big")
-        elif name == "lost":
-            store.release("lost", "crashed")
-    store.delete("deleted", "alice")
-    (config.states() / "never.safetensors").write_bytes(b"x")
-    (config.states() / ".tmp-0123").write_bytes(b"is being written")
-    (config.states() / ".tmp-4567").write_bytes(b"its writer died")
-    died = time.time() - dispatch.ORPHAN_S - 1
-    os.utime(config.states() / ".tmp-4567", (died, died))
-    assert sweep(store, config) == 0
-    assert {p.name for p in config.states().iterdir()} == {
-        *("running.safetensors", "running.5f3a.safetensors", "lost.safetensors", "lost.5f3a.safetensors"),
-        ".tmp-0123",
-    }
 
 
 class Engines:
@@ -184,6 +129,29 @@ def test_leases_outlive_a_dispatcher_that_slept_and_a_clock_that_was_set(
         job = store.get("a")
         assert job is not None
         assert (job.status == "queued") == expires
+
+    dispatched(config, check)
+
+
+def test_a_sweep_that_fails_renews_no_lease(
+    config: ServeConfig, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue(store, "a")
+
+    def swept(self: Sweeper) -> int:
+        raise PermissionError(13, "Permission denied", str(config.results()))
+
+    monkeypatch.setattr(Sweeper, "sweep", swept)
+
+    async def check(dispatcher: Dispatcher, engines: Engines) -> None:
+        await dispatcher._tick()  # one that raises renews all leases
+        lease = store.lease_next("call")
+        assert lease is not None
+        dispatcher.store.clock = lambda: lease.expires_at + 1
+        await dispatcher._tick()
+        job = store.get("a")
+        assert job is not None
+        assert job.status == "queued", "the silent engine lost it"
 
     dispatched(config, check)
 

@@ -16,8 +16,8 @@ import pytest
 from sqlalchemy import make_url
 
 from cinesynth.storage import sha256_file
-from serve.dispatch import sweep
 from serve.run import deploy
+from serve.sweep import Sweeper
 from tests.conftest import Head
 from tests.serve.service import Service, processes_of, replica_pid, serving, until
 
@@ -118,7 +118,7 @@ def test_a_deleted_video_stops_and_the_engine_takes_the_next(service: Service, p
     assert service.finished(second).status == "completed"
     names = [path.name for path in service.config.results().iterdir()]
     assert not [name for name in names if name.startswith(first)]
-    sweep(service.store, service.config.resolved())  # of a state that was being written meanwhile
+    Sweeper(service.store, service.config.resolved()).sweep()  # of a state that was being written meanwhile
     assert not service.state_kept(first)
 
 
