@@ -64,6 +64,9 @@ jobs = sa.Table(
     sa.Index("jobs_by_idempotency_key", "owner", "idempotency_key", unique=True),
 )
 
+table = sa.Table("job_table", metadata, sa.Column("id", sa.String(32), primary_key=True))
+"""One row: the id by which a storage knows the table whose files it has."""
+
 
 def open_database(url: str) -> tuple[sa.Engine, sa.Engine]:
     """Open a database at the newest version.

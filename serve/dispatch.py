@@ -21,6 +21,7 @@ from serve.config import ServeConfig
 from serve.jobs import Backlog, JobStore, Lease, LocalJobs, P, T
 from serve.nodes import node_lives
 from serve.sweep import Sweeper
+from serve.tables import record_table
 from serve.telemetry import JobTelemetry, count_restart, show_queue
 
 logger = logging.getLogger(__name__)
@@ -36,10 +37,10 @@ SWEEP_S = 60.0
 
 
 def open_store(config: ServeConfig) -> JobStore:
-    """Make the folders of a configuration and open its job table. Raises StorageError."""
+    """Make the folders of a configuration, open its job table and record it there. Raises StorageError."""
     for folder in (config.inputs(), config.results(), config.states()):
         folder.mkdir(parents=True, exist_ok=True)
-    return JobStore(
+    store = JobStore(
         config.database_url(),
         lease_s=config.lease_s,
         max_attempts=config.max_attempts,
@@ -48,6 +49,8 @@ def open_store(config: ServeConfig) -> JobStore:
         ttl_s=config.ttl_s,
         assumed_job_s=config.assumed_job_s,
     )
+    record_table(config, store)
+    return store
 
 
 def demand(backlog: Backlog, target_wait_s: float, max_replicas: int) -> int:

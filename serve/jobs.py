@@ -27,6 +27,7 @@ import sqlalchemy as sa
 
 from serve.database import jobs as _jobs
 from serve.database import open_database
+from serve.database import table as _table
 from serve.forecast import UNFINISHED, backlog_of, place_of, predicted_s, seconds_per_work, unfinished_jobs
 from serve.records import Backlog, ErrorCode, Job, KeyReused, Lease, NewJob, Page, Place, QueueFull
 from serve.records import Status as Status
@@ -98,6 +99,9 @@ class JobStore:
         """Called after a job was queued, in the thread that queued it."""
         self.observer = Observer()
         self._engine, self._reads = open_database(url)
+        with self._reads.connect() as db:
+            self.table_id: str = db.execute(sa.select(_table.c.id)).scalar_one()
+            """Of the table, wherever its database is moved to."""
 
     def close(self) -> None:
         """Close all connections."""

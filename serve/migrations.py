@@ -7,6 +7,7 @@ same change to `serve/database.py`. One that was released is never edited: datab
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Callable
 
 import sqlalchemy as sa
@@ -131,4 +132,10 @@ def _own_losses_and_keys(db: sa.Connection) -> None:
         db.execute(sa.text(f"CREATE {index}"))
 
 
-MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (_jobs_with_leases, _own_losses_and_keys)
+def _id_of_the_table(db: sa.Connection) -> None:
+    """Version 3: an id, by which a storage tells this table from others."""
+    db.execute(sa.text("CREATE TABLE job_table (id VARCHAR(32) NOT NULL PRIMARY KEY)"))
+    db.execute(sa.text("INSERT INTO job_table (id) VALUES (:id)"), {"id": uuid.uuid4().hex})
+
+
+MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (_jobs_with_leases, _own_losses_and_keys, _id_of_the_table)

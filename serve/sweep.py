@@ -9,6 +9,7 @@ from pathlib import Path
 from cinesynth.storage import HIDDEN
 from serve.config import ServeConfig
 from serve.jobs import JobStore
+from serve.tables import other_tables
 
 logger = logging.getLogger(__name__)
 
@@ -36,21 +37,26 @@ class Sweeper:
         jobs.
 
         A process that died, and a client that broke off, may have left files that belong to no job. A job that comes
-        meanwhile is no reason to take its file for an orphan: files are listed before jobs, and young ones stay. What
-        cannot be deleted stays with its job, and keeps nothing else.
+        meanwhile is no reason to take its file for an orphan: files are listed before jobs, and young ones stay. Where
+        another table has files, too, none is an orphan. What cannot be deleted stays with its job, and keeps nothing
+        else.
         """
         store, config = self._store, self._config
         files = [path for folder in (config.inputs(), config.results()) for path in folder.iterdir()]
         states = list(config.states().iterdir())
         over, known, unfinished = store.expired(), store.ids(), store.unfinished_ids()
-        unneeded = [path for path in files if _job_of(path) in over or (_job_of(path) not in known and _is_old(path))]
-        # The job of a state has had a lease: where it is not unfinished, it is finished or gone. A file that is still
-        # being written tells no job.
-        unneeded += [
-            path
-            for path in states
-            if (_is_old(path) if path.name.startswith(HIDDEN) else _job_of(path) not in unfinished)
-        ]
+        unneeded = [path for path in files if _job_of(path) in over]
+        if other_tables(config, store):  # asked after listing: a table is recorded before it has files
+            unneeded += [path for path in states if _job_of(path) in known - unfinished]
+        else:
+            unneeded += [path for path in files if _job_of(path) not in known and _is_old(path)]
+            # The job of a state has had a lease: where it is not unfinished, it is finished or gone. A file that is
+            # still being written tells no job.
+            unneeded += [
+                path
+                for path in states
+                if (_is_old(path) if path.name.startswith(HIDDEN) else _job_of(path) not in unfinished)
+            ]
         kept = self._delete(unneeded)
         gone = over - {_job_of(path) for path in kept}
         store.forget(gone)

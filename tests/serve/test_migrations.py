@@ -133,11 +133,17 @@ def test_a_new_database_and_an_upgraded_one_are_what_the_code_says(old: Path, tm
         assert "AUTOINCREMENT" in schema(path)["jobs"], "ids of deleted rows are not used again"
 
 
+def test_a_table_has_an_id_of_its_own_that_it_keeps(old: Path, tmp_path: Path) -> None:
+    upgraded, new = (JobStore(f"sqlite:///{path}").table_id for path in (old, tmp_path / "new.db"))
+    assert upgraded != new
+    assert JobStore(f"sqlite:///{old}").table_id == upgraded
+
+
 def test_a_database_of_a_newer_version_is_refused_and_left_alone(old: Path) -> None:
     with sqlite3.connect(old) as db:
         db.execute("UPDATE serve_schema SET version = 99")
     before = schema(old)
-    with pytest.raises(StorageError, match=r"version 99.*up to 2: run the newer cinesynth.*`database`"):
+    with pytest.raises(StorageError, match=r"version 99.*up to 3: run the newer cinesynth.*`database`"):
         JobStore(f"sqlite:///{old}")
     assert (schema(old), version(old)) == (before, [(99,)])
 
@@ -197,7 +203,7 @@ print(len(jobs.ids()), flush=True)
 """
 
 
-@pytest.mark.parametrize(("exists", "migrated", "jobs"), [(True, [1], 5), (False, [0, 1], 0)])
+@pytest.mark.parametrize(("exists", "migrated", "jobs"), [(True, [1, 2], 5), (False, [0, 1, 2], 0)])
 def test_two_processes_that_open_at_once_migrate_once(
     old: Path, tmp_path: Path, exists: bool, migrated: list[int], jobs: int
 ) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 
 from serve.config import ServeConfig
+from serve.dispatch import open_store
 from serve.jobs import JobStore, NewJob
 from serve.sweep import ORPHAN_S, TOLD_S, Sweeper
+from serve.tables import record_table
 
 
 def test_the_sweep_deletes_what_is_over_and_orphans_only(config: ServeConfig, store: JobStore) -> None:
@@ -119,3 +123,93 @@ def test_a_frame_whose_job_is_late_stays_however_soon_videos_go(config: ServeCon
     os.utime(frame, (waiting, waiting))
     assert Sweeper(store, soon).sweep() == 0
     assert frame.exists()
+
+
+def moved(config: ServeConfig, folder: Path) -> ServeConfig:
+    """The same storage with a table elsewhere."""
+    folder.mkdir(exist_ok=True)
+    return config.model_copy(update={"database": f"sqlite:///{folder}/jobs.db"})
+
+
+def files(config: ServeConfig) -> list[str]:
+    folders = (config.inputs(), config.results(), config.states())
+    return sorted(path.name for folder in folders for path in folder.iterdir())
+
+
+def fill(config: ServeConfig, store: JobStore, name: str) -> list[str]:
+    """A finished job and a queued one that had a lease, their files older than an orphan may get; returns the files."""
+    completed(store, config, f"{name}_done")
+    store.create(NewJob(f"{name}_queued", "alice", {}, None, f"{name}_queued.png", 1.0))
+    (config.inputs() / f"{name}_queued.png").write_bytes(b"x")
+    (config.states() / f"{name}_queued.safetensors").write_bytes(b"x")
+    for folder in (config.inputs(), config.results(), config.states()):
+        for path in folder.iterdir():
+            make_old(path)
+    return sorted([f"{name}_done.png", f"{name}_done.1.mp4", f"{name}_queued.png", f"{name}_queued.safetensors"])
+
+
+def test_two_tables_over_one_storage_delete_nothing_of_each_other(
+    config: ServeConfig, store: JobStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = moved(config, tmp_path / "b")
+    others = open_store(other)
+    assert f"{config.home()}/tables/{store.table_id}.json" in caplog.text
+    of_both = sorted(fill(config, store, "a") + fill(other, others, "b"))
+    assert (Sweeper(store, config).sweep(), Sweeper(others, other).sweep()) == (0, 0)
+    assert files(config) == of_both
+    store.clock = lambda: time.time() + config.ttl_s + 1
+    assert Sweeper(store, config).sweep() == 1, "what is over goes"
+    assert files(config) == [name for name in of_both if not name.startswith("a_done")]
+
+
+def test_a_service_that_moved_to_another_database_deletes_what_is_left_once_it_is_told_to(
+    config: ServeConfig, store: JobStore, tmp_path: Path
+) -> None:
+    left = fill(config, store, "a")
+    other = moved(config, tmp_path / "b")
+    others = open_store(other)
+    assert Sweeper(others, other).sweep() == 0
+    assert files(other) == left
+    store.close()
+    (config.home() / "jobs.db").unlink()
+    assert Sweeper(others, other).sweep() == 0
+    assert files(other) == left, "its record stands"
+    (config.home() / "tables" / f"{store.table_id}.json").unlink()
+    Sweeper(others, other).sweep()
+    assert files(other) == []
+
+
+def test_a_table_that_is_moved_with_its_database_stays_the_same(
+    config: ServeConfig, store: JobStore, tmp_path: Path
+) -> None:
+    left = fill(config, store, "a")
+    store.close()
+    there = moved(config, tmp_path / "b")
+    shutil.move(config.home() / "jobs.db", tmp_path / "b" / "jobs.db")
+    opened = open_store(there)
+    assert opened.table_id == store.table_id
+    orphan = config.inputs() / "c.png"
+    orphan.write_bytes(b"x")
+    make_old(orphan)
+    assert Sweeper(opened, there).sweep() == 0
+    assert files(there) == left
+
+
+@pytest.mark.parametrize("default", [True, False])
+def test_files_of_a_table_that_was_never_recorded_stay(config: ServeConfig, tmp_path: Path, default: bool) -> None:
+    before = config if default else moved(config, tmp_path / "a")
+    store = open_store(before)
+    left = fill(before, store, "a")
+    shutil.rmtree(config.home() / "tables")  # as a version without records left it
+    after = moved(config, tmp_path / "b")
+    opened = open_store(after)
+    assert Sweeper(opened, after).sweep() == 0
+    assert files(after) == left
+
+
+def test_a_record_shows_no_credentials(config: ServeConfig, store: JobStore) -> None:
+    secret = "postgresql://cinesynth:secret@db.example/jobs?password=secret"
+    shutil.rmtree(config.home() / "tables")
+    record_table(config.model_copy(update={"database": secret}), store)
+    (record,) = (config.home() / "tables").iterdir()
+    assert json.loads(record.read_bytes())["database"] == "postgresql://db.example/jobs"
