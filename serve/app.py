@@ -143,9 +143,9 @@ def build_app(config: ServeConfig, groups: Groups = rank_group) -> ray_serve.App
         max_ongoing_requests=config.ingress.slots,  # bodies that arrive have slots of their own
         ray_actor_options={"num_cpus": 0},
     )(ray_serve.ingress()(Ingress))
-    return ingress.bind(
-        config, dispatcher.bind(config, engine.bind(config, groups)), base_sha256, release_of(config, groups)
-    )
+    engines = engine.bind(config, groups, base_sha256=base_sha256)
+    dispatching = dispatcher.bind(config, engines, base_sha256=base_sha256)
+    return ingress.bind(config, dispatching, base_sha256, release_of(config, groups))
 
 
 def release_of(config: ServeConfig, groups: Groups = rank_group) -> str:

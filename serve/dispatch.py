@@ -20,6 +20,7 @@ from typing import Any, Concatenate
 from serve.config import ServeConfig
 from serve.jobs import Backlog, JobStore, Lease, LocalJobs, P, T
 from serve.nodes import node_lives
+from serve.records import ServedModel
 from serve.sweep import Sweeper
 from serve.tables import record_table
 from serve.telemetry import JobTelemetry, count_restart, show_queue
@@ -32,6 +33,8 @@ TICK_S = 1.0
 """Most seconds between two checks of leases and demand."""
 JUDGE_S = 4.0
 """Most seconds that it may take to find out whether a node lives."""
+FOLLOWED_S = 600.0
+"""Seconds after which a deployment that is followed by another one answers no more."""
 SWEEP_S = 60.0
 """Seconds between two sweeps for jobs and files whose time is over."""
 
@@ -70,9 +73,16 @@ class Dispatcher:
         config: resolved configuration.
         engine: handle of the engine deployment.
         lives: whether the node of an engine that was lost still lives. It may block.
+        base_sha256: hash of the served transformer; "": not known.
     """
 
-    def __init__(self, config: ServeConfig, engine: Any, lives: Callable[[str], bool] = node_lives) -> None:
+    def __init__(
+        self,
+        config: ServeConfig,
+        engine: Any,
+        lives: Callable[[str], bool] = node_lives,
+        base_sha256: str = "",
+    ) -> None:
         self.config = config
         self.engine = engine
         self._lives = lives
@@ -80,6 +90,7 @@ class Dispatcher:
         self._judges = ThreadPoolExecutor(4, thread_name_prefix="judge")
         self.store = open_store(config)
         self.store.extend()
+        self._served, self._since = ServedModel(config.model_name(), base_sha256), self.store.clock()
         self.store.observer = JobTelemetry()
         self.jobs = LocalJobs(self.store)
         self._calls: dict[str, asyncio.Task[None]] = {}
@@ -105,7 +116,13 @@ class Dispatcher:
         """Run the operation of `JobStore` that has this name; callers use `DispatcherJobs`, which is typed."""
         return await self.jobs(getattr(JobStore, operation), *args, **kwargs)
 
-    async def lease_next(self, call_id: str, node: str | None, loaded: Collection[str | None]) -> Lease | None:
+    async def lease_next(
+        self,
+        call_id: str,
+        node: str | None,
+        loaded: Collection[str | None],
+        served: ServedModel | None = None,
+    ) -> Lease | None:
         """Lease a job to the engine on `node` that works on the call `call_id`, as `JobStore.lease_next` does.
 
         A call that began before this replica restarted gets no job: nobody would notice its end.
@@ -115,7 +132,7 @@ class Dispatcher:
         self._aside.discard(call_id)
         self._holding[call_id] = node  # first: a call that is about to hold a lease is not withdrawn
         try:
-            lease = await self.jobs(JobStore.lease_next, call_id, node, loaded)
+            lease = await self.jobs(JobStore.lease_next, call_id, node, loaded, served)
         except BaseException:
             self._holding.pop(call_id, None)
             raise
@@ -150,6 +167,9 @@ class Dispatcher:
             for holder in await self.jobs(JobStore.expire, node, own, list(self._calls)):
                 if call := self._calls.pop(holder, None):
                     call.cancel()
+        # While one deployment follows another, the table has younger jobs of the other's model, which are not lost.
+        before = max(self._since, self.store.clock() - FOLLOWED_S)
+        await self.jobs(JobStore.fail_unserved, self._served, before)
         backlog = await self.jobs(JobStore.backlog)
         wanted = demand(backlog, self.config.target_wait_s, self.config.engine.max_replicas)
         # Only calls of this replica count: Serve knows of no others, and would scale away an engine that works on the

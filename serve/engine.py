@@ -42,6 +42,7 @@ from cinesynth.storage import Storage
 from serve.config import ServeConfig
 from serve.dispatch import DISPATCHER, DispatcherJobs
 from serve.jobs import ErrorCode, JobStore, Lease, P, T
+from serve.records import ServedModel
 from serve.schema import JobRequest
 
 logger = logging.getLogger(__name__)
@@ -125,14 +126,22 @@ class Engine:
         config: resolved configuration.
         groups: makes the group, in the thread that waits for it.
         dispatcher: handle of the Dispatcher. Default: the one of this application.
+        base_sha256: hash of the served transformer; "": not known.
     """
 
-    def __init__(self, config: ServeConfig, groups: Groups = rank_group, dispatcher: Any = None) -> None:
+    def __init__(
+        self,
+        config: ServeConfig,
+        groups: Groups = rank_group,
+        dispatcher: Any = None,
+        base_sha256: str = "",
+    ) -> None:
         self.config = config
         self.storage = Storage.open(config.storage)
         self.registry = Registry(self.storage)
         self._dispatcher = dispatcher
         self._groups = groups
+        self._served = ServedModel(config.model_name(), base_sha256)
         self._broken: str | None = None
         self._loaded: str | None = None
         self._group: VideoGroup | None = None
@@ -163,7 +172,7 @@ class Engine:
         if not await self._in_thread(self._alive):
             await self._renew_group(call_id)
             self.check_health()
-        lease = await self.dispatcher.lease_next.remote(call_id, _node(), [self._loaded])
+        lease = await self.dispatcher.lease_next.remote(call_id, _node(), [self._loaded], self._served)
         if lease is None:
             return "empty"
         attempt = Attempt(lease)

@@ -29,7 +29,7 @@ from serve.database import jobs as _jobs
 from serve.database import open_database
 from serve.database import table as _table
 from serve.forecast import UNFINISHED, backlog_of, place_of, predicted_s, seconds_per_work, unfinished_jobs
-from serve.records import Backlog, ErrorCode, Job, KeyReused, Lease, NewJob, Page, Place, QueueFull
+from serve.records import Backlog, ErrorCode, Job, KeyReused, Lease, NewJob, Page, Place, QueueFull, ServedModel
 from serve.records import Status as Status
 
 logger = logging.getLogger(__name__)
@@ -46,6 +46,9 @@ THREADS = 64
 MAX_PASSED_OVER = 8
 """Most times that a job gives way to younger ones."""
 _JOB_COLUMNS = [_jobs.c[name] for name in Job.__dataclass_fields__]
+_asked_name = sa.func.coalesce(_jobs.c.request["model"].as_string(), "")
+_asked_base = sa.func.coalesce(_jobs.c.request["base_sha256"].as_string(), "")
+"""The model that a job was asked of; the hash is missing in jobs of older versions."""
 _LOSS_COLUMNS = (_jobs.c.id, _jobs.c.token, _jobs.c.attempts, _jobs.c.holder, _jobs.c.node)
 
 
@@ -179,7 +182,13 @@ class JobStore:
 
     # --- engines ---------------------------------------------------------------------------------------------
 
-    def lease_next(self, holder: str, node: str | None = None, loaded: Collection[str | None] = ()) -> Lease | None:
+    def lease_next(
+        self,
+        holder: str,
+        node: str | None = None,
+        loaded: Collection[str | None] = (),
+        served: ServedModel | None = None,
+    ) -> Lease | None:
         """Lease the best queued job, or None when there is none.
 
         The oldest job goes first. But among the oldest few, a job whose adapter is loaded goes before the others, until
@@ -189,11 +198,13 @@ class JobStore:
             holder: who takes it.
             node: where the holder runs; whether that node lives tells later whose fault a lost lease was.
             loaded: adapters in the engine's memory. None stands for the base model without one.
+            served: the engine's model; jobs of another one are left. Default: any job is taken.
         """
+        queued = [_jobs.c.status == "queued"] + ([] if served is None else [_asks_for(served)])
         with self._engine.begin() as db:
             oldest = db.execute(
                 sa.select(_jobs.c.seq, _jobs.c.id, _jobs.c.adapter, _jobs.c.passed_over)
-                .where(_jobs.c.status == "queued")
+                .where(*queued)
                 .order_by(_jobs.c.seq)
                 .limit(LEASE_WINDOW)
             ).all()
@@ -279,6 +290,25 @@ class JobStore:
         with self._engine.begin() as db:
             row = db.execute(sa.select(*_LOSS_COLUMNS).where(*_held(job_id, token))).one_or_none()
             return row is not None and self._lose(db, row, code, message, own)
+
+    def fail_unserved(self, served: ServedModel, before: float) -> int:
+        """Fail the queued jobs from before a time (seconds since 1970) that ask for another model than the served one;
+        returns their number."""
+        unserved = (_jobs.c.status == "queued", _jobs.c.created_at < before, sa.not_(_asks_for(served)))
+        with self._reads.connect() as db:
+            rows = db.execute(
+                sa.select(_jobs.c.id, _asked_name.label("name"), _asked_base.label("base")).where(*unserved)
+            ).all()
+        failed = 0
+        for row in rows:
+            values = {**self._finished(), **_failure("invalid", _not_served(ServedModel(row.name, row.base), served))}
+            with self._engine.begin() as db:
+                written = db.execute(sa.update(_jobs).where(_jobs.c.id == row.id, *unserved).values(**values)).rowcount
+            if written:
+                failed += 1
+                logger.warning("%s: %s", row.id, values["error_message"])
+                self.observer.failed("invalid")
+        return failed
 
     # --- keeping order ---------------------------------------------------------------------------------------
 
@@ -449,6 +479,21 @@ def _find(db: sa.Connection, owner: str, idempotency_key: str | None) -> Job | N
     under = (_jobs.c.owner == owner, _jobs.c.idempotency_key == idempotency_key)
     row = db.execute(sa.select(*_JOB_COLUMNS).where(*under)).one_or_none()
     return None if row is None else _job(row)
+
+
+def _asks_for(served: ServedModel) -> sa.ColumnElement[bool]:
+    """Whether a job was asked of a model: of its weights, or of its name where the weights are not known."""
+    by_name = _asked_name.in_(["", served.name])
+    if not served.base_sha256:
+        return by_name
+    return sa.or_(_asked_base == served.base_sha256, sa.and_(_asked_base == "", by_name))
+
+
+def _not_served(asked: ServedModel, served: ServedModel) -> str:
+    if asked.name != served.name:
+        return f"it was asked of the model {asked.name!r}, and {served.name!r} is served now; send the request again"
+    weights = f"({served.base_sha256[:12]}, not {asked.base_sha256[:12]})"
+    return f"the model {served.name!r} has other weights now {weights}; send the request again"
 
 
 def _at_least(column: sa.Column[int], value: int) -> sa.ColumnElement[int]:

@@ -16,6 +16,16 @@ class DatabaseFull(StorageError):
 
 
 @dataclass(frozen=True)
+class ServedModel:
+    """What an engine makes videos with. Two are the same where their weights are, whatever their names."""
+
+    name: str
+    """As clients see it."""
+    base_sha256: str = ""
+    """Hash of the transformer; "": not known, and names are compared."""
+
+
+@dataclass(frozen=True)
 class NewJob:
     """A validated request, and the file name of its first frame."""
 

@@ -95,6 +95,8 @@ class JobRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     model: str
+    base_sha256: str = ""
+    """Hash of the transformer that was served when the video was asked for; jobs of older versions do not say it."""
     prompt: str
     num_frames: WindowFrames
     height: int

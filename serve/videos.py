@@ -221,6 +221,7 @@ class Videos:
         body_sha256: str,
         remixed_from: str | None = None,
     ) -> Job:
+        request = request.model_copy(update={"base_sha256": self.adapters.base_sha256})
         new = NewJob(
             image.stem,
             key.owner,

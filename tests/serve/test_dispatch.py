@@ -156,6 +156,26 @@ def test_a_sweep_that_fails_renews_no_lease(
     dispatched(config, check)
 
 
+def test_a_job_of_a_model_that_is_not_served_any_more_fails_with_both_names(
+    config: ServeConfig, store: JobStore
+) -> None:
+    for name, model in (("a", "former"), ("b", config.model_name())):
+        store.create(NewJob(name, "alice", {"model": model}, None, f"{name}.png", 1.0))
+
+    async def check(dispatcher: Dispatcher, engines: Engines) -> None:
+        store.create(NewJob("c", "alice", {"model": "next"}, None, "c.png", 1.0))
+        await dispatcher._tick()
+        jobs = [job for job in map(store.get, "abc") if job is not None]
+        assert [(job.id, job.status) for job in jobs] == [("a", "failed"), ("b", "queued"), ("c", "queued")]
+        assert "'former', and 'drawing' is served now" in (jobs[0].error_message or "")
+        now = time.time()
+        dispatcher.store.clock = lambda: now + dispatch.FOLLOWED_S + 1
+        await dispatcher._tick()
+        assert [job.status for job in map(store.get, "bc") if job is not None] == ["queued", "failed"]
+
+    dispatched(config, check)
+
+
 def test_a_call_that_found_nothing_is_not_made_again_at_once(config: ServeConfig, store: JobStore) -> None:
     queue(store, "a")
     assert store.lease_next("a call of before") is not None

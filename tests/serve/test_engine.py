@@ -121,6 +121,13 @@ def test_a_job_becomes_a_playable_video_with_its_hash_and_provenance(config: Ser
     assert run(engine) == "empty"
 
 
+def test_an_engine_makes_no_video_that_another_model_was_asked_for(config: ServeConfig, store: JobStore) -> None:
+    add(config, store)
+    assert run(engine_of(config.model_copy(update={"served_name": "another"}), store)) == "empty"
+    assert get(store).status == "queued"
+    assert run(engine_of(config, store)) == "completed"
+
+
 def test_a_video_is_called_completed_once_a_power_cut_takes_it_no_more(
     config: ServeConfig, store: JobStore, synced: list[tuple[str, Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from cinesynth.errors import StorageError
 from serve.jobs import MAX_PASSED_OVER, Job, JobStore, KeyReused, Lease, NewJob, Observer, Page, Place, QueueFull
-from serve.records import DatabaseFull, ErrorCode
+from serve.records import DatabaseFull, ErrorCode, ServedModel
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -618,6 +618,7 @@ def test_no_hot_query_reads_the_whole_table_or_sorts(jobs: JobStore, clock: Cloc
     jobs.delete("job-5", "alice")
     clock.now += 100
     jobs.unfinished_ids()
+    jobs.fail_unserved(ServedModel("another"), clock.now)
     assert jobs.expired() == {"job-0", "job-1"}
     jobs.forget(["job-0", "job-1"])
 
@@ -630,6 +631,46 @@ def test_no_hot_query_reads_the_whole_table_or_sorts(jobs: JobStore, clock: Cloc
             if "status IN" in text:  # the unfinished jobs, which are few, are sorted
                 steps = [step for step in steps if step != "USE TEMP B-TREE FOR ORDER BY"]
             assert all(step.startswith("SEARCH jobs USING") for step in steps), f"{steps}: {text}"
+
+
+def asked_of(jobs: JobStore, job_id: str, name: str, base_sha256: str | None = None) -> None:
+    request = {"model": name} | ({} if base_sha256 is None else {"base_sha256": base_sha256})
+    assert isinstance(jobs.create(NewJob(job_id, "alice", request, None, f"{job_id}.png", 1.0)), Job)
+
+
+@pytest.mark.parametrize(
+    ("name", "base_sha256", "served", "same"),
+    [
+        ("film", "aa" * 32, ServedModel("film", "aa" * 32), True),
+        ("film", "aa" * 32, ServedModel("hub/film@2", "aa" * 32), True),
+        ("film", "aa" * 32, ServedModel("film", "bb" * 32), False),
+        ("film", "aa" * 32, ServedModel("other", "bb" * 32), False),
+        ("film", None, ServedModel("film", "aa" * 32), True),
+        ("film", "", ServedModel("film", "aa" * 32), True),
+        ("film", None, ServedModel("other", "aa" * 32), False),
+        ("film", "aa" * 32, ServedModel("film"), True),
+        ("film", "aa" * 32, ServedModel("other"), False),
+    ],
+)
+def test_a_job_waits_for_an_engine_with_the_weights_that_it_was_asked_of(
+    jobs: JobStore, clock: Clock, name: str, base_sha256: str | None, served: ServedModel, same: bool
+) -> None:
+    asked_of(jobs, "a", name, base_sha256)
+    asked_of(jobs, "b", served.name, served.base_sha256)
+    taken = jobs.lease_next("engine", "n", (None,), served)
+    assert taken is not None
+    assert taken.job.id == ("a" if same else "b")
+    assert jobs.give_up(taken.job.id, taken.token, "internal", "drained", own=False)
+    assert jobs.fail_unserved(served, clock.now) == 0, "asked for since"
+    clock.now += 1
+    assert jobs.fail_unserved(served, clock.now) == (0 if same else 1)
+    assert get(jobs, "b").status == "queued"
+    job = get(jobs)
+    assert (job.status, job.error_code) == (("queued", None) if same else ("failed", "invalid"))
+    if not same:
+        assert job.error_message is not None
+        assert all(model in job.error_message for model in (name, served.name))
+        assert job.expires_at == clock.now + jobs.ttl_s
 
 
 def test_a_full_disk_loses_nothing_that_was_there(tmp_path: Path) -> None:

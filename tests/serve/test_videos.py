@@ -133,6 +133,7 @@ def test_a_remix_has_the_frame_and_settings_and_outlives_its_parent(
     assert before is not None
     assert after is not None
     assert {**before.request, "prompt": "at night"} == after.request
+    assert after.request["base_sha256"] == BASE_SHA256, "of the weights that it is to be made with"
     frame = (config.inputs() / before.image).read_bytes()
     assert (config.inputs() / after.image).read_bytes() == frame
     client.delete(f"/v1/videos/{parent}")
