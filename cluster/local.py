@@ -121,9 +121,15 @@ def _start(name: str, cpus: int) -> HeadRecord:
 def _wait_for_a_node(record: HeadRecord) -> None:
     """The dashboard answers some seconds before the head can take work itself."""
     deadline = time.monotonic() + _NODE_S
-    while not _alive(record):
+    while True:
+        reason = ""
+        try:
+            if _alive(record):
+                return
+        except (httpx.HTTPError, ValueError) as e:  # the state API begins later than the dashboard
+            reason = f" ({type(e).__name__}: {e})"
         if time.monotonic() > deadline:
-            raise HeadError(f"the head's own node was not there within {_NODE_S:g} s; its log: {record.log}")
+            raise HeadError(f"the head's own node was not there within {_NODE_S:g} s{reason}; its log: {record.log}")
         time.sleep(0.5)
 
 

@@ -12,10 +12,13 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import httpx
 import psutil
 import pytest
 
+from cluster import local
 from cluster.local import main
 from cluster.local_head import MARK, HeadError, free_ports
 from cluster.local_record import HeadRecord, heads_folder, held, read_record, write_record
@@ -206,3 +209,33 @@ def test_a_head_outlives_its_command_until_down(
     assert not Path(record.folder).exists()
     assert bystander.is_running()
     assert run(capsys, "down", "--name", "t") == (0, "no head 't' runs; nothing was ended\n")
+
+
+def unanswered(status: int | None) -> Exception:
+    """What httpx raises where the dashboard answers with a status, or not at all."""
+    request = httpx.Request("GET", "http://127.0.0.1/api/v0/nodes")
+    if status is None:
+        return httpx.ReadTimeout("timed out", request=request)
+    return httpx.HTTPStatusError(f"{status}", request=request, response=httpx.Response(status, request=request))
+
+
+def test_a_head_whose_dashboard_does_not_answer_yet_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, bystander: psutil.Process, folder: Path
+) -> None:
+    node = {"state": "ALIVE"}
+    answers: list[Any] = [unanswered(500), unanswered(None), [], [node]]
+
+    def ask(self: HeadRecord, path: str) -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return {"data": {"result": {"result": answer}}}
+
+    monkeypatch.setattr(HeadRecord, "ask", ask)
+    monkeypatch.setattr(local.time, "sleep", lambda seconds: None)
+    local._wait_for_a_node(record_of(bystander, folder))
+    assert answers == []
+    answers += [unanswered(503)]
+    monkeypatch.setattr(local, "_NODE_S", -1.0)
+    with pytest.raises(HeadError, match=r"was not there within .*HTTPStatusError: 503.*its log: head.log"):
+        local._wait_for_a_node(record_of(bystander, folder))
