@@ -232,7 +232,7 @@ def test_a_head_whose_dashboard_does_not_answer_yet_is_waited_for(
         return {"data": {"result": {"result": answer}}}
 
     monkeypatch.setattr(HeadRecord, "ask", ask)
-    monkeypatch.setattr(local.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("cluster.local.time.sleep", lambda seconds: None)
     local._wait_for_a_node(record_of(bystander, folder))
     assert answers == []
     answers += [unanswered(503)]
