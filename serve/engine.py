@@ -11,6 +11,7 @@ job goes back too, and this process ends: Serve starts another one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
@@ -252,6 +253,8 @@ class Engine:
         lease = attempt.lease
         told = attempt.file, made["sha256"], made["seconds"]
         if await self._report(JobStore.complete, lease.job.id, lease.token, *told):
+            with contextlib.suppress(OSError):  # the sweep deletes it, too
+                (self.config.home() / _state_file(lease.job.id)).unlink(missing_ok=True)
             return "completed"
         (self.config.results() / attempt.file).unlink(missing_ok=True)
         return "lost"
@@ -387,7 +390,8 @@ class Engine:
             num_frames=asked.num_frames,
             height=asked.height,
             width=asked.width,
-            state=f"states/{job.id}.safetensors",
+            state=_state_file(job.id),
+            drop_state=False,  # of a lost lease, it is the next attempt's
             keep_every=self.config.engine.keep_every,
             told={"model": asked.model, "job": job.id, "request": asked.model_dump(mode="json")},
         )
@@ -404,6 +408,11 @@ def explain(error: Exception) -> tuple[ErrorCode, str]:
     if isinstance(error, MediaError | AdapterError | GenerationError):
         return "invalid", _without_folders(str(error))
     return "internal", f"the engine failed ({type(error).__name__}); the reason is in its log"
+
+
+def _state_file(job_id: str) -> str:
+    """Where a job's sampler state is kept, below the service's folder."""
+    return f"states/{job_id}.safetensors"
 
 
 def _without_folders(message: str) -> str:

@@ -27,6 +27,7 @@ class VideoRequest:
         start_sigma: noise level that the image, held still, is denoised from; None: noise alone.
         window: (dataset, split, window id), where it is a window; the dataset is a storage reference.
         state: file below `output` that a state is kept in, and gone on from where there is one.
+        drop_state: delete the state once the video is written; False: the caller does.
         keep_every: denoising steps between two states; 0: none is kept.
         told: what the video's metadata says beside, or in place of, what the generator says.
     """
@@ -44,6 +45,7 @@ class VideoRequest:
     window: tuple[Place, Literal["val", "test"], str] | None = None
     start_sigma: float | None = None
     state: str | None = None
+    drop_state: bool = True
     keep_every: int = 0
     told: Mapping[str, Any] = field(default_factory=dict)
 

@@ -193,7 +193,7 @@ class Rank:
             write_video(path, video.frames, generator.fps, codec, provenance)
             sha256 = sha256_file(path)
             output.upload(path, request.file)
-        if request.state is not None:
+        if request.state is not None and request.drop_state:
             output.delete(request.state)
         self._enter("idle")
         seconds = {stage: round(spent, 3) for stage, spent in self._seconds.items()}

@@ -128,6 +128,24 @@ def test_an_engine_makes_no_video_that_another_model_was_asked_for(config: Serve
     assert run(engine_of(config, store)) == "completed"
 
 
+@pytest.mark.parametrize("held", [True, False])
+def test_an_engine_that_lost_its_lease_leaves_the_state_to_the_next_attempt(
+    config: ServeConfig, store: JobStore, monkeypatch: pytest.MonkeyPatch, held: bool
+) -> None:
+    add(config, store)
+    state = config.states() / "video_a.safetensors"
+    state.write_bytes(b"of the next attempt")
+
+    @wraps(JobStore.complete)
+    def complete(self: JobStore, *args: Any) -> bool:
+        return held
+
+    monkeypatch.setattr(JobStore, "complete", complete)
+    assert run(engine_of(config, store)) == ("completed" if held else "lost")
+    assert state.exists() == (not held)
+    assert not held or list(config.results().iterdir())
+
+
 def test_a_video_is_called_completed_once_a_power_cut_takes_it_no_more(
     config: ServeConfig, store: JobStore, synced: list[tuple[str, Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
