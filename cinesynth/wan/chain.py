@@ -4,7 +4,8 @@ With s_i = scale_i alpha_i / r_i, the change of a layer is
 
     s_1 B_1 A_1 + s_2 B_2 A_2 = [s_1 B_1 | s_2 B_2] [A_1 ; A_2]
 
-so the stacked factors, with alpha equal to the rank, compute what the adapters compute one on top of the other.
+so the stacked factors, with alpha equal to the rank, compute what the adapters compute one on top of the other. Where
+the ranks add up to more than the layer's width, the change itself, beside an identity, is the smaller pair of factors.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ def concatenate(adapters: list[tuple[Path, float]], base_sha256: str, folder: Pa
             stacked[module].append((down.float(), up.float() * (scale * alpha / down.shape[0])))
     state, ranks = {}, {}
     for module, parts in stacked.items():
-        state[f"{module}.lora_A.weight"] = torch.cat([down for down, _ in parts])
-        state[f"{module}.lora_B.weight"] = torch.cat([up for _, up in parts], dim=1)
-        ranks[module] = state[f"{module}.lora_A.weight"].shape[0]
+        down, up = _within_width(torch.cat([down for down, _ in parts]), torch.cat([up for _, up in parts], dim=1))
+        state[f"{module}.lora_A.weight"], state[f"{module}.lora_B.weight"] = down, up
+        ranks[module] = down.shape[0]
     rank = max(ranks.values())
     others = {module: own for module, own in sorted(ranks.items()) if own != rank}
     config = LoraConfig(
@@ -53,3 +54,15 @@ def concatenate(adapters: list[tuple[Path, float]], base_sha256: str, folder: Pa
     ]
     made = cards[-1].model_copy(update={"parents": [], "config": {**cards[-1].config, "chain": chain}})
     return save_adapter(folder, state, config, made)
+
+
+def _within_width(down: torch.Tensor, up: torch.Tensor) -> Factors:
+    """Factors of the same product, of at most the layer's width: these, or the product and an identity.
+
+    The product is summed in fp64 and rounded once, so that it does not depend on the machine.
+    """
+    rank, inputs, outputs = down.shape[0], down.shape[1], up.shape[0]
+    if rank <= min(inputs, outputs):
+        return down, up
+    change = (up.double() @ down.double()).float()
+    return (torch.eye(inputs), change) if inputs < outputs else (change, torch.eye(outputs))

@@ -72,6 +72,21 @@ def test_one_adapter_computes_what_the_chain_computes(chain: list[tuple[Path, fl
     torch.testing.assert_close(output(theirs), output(several), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("layers", "rank"), [(r"proj_out|attn1\.to_q$", 40), (r"ffn\.net\.0\.proj$", 160)])
+def test_a_layer_of_more_ranks_than_its_width_gets_the_product_of_them(layers: str, rank: int, tmp_path: Path) -> None:
+    below = make(tmp_path / "below", rank, layers, 1, [])
+    above = make(tmp_path / "above", rank, layers, 2, [Parent(sha256=read_card(below).sha256, scale=0.7)])
+    chain = [(below, 0.7), (above, 1.0)]
+    made = [concatenate(chain, BASE, tmp_path / name) for name in ("one", "again")]
+    assert made[0] == made[1]
+    several, one, theirs = (load_transformer("nano") for _ in range(3))
+    load_adapters(several, chain, BASE)
+    load_adapters(one, [(tmp_path / "one", 1.0)], BASE)
+    torch.testing.assert_close(output(one), output(several), rtol=1e-4, atol=1e-4)
+    theirs.load_lora_adapter(str(tmp_path / "one"), weight_name=DIFFUSERS_FILE, prefix="transformer")
+    torch.testing.assert_close(output(theirs), output(one), rtol=1e-5, atol=1e-5)
+
+
 def test_a_chain_in_another_order_is_refused(chain: list[tuple[Path, float]], tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="was trained on top of"):
         concatenate(chain[::-1], BASE, tmp_path / "one")
