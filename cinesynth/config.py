@@ -656,14 +656,14 @@ class TuneConfig(JobConfig, TuneSettings):
 
 # --- publish, pipeline ---------------------------------------------------------------------------------------
 
+ExportFormat = Literal["diffusers", "comfyui", "kohya"]
+
 
 class PublishSettings(Settings):
     adapter_name: str = Field(pattern=NAME_PATTERN, description="name in the registry")
     version: str | None = Field(None, pattern=NAME_PATTERN, description="default: first 12 digits of the content hash")
     alias: str | None = Field("latest", pattern=NAME_PATTERN, description="moved to this version; null: none")
-    exports: list[Literal["diffusers", "comfyui", "kohya"]] = runtime(
-        [], description="files for other programs, in the run's folder"
-    )
+    exports: list[ExportFormat] = runtime([], description="files for other programs, in the run's folder")
 
 
 class PublishConfig(JobConfig, PublishSettings):

@@ -9,7 +9,7 @@ import torch
 
 from cinesynth.config import PublishConfig
 from cinesynth.errors import AdapterError
-from cinesynth.publish import publish
+from cinesynth.publish import outline_publishing, publish
 from cinesynth.registry import Registry
 from cinesynth.settings import parse_config
 from cinesynth.storage import Storage
@@ -108,3 +108,26 @@ def test_an_adapter_with_parents_is_published_as_one(chain: list[tuple[Path, flo
     load_adapters(several, chain, BASE)
     torch.testing.assert_close(output(served), output(several), rtol=1e-5, atol=1e-5)
     assert publish(config) == result
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_exports_that_are_asked_for_later_move_no_alias(
+    lost: bool, chain: list[tuple[Path, float]], tmp_path: Path
+) -> None:
+    storage, (style, _) = Storage.open(tmp_path), chain[0]
+    other = make(tmp_path / "other", 4, "cross_attention", 3, [])
+    first = {"name": "a", "storage": str(tmp_path), "adapter": str(style), "adapter_name": "noir", "version": "v1"}
+    second = first | {"name": "b", "adapter": str(other), "version": "v2"}
+    asked = parse_config(PublishConfig, first | {"exports": ["kohya"]})
+    result = publish(asked if lost else parse_config(PublishConfig, first))
+    publish(parse_config(PublishConfig, second))
+    if lost:
+        Path(result["outputs"]["export/kohya"]).unlink()
+    assert "stays where it is" in outline_publishing(asked).text()
+    done = publish(asked)
+    assert Path(done["outputs"]["export/kohya"]).is_file()
+    assert Registry(storage).resolve("noir@latest").version == "v2"
+    more = publish(parse_config(PublishConfig, first | {"exports": ["comfyui"]}))
+    assert more["outputs"].keys() == {"adapter", "export/kohya", "export/comfyui"}
+    assert more["outputs"]["adapter"] == "noir@v1"
+    assert more["figures"] == result["figures"]
