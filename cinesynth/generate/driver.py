@@ -47,9 +47,11 @@ class Applied(NamedTuple):
     """An adapter of an arm."""
 
     ref: str
-    """Pinned: every node finds the same adapter by it."""
+    """Pinned: no alias, though what lies at a path may be exchanged."""
     folder: Path
     scale: float
+    sha256: str
+    """Of its weights, as they were checked."""
 
 
 Size = tuple[int, int, int]
@@ -79,9 +81,13 @@ def check_generation(config: GenerateConfig) -> Checked:
     arms: Arms = {}
     for arm, adapters in config.adapters_by_arm().items():
         chain = adapter_chain(storage, [(a.ref, a.scale) for a in adapters])
-        arms[arm] = [Applied(ref, locate_adapter(storage, ref), scale) for ref, scale in chain]
-        loaded = check_adapters([(a.folder, a.scale) for a in arms[arm]], base_hash(config.model))
-        inputs |= {f"{arm}_{i}": adapter.sha256 for i, adapter in enumerate(loaded)}
+        found = [(locate_adapter(storage, ref), scale) for ref, scale in chain]
+        checked = check_adapters(found, base_hash(config.model))
+        arms[arm] = [
+            Applied(ref, folder, scale, adapter.sha256)
+            for (ref, _), (folder, scale), adapter in zip(chain, found, checked, strict=True)
+        ]
+        inputs |= {f"{arm}_{i}": adapter.sha256 for i, adapter in enumerate(checked)}
     dataset = None
     if config.split is not None:
         dataset = locate_dataset(storage, str(config.dataset))
@@ -282,6 +288,7 @@ def _common(config: GenerateConfig, adapters: list[Applied], run: Run, file: str
         "file": f"videos/{file}",
         "sampler": config.sampler,
         "adapters": tuple((adapter.ref, adapter.scale) for adapter in adapters),
+        "adapter_sha256": tuple(adapter.sha256 for adapter in adapters),
         "state": f"states/{file}.safetensors" if config.keep_every else None,
         "keep_every": config.keep_every,
     }

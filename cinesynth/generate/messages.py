@@ -22,6 +22,7 @@ class VideoRequest:
         output: a storage reference.
         sampler: steps, guidance, shift, seed. A window's noise depends on the seed and the window.
         adapters: (reference, scale) in the order in which they are applied, those below them among them.
+        adapter_sha256: hash of each one's weights, as they were checked; (): the references cannot come to mean others.
         image: bytes of an image file.
         prompt, num_frames, height, width: of a video from an image.
         start_sigma: noise level that the image, held still, is denoised from; None: noise alone.
@@ -37,6 +38,7 @@ class VideoRequest:
     file: str
     sampler: SamplerSettings
     adapters: tuple[tuple[str, float], ...] = ()
+    adapter_sha256: tuple[str, ...] = ()
     image: bytes | None = None
     prompt: str = ""
     num_frames: int = 0

@@ -42,6 +42,7 @@ from cinesynth.locate import locate_adapter
 from cinesynth.pictures import read_picture
 from cinesynth.processor import device_title
 from cinesynth.storage import Storage, sha256_file
+from cinesynth.wan.card import Parent
 from cinesynth.wan.device_memory import is_out_of_memory, told_out_of_memory
 
 log = logging.getLogger("cinesynth.generate")
@@ -49,6 +50,17 @@ log = logging.getLogger("cinesynth.generate")
 _MORE_MEMORY = "ask for smaller videos or more ranks"
 
 Value = TypeVar("Value")
+
+
+def check_same_adapters(request: VideoRequest, applied: list[Parent]) -> list[Parent]:
+    """What is loaded for a request. Raises AdapterError where the files were exchanged since they were checked."""
+    for (ref, _), checked, found in zip(request.adapters, request.adapter_sha256, applied, strict=True):
+        if found.sha256 != checked:
+            raise AdapterError(
+                f"adapter {ref} is another one now ({found.sha256[:12]}, not {checked[:12]} as the run recorded it); "
+                "put that one back on every node, or use another run name"
+            )
+    return applied
 
 
 class Rank:
@@ -159,6 +171,8 @@ class Rank:
             return [(locate_adapter(storage, ref), scale) for ref, scale in request.adapters]
 
         generator.load_adapters(self._agreed(AdapterError, located))
+        if request.adapter_sha256:
+            self._agreed(AdapterError, lambda: check_same_adapters(request, generator.applied))
         output = Storage(*request.output)
 
         def keep(state: SamplerState) -> None:

@@ -98,6 +98,11 @@ class Generator:
             self._encoder = ConditionEncoder(self.model, self.device, vae=self.vae)
         return self._encoder
 
+    @property
+    def applied(self) -> list[Parent]:
+        """Hashes and scales of the adapters that are loaded on this rank, in order."""
+        return list(self._on or [])
+
     def load_adapters(self, adapters: list[tuple[Path, float]]) -> None:
         """Replace what is loaded by these (folder, scale) pairs, in order; [] is the base model.
 

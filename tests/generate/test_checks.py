@@ -79,8 +79,9 @@ def adapter(folder: Path, base: str) -> Path:
 def test_an_adapter_of_another_base_is_refused(tmp_path: Path, image: Path) -> None:
     ours, other = adapter(tmp_path / "ours", base_hash("nano")), adapter(tmp_path / "other", "ff" * 32)
     arms, _, inputs = check_generation(config(tmp_path, image, adapters=[{"ref": str(ours), "scale": 0.5}]))
-    assert arms == {"adapter": [(str(ours), ours, 0.5)]}
-    assert inputs["adapter_0"] == sha256_file(ours / DIFFUSERS_FILE)
+    sha256 = sha256_file(ours / DIFFUSERS_FILE)
+    assert arms == {"adapter": [(str(ours), ours, 0.5, sha256)]}
+    assert inputs["adapter_0"] == sha256
     with pytest.raises(AdapterError, match="was trained on base other"):
         check_generation(config(tmp_path, image, adapters=[{"ref": str(ours)}, {"ref": str(other)}]))
 

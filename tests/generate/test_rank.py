@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from cinesynth.config import SamplerSettings
+from cinesynth.config import GenerateConfig, SamplerSettings
 from cinesynth.errors import GenerationError, RankLost
+from cinesynth.generate.driver import _common, check_generation
 from cinesynth.generate.group import RankGroup
 from cinesynth.generate.messages import Outcome, Status, VideoRequest
 from cinesynth.generate.rank import Rank
+from cinesynth.generate.ranks import Ranks
+from cinesynth.generate.sampler import GeneratedVideo, Generator
 from cinesynth.generate.shape import GroupShape
+from cinesynth.runs import Run
+from cinesynth.settings import parse_config
+from cinesynth.wan.card import check_adapters
+from tests.adapters import adapter_folder
 
 REQUEST = VideoRequest(storage=("", "", ""), output=("", "", ""), file="a.mp4", sampler=SamplerSettings())
 
@@ -75,6 +86,47 @@ def test_the_next_video_begins_though_the_thread_of_the_last_one_is_still_ending
             rank.start(REQUEST)
         goes_on.set()
         assert rank.outcome(10) == Outcome("made", made={"waited": True})
+
+
+class _Loaded:
+    """A generator that loads adapters and makes nothing."""
+
+    ranks = Ranks()
+    fps = 16
+
+    def load_adapters(self, adapters: list[tuple[Path, float]]) -> None:
+        self.applied = check_adapters(adapters, "b")
+
+
+def test_an_adapter_that_was_exchanged_since_it_was_checked_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked = adapter_folder(tmp_path / "given", "b", []).sha256
+    image = tmp_path / "first.png"
+    Image.new("RGB", (96, 64)).save(image)
+    monkeypatch.setattr("cinesynth.generate.driver.base_hash", lambda model: "b")
+    shot = {"image": str(image), "prompt": "p", "height": 64, "width": 96}
+    values = {"name": "g", "storage": str(tmp_path), "shots": [shot], "adapters": [{"ref": str(tmp_path / "given")}]}
+    config = parse_config(GenerateConfig, values)
+    arms, _, inputs = check_generation(config)
+    common = _common(config, arms["adapter"], Run.open(config, inputs), "0000.mp4")
+    rank = Rank(GroupShape("nano"), 0)
+    rank._generator = cast(Generator, _Loaded())
+    made = GeneratedVideo(np.zeros((1, 64, 96, 3), np.uint8), {})
+    monkeypatch.setattr(rank, "_video", lambda *_: made)
+    monkeypatch.setattr("cinesynth.generate.rank.write_video", lambda path, *_: path.write_bytes(b"video"))
+    rank._run(VideoRequest(**common))
+    found = rank.outcome()
+    assert found is not None
+    assert found.kind == "made"
+    shutil.rmtree(tmp_path / "given")
+    other = adapter_folder(tmp_path / "other", "b", []).sha256
+    (tmp_path / "other").rename(tmp_path / "given")
+    rank._run(VideoRequest(**common))
+    found = rank.outcome()
+    assert found is not None
+    assert (found.kind, found.error) == ("refused", "AdapterError")
+    assert f"another one now ({other[:12]}, not {checked[:12]}" in found.reason
 
 
 def test_out_of_memory_is_no_loss_that_another_group_would_mend(monkeypatch: pytest.MonkeyPatch) -> None:
