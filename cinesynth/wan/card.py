@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -16,6 +18,11 @@ DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 PEFT_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 CARD_FILE = "card.json"
+
+_SETTINGS = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "target_modules")
+"""Settings of PEFT that change what an adapter computes."""
+_LONGEST_HEADER = 100_000_000
+"""Bytes; no header of a safetensors file is longer."""
 
 
 class Parent(BaseModel):
@@ -73,7 +80,10 @@ def merged_base_hash(base_sha256: str, parents: list[Parent]) -> str:
 
 
 def read_card(folder: str | os.PathLike[str]) -> AdapterCard:
-    """The adapter's card, with its weights' hash checked. Raises AdapterError naming what is wrong."""
+    """The adapter's card, with its weights' hash and its configuration checked.
+
+    Raises AdapterError naming what is wrong.
+    """
     folder = Path(folder)
     if not (folder / CARD_FILE).is_file():
         raise AdapterError(
@@ -89,7 +99,44 @@ def read_card(folder: str | os.PathLike[str]) -> AdapterCard:
         raise AdapterError(f"adapter {folder}: {CARD_FILE} cannot be read: {e}") from e
     if sha256_file(folder / DIFFUSERS_FILE) != card.sha256:
         raise AdapterError(f"adapter {folder}: {DIFFUSERS_FILE} does not match the sha256 on its card; copy it again")
+    _check_settings(folder)
     return card
+
+
+def _check_settings(folder: Path) -> None:
+    """Raise AdapterError where the configuration, which no hash covers, says otherwise than the hashed file itself.
+
+    A file of another program that has no settings of its own goes by the configuration.
+    """
+    hashed = _settings_of(folder / DIFFUSERS_FILE)
+    if not hashed:
+        return
+    try:
+        given = dict(json.loads((folder / CONFIG_FILE).read_text()))
+    except (ValueError, TypeError) as e:
+        raise AdapterError(f"adapter {folder}: {CONFIG_FILE} cannot be read: {e}") from e
+    for name in _SETTINGS:
+        ours, theirs = given.get(name), hashed.get(name)
+        if name == "target_modules" and isinstance(ours, list) and isinstance(theirs, list):
+            ours, theirs = sorted(ours), sorted(theirs)
+        if (ours or None) != (theirs or None):  # what is left out is false or empty
+            raise AdapterError(
+                f"adapter {folder}: {name} is {shortened(ours)} in {CONFIG_FILE}, but {shortened(theirs)} in "
+                f"{DIFFUSERS_FILE}, whose hash is on the card; restore it, and set another strength by the adapter's "
+                "scale"
+            )
+
+
+def _settings_of(file: Path) -> dict[str, Any]:
+    """PEFT's configuration as diffusers keeps it in a safetensors file's header; empty where there is none."""
+    with file.open("rb") as stored:
+        length = int.from_bytes(stored.read(8), "little")
+        header = stored.read(length) if length <= _LONGEST_HEADER else b""
+    try:
+        said = json.loads(json.loads(header)["__metadata__"]["lora_adapter_metadata"])
+        return {key.removeprefix("transformer."): value for key, value in said.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):  # what is no safetensors file is told where it is loaded
+        return {}
 
 
 def check_base(card: AdapterCard, base_sha256: str, applied: list[Parent], folder: Path) -> None:

@@ -12,13 +12,15 @@ import torch
 from diffusers import WanImageToVideoPipeline, WanTransformer3DModel
 from peft import PeftModel
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from cinesynth.config import SamplerSettings
 from cinesynth.errors import AdapterError, ModelError
 from cinesynth.generate.sampler import Generator
 from cinesynth.nano.architecture import LAYERS
+from cinesynth.storage import sha256_file
 from cinesynth.wan.adapter import load_adapters, save_adapter
-from cinesynth.wan.card import AdapterCard, Parent
+from cinesynth.wan.card import CONFIG_FILE, DIFFUSERS_FILE, AdapterCard, Parent, read_card
 from cinesynth.wan.family import WAN21_I2V
 from cinesynth.wan.folder import base_hash, model_folder
 from cinesynth.wan.load import load_transformer
@@ -251,6 +253,42 @@ def test_damaged_and_empty_adapters_are_refused(adapter: Path, tmp_path: Path) -
     weights.write_bytes(data)
     refused(flipped, "does not match the sha256")
     refused(tmp_path / "nowhere", r"has no card\.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"lora_alpha": 16}, "lora_alpha is 16 in adapter_config.json, but 8 in"),
+        ({"use_rslora": True}, "use_rslora is True in adapter_config.json, but False in"),
+        ({"alpha_pattern": {"to_q": 2}}, r"alpha_pattern is {'to_q': 2} in adapter_config.json, but {} in"),
+        ({"target_modules": ["to_q"]}, r"target_modules is \['to_q'\] in adapter_config.json, but \['add_k_proj'"),
+    ],
+)
+def test_settings_that_differ_from_those_in_the_hashed_file_are_refused(
+    changes: dict[str, object], told: str, adapter: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(adapter, tmp_path / "edited"))
+    settings = json.loads((folder / CONFIG_FILE).read_text())
+    (folder / CONFIG_FILE).write_text(json.dumps(settings | changes))
+    with pytest.raises(AdapterError, match=told):
+        read_card(folder)
+    (folder / CONFIG_FILE).write_text("{")
+    with pytest.raises(AdapterError, match=r"adapter_config\.json cannot be read"):
+        read_card(folder)
+
+
+def test_a_file_without_settings_of_its_own_goes_by_the_configuration(adapter: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(adapter, tmp_path / "plain"))
+    save_file(load_file(folder / DIFFUSERS_FILE), folder / DIFFUSERS_FILE, {"format": "pt"})
+    settings = json.loads((folder / CONFIG_FILE).read_text())
+    (folder / CONFIG_FILE).write_text(json.dumps(settings | {"lora_alpha": 16}))
+    plain = json.loads((folder / "card.json").read_text()) | {"sha256": sha256_file(folder / DIFFUSERS_FILE)}
+    (folder / "card.json").write_text(json.dumps(plain))
+    transformer = load_transformer("nano")
+    load_adapters(transformer, [(folder, 0.5)], base_hash("nano"))
+    expected = load_transformer("nano")
+    load_adapters(expected, [(adapter, 1.0)], base_hash("nano"))
+    torch.testing.assert_close(output(transformer), output(expected))
 
 
 def test_an_adapter_in_fp32_computes_in_the_dtype_of_its_base() -> None:
