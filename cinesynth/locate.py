@@ -7,7 +7,6 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from cinesynth.errors import AdapterError, ConfigError, DatasetError
 from cinesynth.registry import Registry
 from cinesynth.runs import complete_result, read_result
 from cinesynth.storage import Storage, scratch_folder, sha256_file
-from cinesynth.wan.card import CARD_FILE, DIFFUSERS_FILE, AdapterCard, read_card
+from cinesynth.wan.card import ADAPTER_FILES, DIFFUSERS_FILE, AdapterCard, read_card
 
 log = logging.getLogger("cinesynth")
 
@@ -65,16 +64,20 @@ def locate_adapter(storage: Storage, ref: str, cache: Path | None = None) -> Pat
 
 
 def _imported(file: Path, cache: Path) -> Path:
-    """The adapter folder of a LoRA file, made once for its content."""
+    """The adapter folder of a LoRA file, made once for its content, and again where something took a part of it."""
     folder = cache / f"imported-{sha256_file(file)}"
-    if not (folder / CARD_FILE).is_file():
+    if not all((folder / name).is_file() for name in ADAPTER_FILES):
         from cinesynth.wan.formats import import_adapter  # loads PyTorch
 
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as scratch:
-            import_adapter(file, Path(scratch) / "adapter")
-            with suppress(OSError):  # another process was faster
-                os.replace(Path(scratch) / "adapter", folder)
+            made = Path(scratch) / "adapter"
+            import_adapter(file, made)
+            folder.mkdir(exist_ok=True)
+            for (
+                name
+            ) in ADAPTER_FILES:  # one by one, as the folder may be there: it lost some, or another process makes it
+                os.replace(made / name, folder / name)
         log.info("%s is read as an adapter; which base, data and steps it was trained with is not known", file)
     return folder
 

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from cinesynth.errors import AdapterError, ConfigError, StorageError
 from cinesynth.locate import adapter_chain, find_adapter, locate_adapter, pin_adapter, run_output
 from cinesynth.registry import Registry
 from cinesynth.storage import Storage
-from cinesynth.wan.card import Parent, read_card
+from cinesynth.wan.card import CARD_FILE, CONFIG_FILE, DIFFUSERS_FILE, PEFT_FILE, Parent, read_card
 from tests.adapters import adapter_folder
 
 
@@ -78,6 +80,19 @@ def test_what_is_no_adapter_is_told_as_what_it_is(tmp_path: Path, ref: str, told
 def test_a_folder_that_cinesynth_did_not_write_says_so(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match=r"has no card\.json, so it is not an adapter folder"):
         read_card(tmp_path)
+
+
+@pytest.mark.parametrize("taken", [CARD_FILE, CONFIG_FILE, DIFFUSERS_FILE, PEFT_FILE])
+def test_an_imported_file_is_whole_again_after_a_cleaner_took_a_part_of_it(tmp_path: Path, taken: str) -> None:
+    layer = "diffusion_model.blocks.0.self_attn.q"
+    file, storage, cache = tmp_path / "other.safetensors", Storage.open(tmp_path), tmp_path / "cache"
+    save_file({f"{layer}.lora_A.weight": torch.ones(2, 256), f"{layer}.lora_B.weight": torch.ones(256, 2)}, file)
+    folder = locate_adapter(storage, str(file), cache)
+    before = read_card(folder)
+    (folder / taken).unlink()
+    assert locate_adapter(storage, str(file), cache) == folder
+    assert read_card(folder) == before
+    assert [path.name for path in cache.iterdir()] == [folder.name]
 
 
 def test_an_alias_is_pinned_to_the_version_that_it_means_now(tmp_path: Path) -> None:

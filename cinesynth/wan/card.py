@@ -18,6 +18,8 @@ DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 PEFT_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 CARD_FILE = "card.json"
+ADAPTER_FILES = (DIFFUSERS_FILE, PEFT_FILE, CONFIG_FILE, CARD_FILE)
+"""What an adapter's folder holds; it is an adapter from its card on."""
 
 _SETTINGS = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "target_modules")
 """Settings of PEFT that change what an adapter computes."""
