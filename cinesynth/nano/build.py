@@ -58,7 +58,7 @@ class Build:
         record = out / "recipe.json"
         if record.is_file() and json.loads(record.read_text()) != identity:
             raise CinesynthError(f"{out} holds a training by another recipe; give another folder, or remove it")
-        record.write_text(json.dumps(identity, indent=1))
+        self._write(record.name, json.dumps(identity, indent=1))
 
     def run(self) -> Path:
         """All stages; returns the model's folder."""
@@ -91,21 +91,7 @@ class Build:
         return model
 
     def _vae(self, parts: NanoParts, train: Pixels, held_out: Pixels) -> None:
-        recipe, sample = self.recipe, held_out[: self.recipe.vae_windows]
-        folder = self.out / "vae"
-        if not (folder / "config.json").is_file():
-            floor = pca_floor(train[:1024], held_out)
-            log.info("PCA of the latent budget: %.2f dB on %d held-out windows", floor["psnr"], len(held_out))
-            train_skeleton(parts.vae, train, sample, recipe.skeleton, recipe.seed, self.out / "vae-skeleton")
-            perceptual = load_lpips("alex")
-            for place, phase in enumerate(recipe.phases):
-                seed = recipe.seed + 1 + place
-                train_phase(parts.vae, train, sample, phase, seed, self.out / phase.name, perceptual)
-            mean, std = channel_statistics(parts.vae, train[: recipe.held_out_windows])
-            parts.vae.register_to_config(latents_mean=mean, latents_std=std)
-            found = reconstruction(VaeModel(parts.vae), held_out)
-            (self.out / "vae.json").write_text(json.dumps({"floor": floor, "vae": found}))
-            parts.vae.save_pretrained(folder)
+        folder = self._once("vae", lambda folder: self._train_vae(parts, train, held_out, folder))
         parts.vae = AutoencoderKLWan.from_pretrained(folder).eval()
         record = json.loads((self.out / "vae.json").read_text())
         floor, found = record["floor"], record["vae"]
@@ -115,6 +101,21 @@ class Build:
             if self.gate:
                 raise GateError(f"{message}: change the recipe; nothing is trained on such latents")
             log.warning("%s; going on, as this is a smoke run", message)
+
+    def _train_vae(self, parts: NanoParts, train: Pixels, held_out: Pixels, folder: Path) -> None:
+        recipe, sample = self.recipe, held_out[: self.recipe.vae_windows]
+        floor = pca_floor(train[:1024], held_out)
+        log.info("PCA of the latent budget: %.2f dB on %d held-out windows", floor["psnr"], len(held_out))
+        train_skeleton(parts.vae, train, sample, recipe.skeleton, recipe.seed, self.out / "vae-skeleton")
+        perceptual = load_lpips("alex")
+        for place, phase in enumerate(recipe.phases):
+            seed = recipe.seed + 1 + place
+            train_phase(parts.vae, train, sample, phase, seed, self.out / phase.name, perceptual)
+        mean, std = channel_statistics(parts.vae, train[: recipe.held_out_windows])
+        parts.vae.register_to_config(latents_mean=mean, latents_std=std)
+        found = reconstruction(VaeModel(parts.vae), held_out)
+        self._write("vae.json", json.dumps({"floor": floor, "vae": found}))
+        parts.vae.save_pretrained(folder)
 
     def _encoders(self, parts: NanoParts, train: tuple[Pixels, list[str]], held_out: tuple[Pixels, list[str]]) -> None:
         encoders = (parts.text_encoder, parts.image_encoder, parts.tokenizer, parts.image_processor)
@@ -136,6 +137,10 @@ class Build:
             os.rename(part, target)
         return target
 
+    def _write(self, name: str, text: str) -> None:
+        """Write a record of the build, whole or not at all."""
+        Storage.open(str(self.out)).write_text(name, text)
+
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
         """Log a stage and add up its time over all runs. It is written each minute, as a run may be killed."""
@@ -146,7 +151,7 @@ class Build:
 
         def write() -> None:
             seconds[name] = round(before + time.monotonic() - started, 1)
-            Storage.open(str(self.out)).write_text("seconds.json", json.dumps(seconds, indent=1))
+            self._write("seconds.json", json.dumps(seconds, indent=1))
 
         def write_each_minute() -> None:
             while not ended.wait(60):

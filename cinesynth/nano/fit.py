@@ -91,7 +91,7 @@ def fit(
                 rate * (schedule.steps - step),
             )
         if step % schedule.checkpoint_every == 0 or step == schedule.steps:
-            (folder / "curve.json").write_text(json.dumps(curve))
+            Storage.open(folder).write_text("curve.json", json.dumps(curve))
             checkpoints.save(Saved(collect_state(parameters, optimizer), step, {}))
     return curve
 

@@ -139,7 +139,7 @@ def training_curve(folder: Path) -> list[dict[str, Any]]:
 
 
 def _write_events(folder: Path, first: int, events: list[dict[str, Any]]) -> None:
-    (folder / f"events-{first:08d}.json").write_text(json.dumps(events))
+    Storage.open(folder).write_text(f"events-{first:08d}.json", json.dumps(events))
 
 
 Task = tuple[str, Sequence[Clip], Path]

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
 
 from cinesynth.errors import CinesynthError
 from cinesynth.nano import build
+from cinesynth.nano.architecture import nano_parts
 from cinesynth.nano.build import Build, GateError
 from cinesynth.nano.fit import Schedule, fit
 from cinesynth.nano.recipe import smoke_recipe
+from cinesynth.nano.transformer import _write_events, training_curve
 from cinesynth.wan.folder import encoder_hash, model_folder, model_hash
 from tests.report.loading import fetched
 
@@ -42,6 +48,60 @@ def test_a_stopped_fit_continues_as_if_it_had_not_stopped(tmp_path: Path) -> Non
     assert [event["step"] for event in curve] == [5, 10, 15, 20, 25, 30]
     again, _ = run(tmp_path / "whole", stop_at=0)  # finished: nothing is trained
     assert torch.equal(again, whole)
+
+
+@pytest.fixture
+def killed_in_place(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A file that is written in its place is left half written, by a kill."""
+
+    def half(path: Path, text: str) -> None:
+        path.write_bytes(text.encode()[: len(text) // 2])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", half)
+        yield
+
+
+def test_records_are_never_half_written(tmp_path: Path, killed_in_place: None) -> None:
+    model, schedule = torch.nn.Linear(2, 2), Schedule(1, 1e-2, warmup=1, log_every=1, checkpoint_every=1)
+    for _ in range(2):
+        with suppress(KeyboardInterrupt):
+            Build(smoke_recipe(), tmp_path)
+        with suppress(KeyboardInterrupt):
+            fit("toy", model, lambda step: (model(torch.ones(1, 2)).sum(), {}), schedule, tmp_path, dict)
+        with suppress(KeyboardInterrupt):
+            _write_events(tmp_path, 0, [{"step": 1}])
+    assert json.loads((tmp_path / "recipe.json").read_text())
+    assert [event["step"] for event in json.loads((tmp_path / "curve.json").read_text())] == [1]
+    assert training_curve(tmp_path) == [{"step": 1}]
+
+
+def test_a_vae_that_was_half_saved_is_saved_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = {"psnr": 2.0, "psnr_first": 2.0, "psnr_last": 2.0}
+    trained: list[str] = []
+    for name, value in (("pca_floor", {"psnr": 1.0}), ("channel_statistics", ([0.0] * 16, [1.0] * 16))):
+        monkeypatch.setattr(build, name, lambda *_, value=value: value)
+    for name in ("train_skeleton", "train_phase", "load_lpips"):
+        monkeypatch.setattr(build, name, lambda *_, name=name: trained.append(name))
+    monkeypatch.setattr(build, "reconstruction", lambda *_: figures)
+
+    def killed(vae: AutoencoderKLWan, folder: Path) -> None:
+        vae.save_config(folder)  # as diffusers does, before the weights
+        raise KeyboardInterrupt
+
+    pixels = np.zeros((1, 1, 8, 8, 3), np.uint8)
+    with monkeypatch.context() as patched:
+        patched.setattr(AutoencoderKLWan, "save_pretrained", killed)
+        with pytest.raises(KeyboardInterrupt):
+            Build(smoke_recipe(), tmp_path)._vae(nano_parts(0), pixels, pixels)
+    parts = nano_parts(0)
+    expected = {name: value.clone() for name, value in parts.vae.state_dict().items()}
+    Build(smoke_recipe(), tmp_path)._vae(parts, pixels, pixels)
+    assert all(torch.equal(value, expected[name]) for name, value in parts.vae.state_dict().items())
+    before = len(trained)
+    Build(smoke_recipe(), tmp_path)._vae(parts, pixels, pixels)
+    assert len(trained) == before
 
 
 def test_twenty_steps_of_everything_leave_a_model_and_a_page(tmp_path: Path) -> None:
