@@ -75,7 +75,14 @@ class Registry:
             raise AdapterError(f"version {version!r}: {name} has an alias of this name; call the version another name")
         for file in files:
             home.upload(root / file, f"files/{content}/{file}")
-        home.write_new(f"versions/{version}.json", (json.dumps(entry, indent=2, sort_keys=True) + "\n").encode())
+        written = home.write_new(
+            f"versions/{version}.json", (json.dumps(entry, indent=2, sort_keys=True) + "\n").encode()
+        )
+        if written and home.exists(f"aliases/{version}.json"):  # another process was between the check and the writing
+            home.delete(f"versions/{version}.json")
+            raise AdapterError(
+                f"version {version!r}: {name} has an alias of this name since this moment; choose another"
+            )
         standing = home.read_json(f"versions/{version}.json")
         if standing["sha256"] != content:
             raise AdapterError(
@@ -86,6 +93,12 @@ class Registry:
             self.folder.write_json(f"{_BY_WEIGHTS}/{files[DIFFUSERS_FILE]}.json", {"name": name, "version": version})
         if alias:
             home.write_json(f"aliases/{alias}.json", {"version": version})
+            if home.exists(f"versions/{alias}.json"):
+                home.delete(f"aliases/{alias}.json")
+                raise AdapterError(
+                    f"alias {alias!r}: {name} has a version of this name since this moment; {name}@{version} is "
+                    "published without it"
+                )
         return self.resolve(f"{name}@{version}")
 
     def resolve(self, ref: str) -> Published:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,6 +85,31 @@ def test_an_alias_is_named_like_no_version(registry: Registry, tmp_path: Path) -
     with pytest.raises(AdapterError, match="alias '4': noir has a version of this name"):
         registry.publish(other, "noir", version="4", alias="4")
     assert registry.versions("noir") == ["2"]
+
+
+@pytest.mark.parametrize("late", ["version", "alias"])
+def test_a_name_that_another_process_takes_meanwhile_is_given_back(
+    late: str, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the check of the names and the writing of the late one, another process writes the other one."""
+    one, two = adapter(tmp_path / "a", "one"), adapter(tmp_path / "b", "two")
+    registry.publish(one, "noir", version="1")
+    upload = Storage.upload
+
+    def other_process(storage: Storage, *arguments: Any) -> None:
+        monkeypatch.setattr(Storage, "upload", upload)
+        if late == "version":
+            registry.publish(one, "noir", version="1", alias="2")
+        else:
+            registry.publish(one, "noir", version="best")
+        upload(storage, *arguments)
+
+    monkeypatch.setattr(Storage, "upload", other_process)
+    with pytest.raises(AdapterError, match=f"{late} .*: noir has .* of this name since this moment"):
+        registry.publish(two, "noir", version="2", alias="best" if late == "alias" else None)
+    versions, aliases = registry.versions("noir"), registry.aliases("noir")
+    assert not set(versions) & aliases.keys()
+    assert (versions, aliases) == ((["1"], {"2": "1"}) if late == "version" else (["1", "2", "best"], {}))
 
 
 def test_weights_are_found_by_their_hash_with_and_without_the_index(registry: Registry, tmp_path: Path) -> None:
