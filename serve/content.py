@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import io
 import math
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,7 @@ from cinesynth.data.video import inspect_video, read_frames
 from cinesynth.errors import MediaError
 from serve.errors import ApiError
 from serve.media import write_whole
+from serve.threads import in_thread
 
 Variant = Literal["video", "thumbnail", "spritesheet"]
 
@@ -73,14 +75,15 @@ class Contents:
         """
         path = result.with_name(result.name + _SUFFIXES[variant])
         if not path.is_file() and result.is_file():
-            async with self._making:
+            async with AsyncExitStack() as held:
+                await held.enter_async_context(self._making)
                 if not path.is_file() and result.is_file():  # while this one waited, it was made, or the video deleted
                     try:
-                        await asyncio.to_thread(_make, result, path, variant)
+                        await in_thread(held, _make, result, path, variant)
                     except MediaError:
                         if result.is_file():
                             raise  # else it was deleted while it was read
-        if not result.is_file():  # deleted meanwhile: a picture that was just made goes, too
+        if not result.is_file():
             if variant != "video":
                 path.unlink(missing_ok=True)
             raise ApiError(404, "expired", f"the content of {video_id} is no longer kept")
@@ -96,6 +99,8 @@ def _make(result: Path, path: Path, variant: Variant) -> None:
         wanted = np.linspace(0, num_frames - 1, min(SHEET_FRAMES, num_frames)).round().astype(int).tolist()
         sprite_sheet([Image.fromarray(frame) for frame in read_frames(result, wanted)]).save(data, "JPEG", quality=85)
     write_whole(data.getvalue(), path)
+    if not result.is_file():  # deleted meanwhile: its picture goes, too
+        path.unlink(missing_ok=True)
 
 
 def sprite_sheet(frames: list[Image.Image]) -> Image.Image:

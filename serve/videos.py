@@ -6,6 +6,8 @@ import asyncio
 import secrets
 import shutil
 import time
+from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 from fastapi import Request
@@ -32,6 +34,7 @@ from serve.schema import (
     served_model,
     video,
 )
+from serve.threads import in_thread
 from serve.turns import Turns
 
 READY_S = 1.0
@@ -73,7 +76,8 @@ class Videos:
 
     async def create(self, request: Request, key: Key, idempotency_key: str | None) -> Job:
         """Validate the request, then queue the video. Raises ApiError."""
-        async with self._uploads.slot(key.owner) as deadline:  # until the body, which may be large, is no longer held
+        async with AsyncExitStack() as held:  # the slot, until the body, which may be large, is no longer used
+            deadline = await held.enter_async_context(self._uploads.slot(key.owner))
             async with deadline:
                 body = await read_create(request, self.config)
             standing = await self._standing(key, idempotency_key, body.sha256)
@@ -86,8 +90,9 @@ class Videos:
                 job = job.model_copy(update={"adapters": adapters})
             _check_work(job, key)
             image = self._new_image()
-            async with self._decoding.turn(key.owner):
-                await asyncio.to_thread(self._keep_frame, body.image, image, job)
+            await held.enter_async_context(self._decoding.turn(key.owner))
+            unlink = partial(image.unlink, missing_ok=True)
+            await in_thread(held, self._keep_frame, body.image, image, job, undo=unlink)
             sha256 = body.sha256
             del body
         return await self._queue(job, key, image, idempotency_key, sha256)
@@ -105,7 +110,8 @@ class Videos:
         await asyncio.to_thread(self.adapters.check_published, job.adapters)
         _check_work(job, key)
         image = self._new_image()
-        await asyncio.to_thread(self._copy_frame, self.config.inputs() / parent.image, image, video_id)
+        source, unlink = self.config.inputs() / parent.image, partial(image.unlink, missing_ok=True)
+        await in_thread(AsyncExitStack(), self._copy_frame, source, image, video_id, undo=unlink)
         return await self._queue(job, key, image, idempotency_key, body.sha256, remixed_from=video_id)
 
     async def job(self, video_id: str, key: Key) -> Job:

@@ -7,6 +7,7 @@ import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 
@@ -89,3 +90,49 @@ def test_a_first_frame_that_takes_long_refuses_the_others_in_time(
         done.set()
         assert first.result(30).status_code == 200
         assert post(client, png, prompt="x").status_code == 200
+
+
+def test_a_client_that_goes_away_keeps_its_turn_and_slot_until_its_frame_is_decoded(
+    config: ServeConfig, store: JobStore, key: str, png: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoding, done = threading.Event(), threading.Event()
+    at_once: list[int] = []
+
+    def slow(*_: object) -> bytes:
+        at_once.append(1)
+        decoding.set()
+        assert done.wait(30)
+        return png
+
+    monkeypatch.setattr("serve.videos.frame_png", slow)
+    monkeypatch.setattr("serve.videos.DECODE_WAIT_S", 0.2)
+    config = config.model_copy(update={"uploads": config.uploads.model_copy(update={"per_key": 1})})
+    registry = Registry(Storage.open(config.storage))
+    api = create_api(config, LocalJobs(store), KeyRing(config.keys_path()), registry, BASE_SHA256)
+    bob = create_key(config.keys_path(), "bob")
+
+    async def send(client: httpx.AsyncClient, of: str) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {of}"}
+        files = {"input_reference": ("frame", png)}
+        return await client.post("/v1/videos", data={"prompt": "x"}, files=files, headers=headers)
+
+    async def ask() -> None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as client:
+            gone = asyncio.create_task(send(client, key))
+            assert await asyncio.to_thread(decoding.wait, 30)
+            gone.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await gone
+            error(await send(client, key), 429, "too_many_uploads")
+            error(await send(client, bob), 503, "busy")
+            assert len(at_once) == 1, "no second thread"
+            done.set()
+            assert (await send(client, bob)).status_code == 200
+            made = await send(client, key)
+            assert made.status_code == 200
+
+    try:
+        asyncio.run(asyncio.wait_for(ask(), 60))
+    finally:
+        done.set()
+    assert len(list(config.inputs().iterdir())) == 2, "the frame that no job was made of is gone"

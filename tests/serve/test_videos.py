@@ -353,6 +353,52 @@ def test_a_picture_that_waited_for_another_is_not_made_of_a_deleted_video(
     asyncio.run(ask())
 
 
+@pytest.mark.parametrize("deleted", [False, True])
+def test_one_picture_is_made_at_a_time_though_who_asked_goes_away(
+    config: ServeConfig, monkeypatch: pytest.MonkeyPatch, deleted: bool
+) -> None:
+    result = config.results() / "a.1.mp4"
+    write_video(result, np.zeros((5, 64, 96, 3), np.uint8))
+    begun, go_on = threading.Event(), threading.Event()
+    reads: list[Path] = []
+
+    def slow(path: Path, wanted: list[int]) -> Any:
+        frames = read_frames(path, wanted)
+        reads.append(path)
+        begun.set()
+        assert go_on.wait(30)
+        if deleted:
+            path.unlink()
+        return frames
+
+    monkeypatch.setattr("serve.content.read_frames", slow)
+
+    async def ask() -> None:
+        contents = Contents()
+        gone = asyncio.create_task(contents.response(result, "a", "thumbnail"))
+        assert await asyncio.to_thread(begun.wait, 30)
+        gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        other = asyncio.create_task(contents.response(result, "a", "spritesheet" if deleted else "thumbnail"))
+        await asyncio.sleep(0.1)
+        assert len(reads) == 1
+        go_on.set()
+        if deleted:
+            with pytest.raises(ApiError, match="no longer kept"):
+                await other
+        else:
+            await other
+
+    try:
+        asyncio.run(asyncio.wait_for(ask(), 60))
+    finally:
+        go_on.set()
+    assert len(reads) == 1
+    kept = [] if deleted else [result.name, f"{result.name}.thumbnail.webp"]
+    assert sorted(p.name for p in config.results().iterdir()) == kept
+
+
 def test_a_damaged_video_is_no_deleted_one(
     client: TestClient, config: ServeConfig, store: JobStore, png: bytes
 ) -> None:
