@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import Context
 from typing import Literal
 
 import anyio
@@ -82,7 +83,8 @@ class Watch:
         self.listeners = 0
         self.state: VideoState | None = None
         self._changed = asyncio.Event()
-        self.task = asyncio.get_running_loop().create_task(self._ask(job))
+        # In no request's context: Serve cancels what belongs to a client that goes away.
+        self.task = asyncio.get_running_loop().create_task(self._ask(job), context=Context())
 
     async def _ask(self, job: Job | None) -> None:
         while True:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextvars import Context
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -13,7 +15,10 @@ REMEMBERED = 1000
 
 
 class Recent(Generic[T]):
-    """Answers by key. Questions of one key that come together are asked once; an error is no answer to keep."""
+    """Answers by key. Questions of one key that come together are asked once; an error is no answer to keep.
+
+    A question is asked outside the context of any request: Ray Serve cancels what belongs to a client that goes away.
+    """
 
     def __init__(self) -> None:
         self._answers: dict[str, tuple[float, asyncio.Task[T]]] = {}
@@ -25,14 +30,16 @@ class Recent(Generic[T]):
         if task is None or loop.time() >= until:
             if len(self._answers) >= REMEMBERED:
                 self._answers.clear()
-            task = loop.create_task(ask())
+            task = loop.create_task(ask(), context=Context())
             self._answers[key] = loop.time() + hold_s, task
-        try:
-            return await asyncio.shield(task)  # one that goes away takes the answer from nobody
-        except Exception:
-            self._answers.pop(key, None)
-            raise
+            task.add_done_callback(partial(self._drop_failed, key))
+        return await asyncio.shield(task)  # one that goes away takes the answer from nobody
 
     def forget(self, key: str) -> None:
         """What was answered holds no more."""
         self._answers.pop(key, None)
+
+    def _drop_failed(self, key: str, task: asyncio.Task[T]) -> None:
+        failed = task.cancelled() or task.exception() is not None
+        if failed and self._answers.get(key, (0.0, None))[1] is task:
+            del self._answers[key]

@@ -7,6 +7,7 @@ import secrets
 import shutil
 import time
 from contextlib import AsyncExitStack
+from contextvars import Context
 from functools import partial
 from pathlib import Path
 
@@ -180,8 +181,9 @@ class Videos:
         """Find out whether requests can be taken, once a second for all that ask. Raises ApiError (503, 507)."""
         loop = asyncio.get_running_loop()
         task = self._readiness
-        if task is None or (task.done() and loop.time() >= self._ready_until):
-            task = self._readiness = loop.create_task(self._find_readiness())
+        if task is None or task.cancelled() or (task.done() and loop.time() >= self._ready_until):
+            # In no request's context: Serve cancels what belongs to a client that goes away.
+            task = self._readiness = loop.create_task(self._find_readiness(), context=Context())
         refusal = await asyncio.shield(task)  # one that goes away takes the answer from nobody
         if refusal is not None:
             raise refusal.with_traceback(None)  # which would grow with each that is told
