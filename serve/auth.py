@@ -143,8 +143,8 @@ class KeyRing:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._read: tuple[int, int] | None = None
-        self._keys: dict[str, KeyEntry] = {}
+        self._read: tuple[tuple[int, int], dict[str, KeyEntry]] | None = None
+        """What named the file's state, and its keys: set as one, as several threads read at once."""
 
     def key(self, authorization: str | None) -> Key | None:
         """The key in an `Authorization: Bearer KEY` header, if it is one of the file's. Raises ConfigError for a file
@@ -167,7 +167,8 @@ class KeyRing:
             status = self.path.stat()
         except OSError as e:
             raise ConfigError(f"keys file {os.fspath(self.path)!r} cannot be read: {e}") from e
-        if self._read != (status.st_mtime_ns, status.st_ino):
-            self._keys = read_keys(self.path)
-            self._read = (status.st_mtime_ns, status.st_ino)
-        return self._keys
+        state = status.st_mtime_ns, status.st_ino
+        read = self._read
+        if read is None or read[0] != state:
+            read = self._read = state, read_keys(self.path)
+        return read[1]

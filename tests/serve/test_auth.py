@@ -6,13 +6,15 @@ import json
 import stat
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from cinesynth.errors import ConfigError
-from serve.auth import KeyRing, create_key, read_keys, revoke_key
+from serve.auth import KeyEntry, KeyRing, create_key, read_keys, revoke_key
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -57,6 +59,48 @@ def test_a_running_server_notices_new_and_revoked_keys(tmp_path: Path) -> None:
     revoke_key(path, "alice")
     assert owner(ring, f"Bearer {alice}") is None
     assert owner(ring, f"Bearer {bob}") == "bob"
+
+
+class LateRing(KeyRing):
+    """Another thread, which read the file before it changed, sets what it read after each first step of this one."""
+
+    late: Callable[[], None] | None = None
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        late, self.__dict__["late"] = self.late, None
+        if late is not None:
+            late()
+
+
+def test_a_thread_that_read_the_file_before_a_key_was_revoked_does_not_bring_it_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "keys.json"
+    alice = create_key(path, "alice")
+    ring = LateRing(path)
+    has_read, may_go_on = threading.Event(), threading.Event()
+
+    def read(given: Path) -> dict[str, KeyEntry]:
+        keys = read_keys(given)
+        if threading.current_thread() is thread:
+            has_read.set()
+            assert may_go_on.wait(30)
+        return keys
+
+    def end() -> None:
+        may_go_on.set()
+        thread.join(30)
+
+    monkeypatch.setattr("serve.auth.read_keys", read)
+    thread = threading.Thread(target=ring.key, args=(f"Bearer {alice}",))
+    thread.start()
+    assert has_read.wait(30)
+    revoke_key(path, "alice")
+    ring.__dict__["late"] = end
+    ring.key(f"Bearer {alice}")
+    for _ in range(2):
+        assert owner(ring, f"Bearer {alice}") is None
 
 
 @pytest.mark.parametrize(
