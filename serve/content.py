@@ -36,25 +36,62 @@ _NAMES: dict[Variant, str] = {"video": ".mp4", "thumbnail": ".webp", "spriteshee
 
 
 class Content(FileResponse):
-    """A file, whose refusals of byte ranges have the shape of the other errors."""
+    """A file, whose refusals have the shape of the other errors: of byte ranges, and where it is deleted meanwhile.
+
+    Args:
+        path: of the file.
+        gone: the answer where there is none.
+        media_type, filename, content_disposition_type: as of `FileResponse`.
+
+    Raises `gone`.
+    """
+
+    def __init__(
+        self, path: Path, gone: ApiError, media_type: str, filename: str, content_disposition_type: str = "attachment"
+    ) -> None:
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            raise gone from None
+        self.gone = gone
+        super().__init__(
+            path,
+            media_type=media_type,
+            filename=filename,
+            stat_result=status,
+            content_disposition_type=content_disposition_type,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refused: ApiError | None = None
+        start: Message | None = None  # is sent when the file is open
 
         async def shaped(message: Message) -> None:
-            nonlocal refused
-            if message["type"] == "http.response.start" and message["status"] in (400, 416):
-                size = dict(message["headers"]).get(b"content-range", b"").decode()
-                headers = {"Content-Range": size} if size else None
-                given = Headers(scope=scope).get("range")
-                told = f"Range {given!r}: give bytes=FIRST-LAST within the file"
-                refused = ApiError(message["status"], "invalid_range", told, "Range", headers=headers)
+            nonlocal refused, start
+            if message["type"] == "http.response.start":
+                if message["status"] in (400, 416):
+                    refused = _bad_range(scope, message)
+                start = message
             elif refused is None:
+                if start is not None:
+                    await send(start)
+                    start = None
                 await send(message)
 
-        await super().__call__(scope, receive, shaped)
+        try:
+            await super().__call__(scope, receive, shaped)
+        except FileNotFoundError:
+            refused = self.gone
         if refused is not None:
             await refused.response()(scope, receive, send)
+
+
+def _bad_range(scope: Scope, start: Message) -> ApiError:
+    """The refusal in place of the one that the message begins."""
+    size = dict(start["headers"]).get(b"content-range", b"").decode()
+    headers = {"Content-Range": size} if size else None
+    told = f"Range {Headers(scope=scope).get('range')!r}: give bytes=FIRST-LAST within the file"
+    return ApiError(start["status"], "invalid_range", told, "Range", headers=headers)
 
 
 class Contents:
@@ -83,11 +120,12 @@ class Contents:
                     except MediaError:
                         if result.is_file():
                             raise  # else it was deleted while it was read
+        gone = ApiError(404, "expired", f"the content of {video_id} is no longer kept")
         if not result.is_file():
             if variant != "video":
                 path.unlink(missing_ok=True)
-            raise ApiError(404, "expired", f"the content of {video_id} is no longer kept")
-        return Content(path, media_type=MEDIA_TYPES[variant], filename=video_id + _NAMES[variant])
+            raise gone
+        return Content(path, gone, MEDIA_TYPES[variant], video_id + _NAMES[variant])
 
 
 def _make(result: Path, path: Path, variant: Variant) -> None:

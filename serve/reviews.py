@@ -120,9 +120,10 @@ class Reviews:
         place = await asyncio.to_thread(self._place, review, key.owner)
         shown = {video for item in review.design.sequences[place] for video in review.design.items[item].videos}
         path = review.video(name) if name in shown else None
-        if path is None or not path.is_file():
-            raise ApiError(404, "not_found", f"this rater's items have no video {clipped(name)!r}", "clip")
-        return Content(path, media_type="video/mp4", filename=f"{name}.mp4", content_disposition_type="inline")
+        none = ApiError(404, "not_found", f"this rater's items have no video {clipped(name)!r}", "clip")
+        if path is None:
+            raise none
+        return Content(path, none, "video/mp4", f"{name}.mp4", content_disposition_type="inline")
 
     async def _review(self) -> ReviewFolder:
         name = self.check_open()

@@ -17,6 +17,7 @@ from cinesynth.studies.review.make import make_review
 from serve import pages
 from serve.auth import create_key
 from serve.config import ServeConfig
+from serve.content import Content
 from serve.jobs import JobStore
 from tests.serve.asking import error
 from tests.studies.review.small_review import review_config
@@ -171,6 +172,21 @@ def test_videos_are_served_in_byte_ranges_and_dated_alike(rater: TestClient, rev
     )
     dates = {rater.head(f"/v1/review/videos/{video}").headers["last-modified"] for video in videos}
     assert dates == {"Thu, 01 Jan 1970 00:00:00 GMT"}
+
+
+def test_a_video_whose_file_goes_as_its_answer_begins_is_a_404(
+    rater: TestClient, review: ReviewFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = rater.get("/v1/review").json()["items"][0]["videos"][0]
+    call = Content.__call__
+
+    async def late(self: Content, *args: Any) -> None:
+        (Path(review.folder.path) / "videos" / f"{video}.mp4").unlink(missing_ok=True)
+        await call(self, *args)
+
+    monkeypatch.setattr(Content, "__call__", late)
+    for _ in range(2):
+        error(rater.get(f"/v1/review/videos/{video}"), 404, "not_found", "clip")
 
 
 def test_when_all_places_are_taken_the_next_rater_is_told(

@@ -24,7 +24,7 @@ from serve import videos
 from serve.api import create_api
 from serve.auth import KeyRing, create_key
 from serve.config import ServeConfig
-from serve.content import Contents
+from serve.content import Content, Contents
 from serve.errors import ApiError
 from serve.jobs import JobStore, LocalJobs
 from serve.records import DatabaseFull
@@ -397,6 +397,47 @@ def test_one_picture_is_made_at_a_time_though_who_asked_goes_away(
     assert len(reads) == 1
     kept = [] if deleted else [result.name, f"{result.name}.thumbnail.webp"]
     assert sorted(p.name for p in config.results().iterdir()) == kept
+
+
+@pytest.mark.parametrize("moment", ["stat", "open"])
+@pytest.mark.parametrize("headers", [{}, {"Range": "bytes=0-1"}], ids=["whole", "range"])
+@pytest.mark.parametrize("variant", ["video", "thumbnail"])
+def test_a_video_that_is_deleted_as_its_answer_begins_is_a_404(
+    client: TestClient,
+    config: ServeConfig,
+    store: JobStore,
+    png: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+    headers: dict[str, str],
+    variant: str,
+) -> None:
+    video_id = made(client, png)
+    finish(config, store)
+    address = f"/v1/videos/{video_id}/content?variant={variant}"
+    whole = client.get(address)
+    assert (whole.status_code, int(whole.headers["content-length"])) == (200, len(whole.content))
+    assert client.head(address).headers["content-length"] == whole.headers["content-length"]
+
+    def delete() -> None:
+        for path in config.results().iterdir():
+            path.unlink()
+
+    begin, call = Content.__init__, Content.__call__
+
+    def late_begin(self: Content, *args: Any, **kwargs: Any) -> None:
+        delete()
+        begin(self, *args, **kwargs)
+
+    async def late_call(self: Content, *args: Any) -> None:
+        delete()
+        await call(self, *args)
+
+    if moment == "stat":
+        monkeypatch.setattr(Content, "__init__", late_begin)
+    else:
+        monkeypatch.setattr(Content, "__call__", late_call)
+    error(client.get(address, headers=headers), 404, "expired")
 
 
 def test_a_damaged_video_is_no_deleted_one(
