@@ -67,6 +67,7 @@ $("gate").addEventListener("submit", async event => {
   const given = $("key").value.trim();
   if (!/^[\x21-\x7e]+$/.test(given)) return complain($("gate"), "key", given ? "A key has letters, digits, - and _ only." : "Give a key.");
   key.set(given);
+  attempt = null;
   gallery.clear(); // the videos of another key
   stage.clear();
   try {
@@ -84,6 +85,7 @@ $("gate").addEventListener("submit", async event => {
 $("forget").addEventListener("click", () => {
   key.forget();
   sessionStorage.removeItem(SHOWN);
+  attempt = null;
   drafts.clear();
   stage.clear();
   gallery.clear();
@@ -92,7 +94,8 @@ $("forget").addEventListener("click", () => {
 
 // --- making --------------------------------------------------------------------------------------------------
 
-let attempt = null; // what was sent but not wholly taken: sent again it is the same request, never a second video
+// What was sent but not wholly taken: sent again it is the same request, never a second video. It belongs to one key.
+let attempt = null;
 
 $("make").addEventListener("submit", async event => {
   event.preventDefault();
@@ -101,13 +104,17 @@ $("make").addEventListener("submit", async event => {
   if (!asked) return;
   const same = attempt?.file === asked.file && attempt.text === JSON.stringify(asked);
   if (!same) attempt = plan(asked);
-  const { wanted, seed } = attempt;
+  const sent = attempt, { wanted, seed } = sent;
   $("go").setAttribute("aria-disabled", "true");
   $("sending").textContent = "Sending the first frame …";
   try {
-    for (const one of wanted) one.video ??= await send(asked, seed, one);
+    for (const one of wanted) {
+      one.video ??= await send(asked, seed, one);
+      if (attempt !== sent) return; // another key's turn
+    }
     attempt = null;
   } catch (error) {
+    if (attempt !== sent) return;
     if (error.status === 401) refused(error);
     else complain(form.form, error.param ?? "", (wanted[0].video ? `The first of two is queued, the second was refused: ` : "") + told(error));
   } finally {
@@ -149,6 +156,7 @@ async function send(asked, seed, one) {
     } catch (error) {
       if (!error.unsure || again === 2) throw error;
       await sleep(1000 * (again + 1));
+      if (!attempt?.wanted.includes(one)) throw error; // the key was forgotten: it is not sent with another
     }
   }
 }

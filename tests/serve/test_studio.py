@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from cinesynth.data.video import read_video
 from cinesynth.registry import Published
@@ -455,6 +455,66 @@ def make_two(page: Page, key: str, picture: Path) -> None:
     page.get_by_label("with and without").check()
     page.get_by_role("button", name="Make both").click()
     expect(page.locator("#screens figure")).to_have_count(2)
+
+
+def owned(service: Service, owner: str) -> int:
+    """How many videos a key's owner has."""
+    page = service.store.page(owner, None, 10, True)
+    assert page is not None
+    return len(page.jobs)
+
+
+@pytest.mark.parametrize("moment", ["the second is refused", "the first is sent"])
+def test_a_pair_that_is_half_sent_is_not_gone_on_with_by_another_key(
+    open_page: Callable[..., Page],
+    config: ServeConfig,
+    service: Service,
+    key: str,
+    publish: Callable[..., Published],
+    picture: Path,
+    moment: str,
+) -> None:
+    publish("look")
+    bob = create_key(config.keys_path(), "bob")
+    page = open_page()
+    posts: list[Route] = []
+
+    def pass_on(route: Route) -> None:
+        if route.request.method != "POST":
+            route.continue_()
+            return
+        posts.append(route)
+        if len(posts) == 1 and moment == "the first is sent":
+            return  # it waits
+        if len(posts) == 2 and moment == "the second is refused":
+            route.fulfill(status=429, json={"error": {"message": "the queue is full", "code": "queue_full"}})
+        else:
+            route.continue_()
+
+    page.route(re.compile("/v1/videos$"), pass_on)
+    enter(page, key)
+    page.locator("#file").set_input_files(picture)
+    page.get_by_label("Prompt", exact=True).fill("a car")
+    page.get_by_label("Length").select_option("9")
+    page.get_by_role("checkbox", name="look").check()
+    page.get_by_label("with and without").check()
+    make = page.get_by_role("button", name="Make both")
+    make.click()
+    if moment == "the second is refused":
+        expect(page.get_by_role("alert").filter(has_text="The first of two is queued")).to_be_visible()
+    else:
+        expect(page.locator("#sending")).not_to_be_empty()
+    page.get_by_role("button", name="Forget the key").click()
+    enter(page, bob)
+    if moment == "the first is sent":
+        posts[0].continue_()
+        expect(page.locator("#sending")).to_be_empty()
+        expect(page.locator("#list li")).to_have_count(0)
+        assert (len(posts), owned(service, "alice"), owned(service, "bob")) == (1, 1, 0)
+    make.click()
+    expect(page.locator("#screens video")).to_have_count(2, timeout=20_000)
+    expect(page.locator("#list li")).to_have_count(2)
+    assert (owned(service, "alice"), owned(service, "bob")) == (1, 2)
 
 
 def test_a_tab_reads_one_stream_and_none_while_it_is_hidden(
