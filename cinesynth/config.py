@@ -177,6 +177,11 @@ class AdapterRef(Settings):
 _STAGE_TARGETS = {"style": ["cross", "image"], "motion": ["self"], "joint": ["cross", "image", "self"]}
 
 
+def _leaves_targets_to_stage(lora: Any) -> bool:
+    given = lora.model_fields_set if isinstance(lora, LoraSettings) else lora
+    return isinstance(given, Mapping | set) and "targets" not in given
+
+
 def _as_mode(value: Any) -> Any:
     """0.1.0 had true and false."""
     return {"true": "full", "false": "none"}.get(str(value).lower(), value)
@@ -244,7 +249,7 @@ class TrainSettings(Settings):
             return values
         targets = _STAGE_TARGETS.get(values.get("stage", "style"))
         lora = values.get("lora", {})
-        if targets is None or "targets" in (lora.model_fields_set if isinstance(lora, LoraSettings) else lora):
+        if targets is None or not _leaves_targets_to_stage(lora):
             return values
         if isinstance(lora, LoraSettings):
             return {**values, "lora": lora.model_copy(update={"targets": adapter_targets(targets)})}
@@ -684,6 +689,15 @@ class PipelineConfig(JobConfig):
     generate: GenerateSettings
     evaluate: EvaluateSettings = EvaluateSettings()
     publish: PublishSettings
+
+    @model_validator(mode="before")
+    @classmethod
+    def _motion_is_its_stage(cls, values: Any) -> Any:
+        motion = values.get("motion") if isinstance(values, Mapping) else None
+        # One that says its targets has had them from the start: what is recorded of it stays.
+        if not isinstance(motion, Mapping) or "stage" in motion or not _leaves_targets_to_stage(motion.get("lora", {})):
+            return values
+        return {**values, "motion": {**motion, "stage": "motion"}}
 
     @model_validator(mode="after")
     def _publishes_an_adapter(self) -> PipelineConfig:

@@ -38,6 +38,7 @@ PREPARE = str(CONFIGS / "nano" / "prepare.yaml")
         (["deterministic=true", "attention=cudnn", "use_gpu=true"], r"deterministic does not go with attention cudnn"),
         (["attention=cudnn"], r"attention cudnn needs use_gpu true"),
         (["name=Bad Name"], r"name = 'Bad Name'"),
+        (["lora=null"], r"lora = None: input should be a valid dictionary"),
         (["lora.rank"], r"override 'lora\.rank' is not of the form key=value"),
     ],
 )

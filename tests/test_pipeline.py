@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cinesynth.config import EvaluateConfig, GenerateConfig, PipelineConfig, TrainConfig
 from cinesynth.data.dataset import WindowRow
@@ -251,3 +252,34 @@ def test_a_bad_option_ends_failed_with_the_reason_as_the_last_line(ray_head: Hea
     assert job.status == "FAILED"
     assert job.last_line.startswith("error: ")
     assert "style.lora.rank = 0: input should be greater than or equal to 1" in job.last_line
+
+
+# --- what its steps are configured with ----------------------------------------------------------------------
+
+
+def two_stages(motion: dict[str, Any]) -> PipelineConfig:
+    values = {**yaml.safe_load(CONFIG), "storage": "/x", "motion": motion}
+    return parse_config(PipelineConfig, values)
+
+
+def motion_step(config: PipelineConfig) -> TrainConfig:
+    step = step_config(config, "motion", steps(config)["motion"])
+    assert isinstance(step, TrainConfig)
+    return step
+
+
+@pytest.mark.parametrize(
+    "motion", [{}, {"lora": {"rank": 4}}, {"stage": "motion"}], ids=["nothing", "a rank", "its stage"]
+)
+def test_the_motion_step_trains_self_attention_whether_or_not_its_stage_is_said(motion: dict[str, Any]) -> None:
+    step = motion_step(two_stages(motion))
+    assert (step.stage, step.lora.targets) == ("motion", ("self",))
+
+
+def test_targets_of_the_motion_step_stay_as_they_are_said_and_recorded() -> None:
+    config = two_stages({"lora": {"targets": "cross_attention"}})
+    step = motion_step(config)
+    assert (step.stage, step.lora.targets) == ("motion", "cross_attention")
+    assert config.identity()["motion"]["stage"] == "style"
+    joint = motion_step(two_stages({"stage": "joint"}))
+    assert (joint.stage, joint.lora.targets) == ("joint", "attention")
