@@ -711,6 +711,11 @@ class PipelineConfig(JobConfig):
         if self.generate.adapters or self.generate.arms:
             field = "adapters" if self.generate.adapters else "arms"
             raise ValueError(f"generate.{field} are what the steps before it trained: leave it out")
+        if self.generate.split is None:
+            raise ValueError(
+                "generate.shots have no real videos that the step evaluate could compare them with: give "
+                "generate.split (val or test) in their place, and make shots of the adapter with jobs.generate"
+            )
         return self
 
     def steps(self) -> list[str]:

@@ -257,6 +257,15 @@ def test_a_bad_option_ends_failed_with_the_reason_as_the_last_line(ray_head: Hea
 # --- what its steps are configured with ----------------------------------------------------------------------
 
 
+def test_shots_which_nothing_can_be_compared_with_are_refused_before_anything_runs() -> None:
+    shot = {"image": "a.png", "prompt": "a street at night"}
+    values = {**yaml.safe_load(CONFIG), "storage": "/x", "generate": {"shots": [shot]}}
+    with pytest.raises(
+        ConfigError, match=r"generate\.shots have no real videos .* give generate\.split \(val or test\)"
+    ):
+        parse_config(PipelineConfig, values)
+
+
 def two_stages(motion: dict[str, Any]) -> PipelineConfig:
     values = {**yaml.safe_load(CONFIG), "storage": "/x", "motion": motion}
     return parse_config(PipelineConfig, values)
