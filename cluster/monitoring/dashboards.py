@@ -106,9 +106,10 @@ def queries_of(series: Series) -> tuple[Query, ...]:
 
 def _in_an_hour(name: str, by: str) -> str:
     """By how much a counter grew. `increase()` leaves out the first event of a line, which begins at 1 and not at 0;
-    where videos take minutes, that is most of them."""
-    now, before = f"sum{by} ({name})", f"sum{by} ({name} offset 1h)"
-    return f"clamp_min({now} - ({before} or {now} * 0), 0)"
+    where videos take minutes, that is most of them. What a line was at is what was known last of the day before the
+    hour, as nothing may have been scraped just an hour ago."""
+    before = f"last_over_time({name}[1d] offset 1h)"
+    return f"clamp_min(sum{by} ({name} - ({before} or {name} * 0)), 0)"
 
 
 def panels_of(dashboard: str) -> list[Panel]:

@@ -145,6 +145,19 @@ def test_a_counter_that_begins_late_shows_its_first_event(tmp_path: Path) -> Non
     promtool("test", "rules", str(tmp_path / "test.yaml"))
 
 
+def test_a_gap_in_what_was_scraped_shows_no_old_events_an_hour_later(tmp_path: Path) -> None:
+    (query,) = dashboards.queries_of(SERIES["cinesynth_serve_leases_lost_total"])
+    line = 'ray_cinesynth_serve_leases_lost_total{reason="oom", WorkerId="a"}'
+    grown = [{"labels": '{reason="oom"}', "value": 1}]
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": line, "values": "7x60 _x20 8x100"}],
+        "promql_expr_test": [{"expr": query.expr, "eval_time": "135m", "exp_samples": grown}],
+    }
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump({"tests": [test]}))
+    promtool("test", "rules", str(tmp_path / "test.yaml"))
+
+
 def test_alerts_fire_when_they_should_and_only_then() -> None:
     promtool("test", "rules", str(Path(__file__).with_name("alerts_test.yaml")))
 
