@@ -200,8 +200,8 @@ def study_chart(chart: Chart) -> Markup:
             colour = (_ACCENT, _INK, _SOFT)[place % 3]
             style = ("-", "--", ":")[place // 3 % 3]
             xs, ys = [m.x for m in marks], [m.y for m in marks]
-            below = [0.0 if m.low is None else m.y - m.low for m in marks]
-            above = [0.0 if m.high is None else m.high - m.y for m in marks]
+            below = [0.0 if m.low is None else max(0.0, m.y - m.low) for m in marks]
+            above = [0.0 if m.high is None else max(0.0, m.high - m.y) for m in marks]
             axes.plot(xs, ys, color=colour, linewidth=1.6, linestyle=style, marker="o", markersize=5, label=name)
             axes.errorbar(xs, ys, yerr=[below, above], fmt="none", ecolor=colour, elinewidth=1.2, capsize=3)
             for mark in marks:

@@ -6,6 +6,7 @@ import base64
 import io
 import re
 from pathlib import Path
+from statistics import fmean
 from xml.etree import ElementTree
 
 import numpy as np
@@ -15,13 +16,23 @@ from PIL import Image
 from cinesynth.config import TrainConfig, TrainSettings
 from cinesynth.data.video import write_video
 from cinesynth.report.checkpoints import validation_scenes
-from cinesynth.report.curves import held_out_curve, loss_curve, running_mean
+from cinesynth.report.curves import held_out_curve, loss_curve, running_mean, study_chart
 from cinesynth.report.training import Training, write_train_report
 from cinesynth.runs import Run
 from cinesynth.settings import parse_config
+from cinesynth.studies.findings import Chart, Mark
 from cinesynth.train.validations import Validations, video_file
 from tests.report import pipeline_folder
 from tests.report.loading import fetched
+
+
+def test_equal_seeds_are_a_mark_without_a_bar() -> None:
+    value = 0.1
+    mean = fmean([value] * 3)
+    assert mean > value  # by rounding
+    for y, bound in ((mean, value), (value, mean)):
+        chart = Chart("seeds", "rank", "LPIPS", {"adapters": [Mark(4.0, y, bound, bound)]})
+        assert "adapters" in study_chart(chart)
 
 
 def test_running_mean_is_numpys_convolution_once_the_window_is_full() -> None:
