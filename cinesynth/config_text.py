@@ -21,6 +21,7 @@ from cinesynth.errors import ConfigError
 _TRUE, _FALSE = ("true", "yes", "on"), ("false", "no", "off")
 _INTEGER = re.compile(r"[-+]?(0x[0-9a-fA-F]+|[0-9][0-9_]*)$")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?$")
+_NULL = ("~", "null")
 _NOT_FINITE = re.compile(r"(?P<sign>[-+]?)\.(?P<what>inf|nan)$", re.IGNORECASE)
 
 
@@ -115,9 +116,9 @@ def _place(values: Any, parts: list[str], text: str, annotation: Any, override: 
     is there), everything else is replaced."""
     here = values
     for depth, part in enumerate(parts):
-        annotation, key, rest = _field(annotation, part), part, parts[depth:]
-        if _is_scalar(annotation) and isinstance(here, dict):
-            key, rest = ".".join(rest), rest[:1]  # a name with dots, such as that of an arm
+        within, annotation, key, rest = annotation, _field(annotation, part), part, parts[depth:]
+        if isinstance(here, dict) and _names_a_value(within, annotation, here.get(part)):
+            key, rest = ".".join(rest), rest[:1]  # a name with dots, such as that of an arm or a label
         place: Any = _list_place(here, key, override) if isinstance(here, list) else key
         if len(rest) == 1:
             found = _override_value(text, annotation, override)
@@ -133,6 +134,15 @@ def _place(values: Any, parts: list[str], text: str, annotation: Any, override: 
             raise ConfigError(f"override {override!r}: {'.'.join(parts[: depth + 1])} is one value and holds no keys")
 
 
+def _names_a_value(within: Any, annotation: Any, there: Any) -> bool:
+    """Whether what is left of a key is one name: of a scalar, or in a mapping of text or lists of it."""
+    if _is_scalar(annotation):
+        return True
+    return (
+        _is_mapping(within) and _takes_text(annotation) and model_in(annotation) is None and not isinstance(there, list)
+    )
+
+
 def _merged(before: Any, found: Any) -> Any:
     if not (isinstance(before, dict) and isinstance(found, dict) and found):
         return found
@@ -146,16 +156,19 @@ def _list_place(items: list[Any], key: str, override: str) -> int:
 
 
 def _override_value(text: str, annotation: Any, override: str) -> Any:
-    """The value of an override: for a field of text alone it is text, whatever YAML would make of it."""
-    if not _is_text(annotation):
+    """The value of an override: for a field of text alone it is text, whatever YAML would make of it but null."""
+    if not _takes_text(annotation):
         return _parse(text, f"override {override!r}")
     text = text.strip()
+    if text.lower() in _NULL:
+        return None
+    if not _is_text(annotation):
+        found = _parse(text, f"override {override!r}")
+        return text if found is None else found  # text that YAML takes for a comment
     try:
         value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
         return text
-    if text and value is None:
-        return None
     return value if text[:1] in ("'", '"') and isinstance(value, str) else text
 
 
@@ -189,7 +202,21 @@ def _is_list(annotation: Any) -> bool:
     return any(typing.get_origin(kind) in (list, tuple) for kind in kinds_of(annotation))
 
 
+def _is_mapping(annotation: Any) -> bool:
+    """Whether a field holds names of its user's own."""
+    return any(typing.get_origin(kind) is dict for kind in kinds_of(annotation))
+
+
+def _takes_text(annotation: Any) -> bool:
+    """Whether a field takes text, and so no plain scalar as a number or a truth value."""
+    kinds = kinds_of(annotation)
+    return any(_is_text(kind) for kind in kinds) and not any(
+        kind in (int, float, bool) or (typing.get_origin(kind) is Literal and not _is_text(kind)) for kind in kinds
+    )
+
+
 def _is_text(annotation: Any) -> bool:
+    """Whether a field takes text alone."""
     kinds = [kind for kind in kinds_of(annotation) if kind is not type(None)]
     return bool(kinds) and all(
         kind is str or (typing.get_origin(kind) is Literal and all(isinstance(v, str) for v in typing.get_args(kind)))
@@ -223,7 +250,7 @@ def _field(annotation: Any, part: str) -> Any:
 def _settled(value: Any, annotation: Any) -> Any:
     """The value with every plain scalar as text or as a number, by what the field takes."""
     if isinstance(value, Scalar):
-        return value.text if _is_text(annotation) else value.value
+        return value.text if _takes_text(annotation) else value.value
     if isinstance(value, dict):
         return {key: _settled(item, _field(annotation, key)) for key, item in value.items()}
     if isinstance(value, list):

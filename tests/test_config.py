@@ -163,6 +163,37 @@ def test_text_stays_as_it_was_written(override: str, value: str, tmp_path: Path)
         assert {"caption": config.caption, "name": config.name, "split.salt": config.split.salt}[key] == value
 
 
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("groups=#1.csv", "#1.csv"),
+        ("real=#1", "#1"),
+        ("real=2024", "2024"),
+        ("groups=---", "---"),
+        ("groups=~", None),
+        ("groups=null", None),
+        ("groups= NULL ", None),
+    ],
+)
+def test_only_null_clears_a_field_of_text(override: str, value: str | None) -> None:
+    config = load_config(EvaluateConfig, None, ["name=e", "real=/r", "groups=/g", "arms.a=/a", override])
+    assert getattr(config, override.partition("=")[0]) == value
+
+
+@pytest.mark.parametrize(
+    ("overrides", "labels"),
+    [
+        (["resources.labels.cinesynth.io/pool=a100"], {"cinesynth.io/pool": "a100"}),
+        (["resources.labels.cinesynth.io/pool=[a100, 2]"], {"cinesynth.io/pool": ["a100", "2"]}),
+        (["resources.labels.zone=1"], {"zone": "1"}),
+        (["resources.labels={zone: true, rack: 007}"], {"zone": "true", "rack": "007"}),
+        (["resources.labels={zone: [a, b]}", "resources.labels.zone.1=c"], {"zone": ["a", "c"]}),
+    ],
+)
+def test_labels_are_text_under_names_that_may_have_dots(overrides: list[str], labels: dict[str, object]) -> None:
+    assert load_config(TrainConfig, STYLE, overrides).resources.labels == labels
+
+
 def test_numbers_and_truth_values_are_read_in_every_usual_form() -> None:
     forms = ["optimizer.lr=3e-5", "optimizer.steps=1e3", "optimizer.batch_size=0x8", "seed=1_000", "use_gpu=yes"]
     config = load_config(TrainConfig, STYLE, forms)
