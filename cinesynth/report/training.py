@@ -18,7 +18,7 @@ from cinesynth.report.curves import band_curve, held_out_curve, loss_curve, prog
 from cinesynth.report.page import write_page
 from cinesynth.runs import Run, read_events
 from cinesynth.storage import Storage
-from cinesynth.train.events import training_steps, validations
+from cinesynth.train.events import SIGMA_BANDS, training_steps, validations
 from cinesynth.train.validations import FOLDER, read_records
 from cinesynth.wan.family import TARGET_ALIASES
 
@@ -80,8 +80,7 @@ class Training:
                 steps, losses = curves.setdefault(start, ([], []))
                 steps.append(event["step"])
                 losses.append(loss)
-        width = min(map(float, set(curves) - {"0"}), default=1.0)
-        named = {f"σ {start}-{float(start) + width:g}": curves[start] for start in sorted(curves, key=float)}
+        named = {f"σ {start}-{float(start) + 1 / SIGMA_BANDS:g}": curves[start] for start in sorted(curves, key=float)}
         return band_curve(named) if named else None
 
     def lpips_svg(self) -> Markup | None:

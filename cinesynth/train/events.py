@@ -7,6 +7,9 @@ from typing import Any
 
 Event = dict[str, Any]
 
+SIGMA_BANDS = 4
+"""Equal parts of the noise levels that the training loss is told for, each named by where it begins."""
+
 
 def training_steps(events: Sequence[Event]) -> list[Event]:
     """Those of optimiser steps, by step. The last record of a step counts: a killed run does its last steps again."""

@@ -17,6 +17,7 @@ import torch
 
 from cinesynth.errors import TrainingError
 from cinesynth.train.batch import Clips, Forward, collate, share_out
+from cinesynth.train.events import SIGMA_BANDS
 from cinesynth.train.memory import REMEDY
 from cinesynth.train.randomness import (
     drops_caption,
@@ -42,9 +43,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("cinesynth.train")
 
 Event = dict[str, Any]
-
-_BANDS = 4
-"""Equal parts of the noise levels that the training loss is told for, each named by where it begins."""
 
 
 def learning_rate(step: int, settings: OptimizerSettings) -> float:
@@ -182,7 +180,7 @@ class TrainLoop:
         """
         rate = learning_rate(step, self.settings.optimizer)
         # Whether the training is to end; then the loss, and its sum and count by noise level: one sum over the workers.
-        total = torch.zeros(2 + 2 * _BANDS, dtype=torch.float64, device=self.world.device)
+        total = torch.zeros(2 + 2 * SIGMA_BANDS, dtype=torch.float64, device=self.world.device)
         total[0] = self.ends() or (self.watch is not None and self.watch.ends())
         for forward, windows in self._read(step):
             try:
@@ -196,9 +194,9 @@ class TrainLoop:
             if forward.counts:
                 total[1] += loss.detach()
                 for place, value in zip(forward.places, losses.detach(), strict=True):
-                    band = min(int(self._sigma(step, place) * _BANDS), _BANDS - 1)
+                    band = min(int(self._sigma(step, place) * SIGMA_BANDS), SIGMA_BANDS - 1)
                     total[2 + band] += value
-                    total[2 + _BANDS + band] += 1
+                    total[2 + SIGMA_BANDS + band] += 1
         ends, loss_value, *by_band = self.world.sum(total).tolist()
         norm = self.strategy.step(rate)
         self._ended = ends > 0
@@ -208,8 +206,8 @@ class TrainLoop:
                 f"{', '.join(self._window_ids(step, range(self.settings.optimizer.batch_size)))}; {self._last_good()}; "
                 "lower optimizer.lr or optimizer.max_grad_norm under another name, or take these windows out"
             )
-        sums, counts = by_band[:_BANDS], by_band[_BANDS:]
-        means = {f"{band / _BANDS:g}": s / n for band, (s, n) in enumerate(zip(sums, counts, strict=True)) if n}
+        sums, counts = by_band[:SIGMA_BANDS], by_band[SIGMA_BANDS:]
+        means = {f"{band / SIGMA_BANDS:g}": s / n for band, (s, n) in enumerate(zip(sums, counts, strict=True)) if n}
         return {"step": step + 1, "loss": loss_value, "lr": rate, "grad_norm": norm, "loss_from_sigma": means}
 
     def forward(

@@ -116,6 +116,14 @@ def grey_of(uri: str) -> float:
     return float(np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))).mean())
 
 
+def test_quarters_of_the_noise_levels_are_named_alike_whichever_were_drawn() -> None:
+    by_sigma = {"0.75": 0.5, "0.5": 0.25}
+    steps = [{"step": step, "loss": 1.0, "lr": 0.1, "loss_from_sigma": by_sigma} for step in (1, 2)]
+    svg = Training.of(TrainSettings(), steps).bands_svg()
+    assert svg is not None
+    assert {name for name in re.findall(r">([^<>]+)</text>", svg) if "σ" in name} == {"σ 0.5-0.75", "σ 0.75-1"}
+
+
 def test_the_loss_by_noise_level_is_a_curve_for_each_quarter(validated: tuple[TrainConfig, Run]) -> None:
     svg = Training.read(validated[0], validated[1].folder).bands_svg()
     assert svg is not None
