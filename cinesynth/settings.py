@@ -8,6 +8,7 @@ runtime fields may change at any resume. The content of a file counts by its has
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -18,8 +19,10 @@ from pydantic.fields import FieldInfo
 
 from cinesynth.config_text import model_in, read_values
 from cinesynth.errors import ConfigError
+from cinesynth.storage import without_credentials
 from cinesynth.wan.family import FAMILIES
 
+_CREDENTIALS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/\s]*@")
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,79}$"
 
 
@@ -185,8 +188,16 @@ def is_identity(field: FieldInfo) -> bool:
 
 
 def to_yaml(settings: BaseModel) -> str:
-    """The resolved configuration as YAML, in declaration order."""
-    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+    """The resolved configuration as YAML, in declaration order, without the credentials that its locations hold."""
+    return yaml.safe_dump(_without_credentials(settings.model_dump(mode="json")), sort_keys=False)
+
+
+def _without_credentials(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_credentials(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_credentials(item) for item in value]
+    return without_credentials(value) if isinstance(value, str) and _CREDENTIALS.match(value) else value
 
 
 def differences(recorded: Mapping[str, Any], given: Settings, prefix: str = "") -> list[str]:

@@ -82,7 +82,12 @@ def split_options(uri: str) -> tuple[str, str]:
 
 def public_uri(uri: str) -> str:
     """A location without credentials and options, for messages and records."""
-    scheme, separator, rest = split_options(uri)[0].partition("://")
+    return without_credentials(split_options(uri)[0])
+
+
+def without_credentials(uri: str) -> str:
+    """A location, or any other URI, without the user and password before its host."""
+    scheme, separator, rest = uri.partition("://")
     if not separator:
         return uri
     host, slash, path = rest.partition("/")

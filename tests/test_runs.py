@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cinesynth.config import EvaluateConfig, JobConfig, TrainConfig
 from cinesynth.errors import IdentityError, MediaError, StorageError
 from cinesynth.runs import Run, complete_result, read_result, records_its_end
-from cinesynth.settings import parse_config
+from cinesynth.settings import parse_config, to_yaml
 from cinesynth.storage import Storage
 
 
@@ -43,6 +44,16 @@ def test_runtime_fields_may_change(tmp_path: Path) -> None:
     Run.open(config(tmp_path), {"dataset": "aa"})
     run = Run.open(config(tmp_path, workers=2, strategy="fsdp2", checkpoint_every=7), {"dataset": "aa"})
     assert "workers: 2" in run.folder.read_text("config.yaml")
+
+
+def test_a_recorded_configuration_holds_its_locations_without_credentials() -> None:
+    locations = {"storage": "s3://key:se%2Fcret@bucket/p?region=eu-1", "real": "gs://key@bucket/real"}
+    arms = {"a": "s3://key:secret@bucket/takes @ dawn", "b": "/folder/a@b", "c": "s3://bucket/a@b"}
+    given = parse_config(EvaluateConfig, {"name": "e", **locations, "arms": arms})
+    recorded = yaml.safe_load(to_yaml(given))
+    assert (recorded["storage"], recorded["real"]) == ("s3://bucket/p?region=eu-1", "gs://bucket/real")
+    assert recorded["arms"] == {"a": "s3://bucket/takes @ dawn", "b": "/folder/a@b", "c": "s3://bucket/a@b"}
+    assert parse_config(EvaluateConfig, recorded).identity() == given.identity()
 
 
 def test_events_come_back_in_order_and_a_rewritten_segment_replaces(tmp_path: Path) -> None:
