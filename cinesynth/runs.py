@@ -54,10 +54,10 @@ class Run:
         """
         run = cls.at(config, inputs)
         given = {"kind": run.kind, "identity": json.loads(json.dumps(config.identity())), "inputs": run.inputs}
-        if not run.folder.write_new("run.json", _json(given)):
-            recorded = run.check(config)
-            if run.inputs.keys() - recorded["inputs"].keys():
-                run.folder.write_bytes("run.json", _json(recorded | {"inputs": recorded["inputs"] | run.inputs}))
+        run.folder.write_new("run.json", _json(given))
+        recorded = run.check(config)  # one that was written just now, too: another writer's may stand there by now
+        if run.inputs.keys() - recorded["inputs"].keys():
+            run.folder.write_bytes("run.json", _json(recorded | {"inputs": recorded["inputs"] | run.inputs}))
         run.folder.write_text("config.yaml", to_yaml(config))
         if (opened := _OPENED.get()) is not None:
             opened.append(run)

@@ -40,6 +40,22 @@ def test_another_identity_under_the_same_name_is_refused_with_its_differences(tm
         Run.open(config(tmp_path), {"dataset": "bb"})
 
 
+def test_of_two_runs_that_begin_at_once_the_one_that_is_not_recorded_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overtaken(folder: Storage, name: str, data: bytes) -> bool:
+        """As on an object store: both writers succeed, and the other one's object stays."""
+        other = json.loads(data)
+        other["identity"]["lora"]["rank"] = 4
+        folder.write_json(name, other)
+        return True
+
+    monkeypatch.setattr(Storage, "write_new", overtaken)
+    with pytest.raises(IdentityError, match=r"identity\.lora\.rank: recorded 4, given 8"):
+        Run.open(config(tmp_path), {"dataset": "aa"})
+    assert not Storage.open(tmp_path).exists("runs/r/config.yaml")
+
+
 def test_runtime_fields_may_change(tmp_path: Path) -> None:
     Run.open(config(tmp_path), {"dataset": "aa"})
     run = Run.open(config(tmp_path, workers=2, strategy="fsdp2", checkpoint_every=7), {"dataset": "aa"})
