@@ -13,7 +13,7 @@ from cinesynth.generate.held_out import chosen_windows
 from cinesynth.locate import pin_adapter
 from cinesynth.metrics.catalogue import metric_identity
 from cinesynth.settings import differences
-from cinesynth.storage import Storage
+from cinesynth.storage import Storage, public_uri
 from cinesynth.train.check import check_training
 from cinesynth.wan.folder import pinned_model
 from tune.records import Record, Records
@@ -70,7 +70,7 @@ def _earlier(config: TuneConfig, inputs: dict[str, str]) -> dict[str, dict[str, 
     for name in config.warm_start:
         folder = Storage.open(config.storage).child("runs", name)
         if name == config.name or not folder.exists("run.json") or folder.read_json("run.json")["kind"] != config.kind:
-            raise ConfigError(f"warm_start: there is no other study {name!r} in {config.storage}")
+            raise ConfigError(f"warm_start: there is no other study {name!r} in {public_uri(config.storage)}")
         recorded = folder.read_json("run.json")
         changed = [
             line

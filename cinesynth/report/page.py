@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 
 from cinesynth.outline import sized
-from cinesynth.storage import Storage
+from cinesynth.storage import Storage, public_uri
 
 log = logging.getLogger("cinesynth.report")
 
@@ -62,6 +62,6 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "span": span, "signed": signed}
+    environment.filters |= {"number": number, "span": span, "signed": signed, "public_uri": public_uri}
     environment.globals["count"] = sized
     return environment

@@ -11,7 +11,7 @@ from cinesynth.data.dataset import ClipsDataset
 from cinesynth.errors import ConfigError, DatasetError
 from cinesynth.locate import adapter_chain, locate_adapter, locate_dataset
 from cinesynth.metrics.catalogue import metric_identity
-from cinesynth.storage import Storage
+from cinesynth.storage import Storage, public_uri
 from cinesynth.train.memory import adapted, compute_dtype, training_memory
 from cinesynth.train.supported import check_supported
 from cinesynth.train.videos import validated_windows
@@ -56,21 +56,21 @@ def check_training(config: TrainConfig) -> Checked:
     layers = adapted(config, spec.family, transformer)
     _check_rank(config.lora.rank, layers)
     storage = Storage.open(config.storage)
-    dataset = locate_dataset(storage, config.dataset)
+    dataset, named = locate_dataset(storage, config.dataset), public_uri(config.dataset)
     if dataset.manifest["encoder_hash"] != encoder_hash(config.model):
         raise DatasetError(
-            f"dataset {config.dataset!r} was encoded with another model's encoders "
+            f"dataset {named!r} was encoded with another model's encoders "
             f"({dataset.manifest['encoder_hash'][:12]}) than those of {config.model!r} "
             f"({encoder_hash(config.model)[:12]}); prepare it with model={config.model}"
         )
     if not dataset.windows("train"):
-        raise DatasetError(f"dataset {config.dataset!r} has no window in its train split; add footage")
+        raise DatasetError(f"dataset {named!r} has no window in its train split; add footage")
     inputs = {"dataset": dataset.manifest_sha256, "base": base_hash(config.model)}
     parents = adapter_chain(storage, [(p.ref, p.scale) for p in config.parents])
     applied = check_adapters([(locate_adapter(storage, ref), scale) for ref, scale in parents], inputs["base"])
     inputs |= {f"parent_{i}": parent.sha256 for i, parent in enumerate(applied)}
     for frames, height, width in sorted({(w.num_frames, w.height, w.width) for w in dataset.windows()}):
-        spec.check_size(frames, height, width, f"dataset {config.dataset!r}")
+        spec.check_size(frames, height, width, f"dataset {named!r}")
     if config.validation_videos is not None:
         validated_windows(config, dataset)
         metrics = metric_identity(EvaluateSettings(metrics=["lpips"]))

@@ -137,6 +137,14 @@ def test_the_loss_by_noise_level_is_a_curve_for_each_quarter(validated: tuple[Tr
     assert Training.of(TrainSettings(), [{"step": 1, "loss": 1.0, "lr": 0.1}]).bands_svg() is None
 
 
+def test_a_page_names_a_dataset_without_credentials(validated: tuple[TrainConfig, Run]) -> None:
+    config, run = validated
+    kept = config.model_copy(update={"dataset": "s3://key:secret@bucket/clips?region=eu-1"})
+    html = Path(write_train_report(kept, run)).read_text()
+    assert "s3://bucket/clips" in html
+    assert "secret" not in html
+
+
 def test_a_page_shows_lpips_and_what_each_checkpoint_made(validated: tuple[TrainConfig, Run]) -> None:
     config, run = validated
     html = Path(write_train_report(config, run)).read_text()
