@@ -74,9 +74,8 @@ def _imported(file: Path, cache: Path) -> Path:
             made = Path(scratch) / "adapter"
             import_adapter(file, made)
             folder.mkdir(exist_ok=True)
-            for (
-                name
-            ) in ADAPTER_FILES:  # one by one, as the folder may be there: it lost some, or another process makes it
+            # One by one, as the folder may be there: it lost some, or another process makes it.
+            for name in ADAPTER_FILES:
                 os.replace(made / name, folder / name)
         log.info("%s is read as an adapter; which base, data and steps it was trained with is not known", file)
     return folder

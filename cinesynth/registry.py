@@ -80,9 +80,7 @@ class Registry:
         )
         if written and home.exists(f"aliases/{version}.json"):  # another process was between the check and the writing
             home.delete(f"versions/{version}.json")
-            raise AdapterError(
-                f"version {version!r}: {name} has an alias of this name since this moment; choose another"
-            )
+            raise AdapterError(f"version {version!r}: {name} has just got an alias of this name; choose another")
         standing = home.read_json(f"versions/{version}.json")
         if standing["sha256"] != content:
             raise AdapterError(
@@ -96,7 +94,7 @@ class Registry:
             if home.exists(f"versions/{alias}.json"):
                 home.delete(f"aliases/{alias}.json")
                 raise AdapterError(
-                    f"alias {alias!r}: {name} has a version of this name since this moment; {name}@{version} is "
+                    f"alias {alias!r}: {name} has just got a version of this name; {name}@{version} is "
                     "published without it"
                 )
         return self.resolve(f"{name}@{version}")

@@ -105,7 +105,7 @@ def test_a_name_that_another_process_takes_meanwhile_is_given_back(
         upload(storage, *arguments)
 
     monkeypatch.setattr(Storage, "upload", other_process)
-    with pytest.raises(AdapterError, match=f"{late} .*: noir has .* of this name since this moment"):
+    with pytest.raises(AdapterError, match=f"{late} .*: noir has just got .* of this name"):
         registry.publish(two, "noir", version="2", alias="best" if late == "alias" else None)
     versions, aliases = registry.versions("noir"), registry.aliases("noir")
     assert not set(versions) & aliases.keys()
