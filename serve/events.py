@@ -66,6 +66,9 @@ async def state_of(jobs: Jobs, job: Job | None) -> VideoState:
     if job is None:
         return VideoState(status="deleted", progress=0, position=None, eta_s=None)
     place = None if job.status in ("completed", "failed") else await jobs(JobStore.place, job.id)
+    stands_at = "ended" if place is None else "queued" if place.position else "in_progress"
+    if stands_at != ("ended" if job.status in ("completed", "failed") else job.status):  # it moved on meanwhile
+        return await state_of(jobs, await jobs(JobStore.get, job.id))
     return VideoState(
         status=job.status,
         progress=job.progress,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
@@ -93,6 +94,23 @@ def test_who_comes_back_is_told_only_what_changed(
         event = next(stream)
     assert event["event"] == "failed"
     assert event["data"]["error"] == {"code": "oom", "message": "too big"}
+
+
+def test_no_state_is_told_that_there_never_was(client: TestClient, store: JobStore, png: bytes) -> None:
+    """An engine takes the job, and then ends it, just after it was read and before its place is."""
+    video_id = new(client, png)
+    queued = store.get(video_id)
+    lease = store.lease_next("engine")
+    assert lease is not None
+
+    async def asked(operation: Any, *arguments: Any) -> Any:
+        return operation(store, *arguments)
+
+    taken = asyncio.run(events.state_of(asked, queued))
+    assert (taken.status, taken.position) == ("in_progress", 0)
+    running = store.get(video_id)
+    store.fail(video_id, lease.token, "oom", "too big")
+    assert asyncio.run(events.state_of(asked, running)).status == "failed"
 
 
 def test_a_deleted_video_ends_its_streams(client: TestClient, http: httpx.Client, store: JobStore, png: bytes) -> None:
