@@ -93,6 +93,7 @@ def fit(
         if step % schedule.checkpoint_every == 0 or step == schedule.steps:
             Storage.open(folder).write_text("curve.json", json.dumps(curve))
             checkpoints.save(Saved(collect_state(parameters, optimizer), step, {}))
+            checkpoints.flush()  # it sweeps the folder, and with it what would be written there meanwhile
     return curve
 
 

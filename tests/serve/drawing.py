@@ -136,6 +136,8 @@ class LocalGroup:
             look(status)
             if (outcome := self.rank.outcome()) is not None:
                 return self._told(outcome)
+            if not self.usable:
+                raise RankLost("the group has ended")
             if status.quiet_s > self.rank.shape.quiet_s:
                 self.usable = False
                 raise RankLost(f"rank 0 of 1 got nothing done for {self.rank.shape.quiet_s:g} s")

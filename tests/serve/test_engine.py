@@ -374,6 +374,7 @@ def test_a_thread_that_is_stuck_gives_the_job_back_and_ends_the_replica(
         with pytest.raises(EngineBroken, match="nothing was heard"):
             engine.check_health()
     finally:
+        groups.made[0].close()
         release.set()
 
 
