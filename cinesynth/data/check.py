@@ -12,10 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from cinesynth.data.dataset import ClipsDataset, WindowRow, pixels_file, row_sha256, tensor_from_columns
+from cinesynth.data.dataset import ClipsDataset, WindowRow, pixels_file, row_sha256, table_of, tensor_from_columns
 from cinesynth.data.encode.assemble import content_of, content_sha256
 from cinesynth.data.encode.commits import Commits
 from cinesynth.data.records import row_id, withdrawn
@@ -126,7 +123,7 @@ def _shard(
     if (found := hashlib.sha256(data).hexdigest()) != entry["sha256"]:
         yield Finding(name, f"is damaged: sha256 {found[:12]}, manifest {entry['sha256'][:12]}")
         return
-    rows = pq.read_table(pa.BufferReader(data)).to_pylist()
+    rows = table_of(data).to_pylist()
     for window in windows:
         where = f"{name} row {window.row}"
         row = rows[window.row] if window.row < len(rows) else {}

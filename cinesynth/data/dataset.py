@@ -186,11 +186,20 @@ def table_bytes(table: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
+def table_of(data: bytes) -> pa.Table:
+    """The table of a Parquet file's bytes.
+
+    Not by `pyarrow.parquet.read_table`: a thread of Arrow's lets go of the bytes some time after it has returned, and
+    where Python ends meanwhile, the process is aborted.
+    """
+    return pq.ParquetFile(pa.BufferReader(data)).read()
+
+
 def read_table(dataset: Storage, name: str) -> pa.Table:
     """Read a small table whole. Raises DatasetError when it is damaged."""
     data = dataset.read_bytes(name)
     try:
-        return pq.read_table(pa.BufferReader(data))
+        return table_of(data)
     except (pa.ArrowException, OSError) as e:
         raise DatasetError(f"{dataset.uri}/{name} is damaged: {e}") from e
 
@@ -320,7 +329,7 @@ class ClipsDataset:
         entry = self.manifest["index"]
         data = self.storage.read_bytes(entry["file"])
         self._verify(entry["file"], hashlib.sha256(data).hexdigest(), entry["sha256"])
-        return pq.read_table(pa.BufferReader(data))
+        return table_of(data)
 
     def _verify(self, name: str, found: str, recorded: str) -> None:
         if found != recorded:

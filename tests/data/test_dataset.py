@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from cinesynth.data.dataset import (
     SPLITS,
     ClipsDataset,
     row_sha256,
+    table_bytes,
     tensor_columns,
     window_columns,
     write_shard,
@@ -206,3 +209,21 @@ def test_the_row_hash_covers_values_and_shapes() -> None:
     reshaped = row | {"latents_shape": [2, 16, 4, 6]}
     changed = row | tensor_columns("latents", _tensors(2)["latents"])
     assert len({row_sha256(r, WAN21_I2V.tensors) for r in (row, reshaped, changed)}) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.beside
+def test_a_process_that_ends_just_after_it_read_a_table_ends_well(tmp_path: Path) -> None:
+    """A thread of Arrow's that still had the bytes aborted one in six."""
+    file = tmp_path / "table.parquet"
+    rows = [{"name": f"{i}", "numbers": list(range(i % 9)), "text": "a" * 300} for i in range(200)]
+    file.write_bytes(table_bytes(pa.Table.from_pylist(rows)))
+    code = f"""
+from pathlib import Path
+from cinesynth.data.dataset import table_of
+for _ in range(3):
+    assert table_of(Path({str(file)!r}).read_bytes()).num_rows == 200
+"""
+    for _ in range(10):
+        ended = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(3)]
+        assert [(process.communicate()[1], process.returncode) for process in ended] == [("", 0)] * 3
