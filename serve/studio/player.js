@@ -118,7 +118,8 @@ export class Player {
   }
 }
 
+// One that was loaded is short of data again while it seeks; "loadeddata" does not come a second time.
 const loaded = video => new Promise(resolve => {
   if (video.readyState >= 2 || video.error) resolve();
-  else for (const event of ["loadeddata", "error"]) video.addEventListener(event, resolve, { once: true });
+  else for (const event of ["loadeddata", "seeked", "error"]) video.addEventListener(event, resolve, { once: true });
 });
