@@ -145,7 +145,7 @@ def generate(config: GenerateConfig) -> dict[str, Any]:
     figures: dict[str, Any] = {"videos": len(videos)}
     if left:
         with held(run) as lease, ray_session(config):
-            figures |= seconds_of(_make(config, _shape(config, windows), left, lease, _seconds_of(run)))
+            figures |= seconds_of(_make(config, _shape(config, windows), left, lease, keeper_of_seconds(run.folder)))
     for unfinished in ("states", "segments"):
         run.folder.delete_folder(unfinished)
     figures["seconds"] = round(time.monotonic() - started, 1)
@@ -175,19 +175,19 @@ def seconds_of(made: Sequence[dict[str, Any]]) -> dict[str, float]:
     return {name: round(float(median(values)), 2) for name, values in figures.items() if values}
 
 
-def _seconds_of(run: Run) -> Callable[[dict[str, Any]], None]:
+def keeper_of_seconds(folder: Storage) -> Callable[[dict[str, Any]], None]:
     """What keeps the seconds of each video as it is made, so that none are lost with the attempt.
 
     `seconds.json` has of each, as they were made, its file, the attempt, the number and the device of its group, the
     seconds in which that was there with its model, and those of the video by stage.
     """
-    rows = run.folder.read_json(SECONDS)["videos"] if run.folder.exists(SECONDS) else []
+    rows = folder.read_json(SECONDS)["videos"] if folder.exists(SECONDS) else []
     attempt = 1 + max((row["attempt"] for row in rows), default=0)
     fields = ("file", "group", "device", "load_seconds", "seconds")
 
     def keep(row: dict[str, Any]) -> None:
         rows.append({"attempt": attempt, **{name: row[name] for name in fields}})
-        run.folder.write_json(SECONDS, {"videos": rows})
+        folder.write_json(SECONDS, {"videos": rows})
 
     return keep
 

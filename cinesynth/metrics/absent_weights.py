@@ -12,7 +12,7 @@ from cinesynth.metrics.features import NO_WEIGHTS
 from cinesynth.metrics.record import MetricsRecord
 
 
-def without_weights(record: MetricsRecord) -> list[str]:
+def metrics_without_weights(record: MetricsRecord) -> list[str]:
     """Names of the metrics that were left out because their weights were absent, which may be there by now."""
     lacking = (value.metric for value in record.values if (value.reason or "").startswith(NO_WEIGHTS))
     return list(dict.fromkeys(lacking))

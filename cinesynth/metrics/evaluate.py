@@ -19,7 +19,7 @@ from cinesynth.data.records import Reject, left_out
 from cinesynth.data.video import decoder
 from cinesynth.errors import ConfigError, DatasetError, IdentityError, MetricError, WeightsUnavailable
 from cinesynth.metrics import catalogue, videos
-from cinesynth.metrics.absent_weights import without_weights
+from cinesynth.metrics.absent_weights import metrics_without_weights
 from cinesynth.metrics.extraction import find_rows
 from cinesynth.metrics.features import Executor, LocalExecutor
 from cinesynth.metrics.kept import KeptWork
@@ -269,7 +269,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         run = Run.open(config, inputs)
         if (done := run.result()) is not None:
             record = MetricsRecord.parse(run.folder.read_json("metrics.json"), run.folder.uri)
-            if not without_weights(record):  # else they may be there by now
+            if not metrics_without_weights(record):  # else they may be there by now
                 print(record.table(), flush=True)
                 return done
         groups = None if groups_text is None else videos.parse_groups(groups_text, where)

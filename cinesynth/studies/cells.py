@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from cinesynth.config import EvaluateConfig, GenerateConfig, JobConfig, TrainConfig
 from cinesynth.errors import RunTaken, user_error
-from cinesynth.metrics.absent_weights import LaterWeights, without_weights
+from cinesynth.metrics.absent_weights import LaterWeights, metrics_without_weights
 from cinesynth.metrics.record import MetricsRecord
 from cinesynth.runs import CUT, FAILED, complete_result
 from cinesynth.settings import Settings, parse_config
@@ -198,7 +198,7 @@ class Cells:
     def lacking_weights(self, cell: Cell) -> list[str]:
         """The metrics that a complete evaluation has no number of, because their weights were absent."""
         record = self.record(cell)
-        return [] if record is None else without_weights(record)
+        return [] if record is None else metrics_without_weights(record)
 
     def is_ready(self, cell: Cell) -> bool:
         """Whether there is work of a cell, and all that it needs is complete.

@@ -22,7 +22,7 @@ from cinesynth.data.dataset import ClipsDataset, WindowRow, pixels_file
 from cinesynth.data.spread import some_of
 from cinesynth.data.video import read_video, write_video
 from cinesynth.errors import ModelError
-from cinesynth.generate.driver import SECONDS
+from cinesynth.generate.driver import keeper_of_seconds
 from cinesynth.generate.held_out import window_seed
 from cinesynth.locate import locate_dataset
 from cinesynth.pictures import Frames
@@ -156,12 +156,10 @@ def make_family_videos(config: FamilyConfig) -> dict[str, Any]:
 
 def _make_all(config: FamilyConfig, run: tuple[Any, ...], dataset: tuple[Any, ...], device: str) -> None:
     folder, clips = Storage(*run), ClipsDataset.open(Storage(*dataset))
-    before = folder.read_json(SECONDS)["videos"] if folder.exists(SECONDS) else []
-    attempt = 1 + max((row["attempt"] for row in before), default=0)
+    keep = keeper_of_seconds(folder)
     started = time.monotonic()
     maker = MAKERS[config.family](config.folder, device)
-    group = {"attempt": attempt, "group": 0, "device": device_title(device), "load_seconds": time.monotonic() - started}
-    rows = list(before)
+    group = {"group": 0, "device": device_title(device), "load_seconds": time.monotonic() - started}
     for window in some_of(clips.windows(config.split), config.max_windows):  # type: ignore[arg-type]
         file = f"videos/video/{window.window_id}.mkv"
         if folder.exists(file):
@@ -171,12 +169,12 @@ def _make_all(config: FamilyConfig, run: tuple[Any, ...], dataset: tuple[Any, ..
         began = time.monotonic()
         sampler = config.sampler.model_copy(update={"seed": seed})
         frames = maker.make(window.caption, first, config.frames, sampler)
-        rows.append({**group, "file": file, "seconds": {"video": round(time.monotonic() - began, 3)}})
+        seconds = round(time.monotonic() - began, 3)
         path = write_video(scratch_folder("families") / f"{window.window_id}.mkv", frames, maker.fps, "ffv1")
         folder.upload(path, file)
         path.unlink()
-        folder.write_json(SECONDS, {"videos": rows})
-        log.info("%s: a video in %.2f s", config.family, rows[-1]["seconds"]["video"])
+        keep({**group, "file": file, "seconds": {"video": seconds}})
+        log.info("%s: a video in %.2f s", config.family, seconds)
 
 
 def _first_frame(clips: ClipsDataset, window: WindowRow) -> Frames:

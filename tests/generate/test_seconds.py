@@ -40,7 +40,7 @@ def test_the_seconds_of_videos_are_there_when_their_attempt_is_ended(
 
         monkeypatch.setattr(driver, "make_videos", lost)
         with pytest.raises(RankLost):
-            driver._make(config, None, dict.fromkeys("abc"), Lease(), driver._seconds_of(run))  # type: ignore[arg-type]
+            driver._make(config, None, dict.fromkeys("abc"), Lease(), driver.keeper_of_seconds(run.folder))  # type: ignore[arg-type]
 
     attempt("a", "b")
     attempt("c")

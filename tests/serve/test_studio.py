@@ -447,6 +447,12 @@ def test_a_lost_answer_makes_no_second_video_and_a_missing_stream_is_done_withou
 
 def make_two(page: Page, key: str, picture: Path) -> None:
     """Ask for a video with and without an adapter."""
+    send_two(page, key, picture)
+    expect(page.locator("#screens figure")).to_have_count(2)
+
+
+def send_two(page: Page, key: str, picture: Path) -> None:
+    """Fill in the form for a video with and without an adapter, and send it."""
     enter(page, key)
     page.locator("#file").set_input_files(picture)
     page.get_by_label("Prompt", exact=True).fill("a car")
@@ -454,7 +460,6 @@ def make_two(page: Page, key: str, picture: Path) -> None:
     page.get_by_role("checkbox", name="look").check()
     page.get_by_label("with and without").check()
     page.get_by_role("button", name="Make both").click()
-    expect(page.locator("#screens figure")).to_have_count(2)
 
 
 def owned(service: Service, owner: str) -> int:
@@ -492,14 +497,7 @@ def test_a_pair_that_is_half_sent_is_not_gone_on_with_by_another_key(
             route.continue_()
 
     page.route(re.compile("/v1/videos$"), pass_on)
-    enter(page, key)
-    page.locator("#file").set_input_files(picture)
-    page.get_by_label("Prompt", exact=True).fill("a car")
-    page.get_by_label("Length").select_option("9")
-    page.get_by_role("checkbox", name="look").check()
-    page.get_by_label("with and without").check()
-    make = page.get_by_role("button", name="Make both")
-    make.click()
+    send_two(page, key, picture)
     if moment == "the second is refused":
         expect(page.get_by_role("alert").filter(has_text="The first of two is queued")).to_be_visible()
     else:
@@ -511,7 +509,7 @@ def test_a_pair_that_is_half_sent_is_not_gone_on_with_by_another_key(
         expect(page.locator("#sending")).to_be_empty()
         expect(page.locator("#list li")).to_have_count(0)
         assert (len(posts), owned(service, "alice"), owned(service, "bob")) == (1, 1, 0)
-    make.click()
+    page.get_by_role("button", name="Make both").click()
     expect(page.locator("#screens video")).to_have_count(2, timeout=20_000)
     expect(page.locator("#list li")).to_have_count(2)
     assert (owned(service, "alice"), owned(service, "bob")) == (1, 2)
